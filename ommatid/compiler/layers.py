@@ -1,0 +1,233 @@
+"""A layer: one operator of the quantised network on the NPU, as plain data.
+
+The front of the compiler (import to partition) makes a ``Network`` of layers; the back (fuse to emit) turns
+them into instructions. Shapes here are as the bytes lie in memory, channels last: a tensor of shape
+(n, h, w, c). Tensors of fewer dimensions are read as if 1s stood after the first: (n, c) is (n, 1, 1, c),
+(n, t, c) is (n, 1, t, c), (c,) is (1, 1, 1, c).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ommatid.isa.program import Partition, Port, Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def nhwc(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The four dimensions that a layer sees in a memory shape of up to four.
+
+    Raises:
+        ValueError: the shape has more than four dimensions.
+    """
+    if len(shape) > 4:
+        raise ValueError(f"shape {shape} has more than four dimensions")
+    if len(shape) < 2:
+        shape = (1,) * (2 - len(shape)) + tuple(shape)
+    return (shape[0], *(1,) * (4 - len(shape)), *shape[1:])  # type: ignore[return-value]
+
+
+# --- what may follow in the same pass of the vector engine ---------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Each byte replaced by ``values[byte]`` (uint8[256], indexed by the byte's bits)."""
+
+    values: Array
+
+
+@dataclass(frozen=True)
+class Binary:
+    """``kind`` "add" or "mul" with tensor ``other`` (its dims equal or 1, any of h, w, c; n equal or 1).
+
+    ``a``, ``b``, ``r`` are (zero point, dtype) of the value so far, of ``other`` and of the result. Factors as
+    in the ``map`` instruction: add computes fma(a, a_factor, fma(b, b_factor, addend)) on raw integers, mul
+    (a - z_a) * (b - z_b) * a_factor.
+    """
+
+    kind: str
+    other: str
+    a: tuple[int, str]
+    b: tuple[int, str]
+    r: tuple[int, str]
+    a_factor: float
+    b_factor: float
+    addend: float
+
+
+Step = Table | Binary
+
+
+# --- layers --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A sliding window: (rows, columns) each; ``pads`` is (top, left, bottom, right)."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    dilations: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """Convolution, depthwise convolution, Gemm and MatMul with constant weights.
+
+    ``weights`` int8 [cout, kh, kw, cin / groups], ``bias`` int32 [cout], ``multipliers`` float32 [cout]
+    (design 3.4); ``mid`` is (zero point, dtype) after requantisation. A transposed convolution has
+    ``upsample`` (rows, columns) above (1, 1): window and pads are then those of the equal plain convolution
+    over the input with upsample - 1 zeros between pixels, strides 1, weights already flipped.
+    """
+
+    weights: Array
+    bias: Array
+    multipliers: Array
+    window: Window
+    groups: int
+    mid: tuple[int, str]
+    upsample: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Element by element. ``affine`` is None (bytes as they are) or float32 [3, c]: shift, multiplier and
+    multiplier for negatives of t = fma(q - z, m, shift), requantised to ``mid`` (zero point, dtype)."""
+
+    affine: Array | None = None
+    mid: tuple[int, str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """``kind`` "max" or "average"; ``factor`` is scale of input over scale of output (average)."""
+
+    kind: str
+    window: Window
+    count_pad: bool = False
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """Mean over rows and columns: requantised sums; ``factor`` = fl32(s_x / (n * s_y))."""
+
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """``rows`` and ``columns``: uint16 [out, 4]: first, second input index and their weights (sum 2048).
+    ``taps`` is 1 (nearest) or 4 (linear); ``factor`` = fl32(s_x / (s_y * 2**22))."""
+
+    rows: Array
+    columns: Array
+    taps: int
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Softmax:
+    """Over the last dimension; ``table`` uint32 [256]; ``factor`` = fl32(1 / s_y)."""
+
+    table: Array
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Lrn:
+    """Across channels, beta = 0.75; fields as in the ``lrn`` instruction."""
+
+    size: int
+    alpha: float
+    bias: float
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Inputs one after the other along ``axis`` of the memory shape, ``tables`` (or None) applied to each."""
+
+    axis: int
+    tables: tuple[Array | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """output = input[starts + steps * i] along every dimension of the memory shape (any rank, steps >= 1)."""
+
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pad:
+    """Constant padding: ``before`` elements along every dimension of the memory shape, filled with ``value``
+    (the byte's bits)."""
+
+    before: tuple[int, ...]
+    value: int
+
+
+@dataclass(frozen=True, eq=False)
+class Transpose:
+    """output[i_perm] = input[i] as np.transpose(input, perm) on the memory shape (any rank up to six)."""
+
+    perm: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """The same bytes under another shape; costs nothing."""
+
+
+Operation = Conv | Map | Pool | Mean | Resize | Softmax | Lrn | Concat | Slice | Pad | Transpose | View
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One operation. ``inputs[0]`` is its main input; Concat has several; operands of steps are named there
+    and not here. ``steps`` follow the operation in order: at most [Table] [Binary] [Table] for Conv, Map and
+    Mean, none for others. ``nodes`` are the ONNX nodes (for people), ``op`` the ONNX operator's name."""
+
+    name: str
+    op: str
+    nodes: tuple[str, ...]
+    operation: Operation
+    inputs: tuple[str, ...]
+    output: str
+    steps: tuple[Step, ...] = ()
+    macs: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A partition before code generation: layers for the NPU in order, or ``cpu``, a finished partition."""
+
+    layers: tuple[Layer, ...] = ()
+    cpu: Partition | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the front of the compiler hands to the back.
+
+    ``tensors`` holds every quantised tensor by name. ``kept`` are those that must lie in DRAM at the end of
+    their stage: read by a CPU partition or the host (network outputs). Host and CPU partitions write
+    ``fed``: network inputs and CPU results.
+    """
+
+    tensors: Mapping[str, Tensor]
+    stages: tuple[Stage, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    fed: frozenset[str]
+    kept: frozenset[str]
+    metadata: Mapping[str, str]

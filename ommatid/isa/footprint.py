@@ -1,0 +1,83 @@
+"""The footprint of instructions: which bytes each reads and writes, from the operands of the table.
+
+Ordering works in bank words: two accesses conflict when they touch the same 16-byte word (SRAM and DRAM)
+or the same four accumulators, and one of them writes. Bounds are exact to the byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ommatid.isa.instructions import BY_OPCODE, Mode, view
+from ommatid.isa.target import Target
+
+WORD_BYTES = 16
+
+#: One operand of one instruction: ``run`` bytes at ``address``, repeated by four loops (count n, stride s).
+ACCESS = np.dtype(
+    [
+        ("instruction", "i4"),
+        ("slot", "i1"),  # the operand's place in its instruction's row
+        ("memory", "i1"),
+        ("mode", "i1"),
+        ("address", "i8"),
+        ("run", "i8"),
+        ("n", "i8", (4,)),
+        ("s", "i8", (4,)),
+    ]
+)
+
+
+def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
+    """All memory operands of a stream as ACCESS records, ordered by instruction, then operand.
+
+    Absent operands are left out. Loops are merged into the run where they are contiguous; loops of one
+    repetition have stride 0.
+    """
+    parts = []
+    for opcode in np.unique(stream["opcode"]):
+        where = np.flatnonzero(stream["opcode"] == opcode)
+        row = BY_OPCODE[int(opcode)]
+        records = view(stream, row.mnemonic)[where]
+        for slot, operand in enumerate(row.operands):
+            run, loops = operand.extent(records, target)
+            part = np.zeros(len(where), ACCESS)
+            part["instruction"], part["slot"], part["memory"] = where, slot, int(operand.memory)
+            part["mode"] = operand.mode if isinstance(operand.mode, Mode) else operand.mode(records)
+            part["address"], part["run"] = records[operand.field], run
+            part["n"] = 1
+            for i, (count, stride) in enumerate(loops):
+                part["n"][:, i], part["s"][:, i] = count, stride
+            parts.append(_merged(part[part["run"] > 0]))
+    if not parts:
+        return np.zeros(0, ACCESS)
+    table = np.concatenate(parts)
+    return table[np.lexsort((table["slot"], table["instruction"]))]
+
+
+def _merged(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    part["s"][part["n"] == 1] = 0
+    for _ in range(4):  # the innermost loop that counts, into the run, as often as it fits
+        one = part["n"][:, 0] == 1
+        contiguous = one | (part["s"][:, 0] == part["run"]) | (part["s"][:, 0] == 0)
+        grow = np.where(part["s"][:, 0] == 0, 1, part["n"][:, 0])
+        part["run"] = np.where(contiguous, part["run"] * grow, part["run"])
+        for field, last in (("n", 1), ("s", 0)):
+            shifted = np.concatenate([part[field][:, 1:], np.full((len(part), 1), last)], axis=1)
+            part[field] = np.where(contiguous[:, None], shifted, part[field])
+    return part
+
+
+def bounds(table: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The first byte and the byte after the last that each access touches (int64 arrays)."""
+    steps = (table["n"] - 1) * table["s"]
+    first = table["address"] + np.minimum(steps, 0).sum(axis=1)
+    last = table["address"] + np.maximum(steps, 0).sum(axis=1) + table["run"]
+    return first, last
+
+
+def byte_count(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Bytes that each access touches, repetitions counted (int64 array)."""
+    return table["run"] * table["n"].prod(axis=1)
