@@ -1,0 +1,118 @@
+"""The emitter: collects instructions, constants and symbols while layers are lowered, and makes the arrays.
+
+Lowering calls ``emit`` in an order that is right one instruction at a time. DRAM addresses of activations
+are relative to the end of the constants and instructions until ``finish`` knows where that is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.sram import aligned
+from ommatid.isa.instructions import (
+    BY_MNEMONIC,
+    DTYPES,
+    INSTRUCTION_BYTES,
+    MAX_OPERANDS,
+    STREAM,
+    Memory,
+)
+from ommatid.isa.program import ROLES, SYMBOL
+
+Array = np.ndarray[Any, Any]
+DRAM_ALIGN = 64
+_RELOCATED = (ROLES.index("input"), ROLES.index("output"), ROLES.index("activation"))
+
+
+@dataclass
+class Emitter:
+    """Instructions so far (mnemonic, fields, symbols by operand, layer), constants and symbols."""
+
+    rows: list[tuple[str, dict[str, Any], dict[str, int], int]] = field(default_factory=list)
+    symbols: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    layer: int = -1
+    _blobs: list[bytes] = field(default_factory=list)
+    _constant_bytes: int = 0
+    _known_blobs: dict[bytes, int] = field(default_factory=dict)
+
+    def symbol(self, memory: Memory, role: str, address: int, size: int, layer: int | None = None) -> int:
+        """A new symbol's number; ``layer`` is the one being lowered unless given."""
+        owner = self.layer if layer is None else layer
+        self.symbols.append((int(memory), ROLES.index(role), owner, address, size))
+        return len(self.symbols) - 1
+
+    def constant(self, data: Array) -> tuple[int, int]:
+        """Put ``data`` into the constant image once; (DRAM address, symbol)."""
+        blob = np.ascontiguousarray(data).tobytes()
+        if blob not in self._known_blobs:
+            address = self._constant_bytes
+            self._known_blobs[blob] = self.symbol(Memory.DRAM, "constants", address, len(blob))
+            padding = aligned(len(blob), DRAM_ALIGN) - len(blob)
+            self._blobs.append(blob + bytes(padding))
+            self._constant_bytes += len(blob) + padding
+        number = self._known_blobs[blob]
+        return self.symbols[number][3], number
+
+    def emit(self, mnemonic: str, symbols: dict[str, int], **fields: Any) -> int:
+        """Append an instruction; its index in program order. ``symbols`` names each memory operand's symbol."""
+        self.rows.append((mnemonic, fields, symbols, self.layer))
+        return len(self.rows) - 1
+
+    def finish(self) -> Finished:
+        """The arrays of the program; see Finished."""
+        constants = np.frombuffer(b"".join(self._blobs), np.uint8)
+        base = aligned(len(constants) + len(self.rows) * INSTRUCTION_BYTES, 4096)
+        symbols = np.array(self.symbols, SYMBOL) if self.symbols else np.zeros(0, SYMBOL)
+        moved = (symbols["memory"] == Memory.DRAM) & np.isin(symbols["role"], _RELOCATED)
+        symbols["address"][moved] += np.uint32(base)
+        stream = np.zeros(len(self.rows), STREAM)
+        operands = np.full((len(self.rows), MAX_OPERANDS), -1, np.int32)
+        for mnemonic in dict.fromkeys(row[0] for row in self.rows):
+            where = [i for i, row in enumerate(self.rows) if row[0] == mnemonic]
+            self._fill(mnemonic, where, stream, operands, moved, base)
+        layer_of = np.array([row[3] for row in self.rows], np.int32)
+        return Finished(stream, operands, layer_of, constants, symbols, base)
+
+    def _fill(
+        self, mnemonic: str, where: list[int], stream: Array, operands: Array, moved: Array, base: int
+    ) -> None:
+        row = BY_MNEMONIC[mnemonic]
+        records = np.zeros(len(where), DTYPES[mnemonic])
+        records["opcode"] = row.opcode
+        for spec in row.fields:
+            default = spec.low if spec.low is not None and spec.low > 0 else 0
+            values = [self.rows[i][1].get(spec.name, default) for i in where]
+            _check(mnemonic, spec, values)
+            records[spec.name] = values
+        for slot, operand in enumerate(row.operands):
+            numbers = np.array([self.rows[i][2].get(operand.name, -1) for i in where], np.int32)
+            operands[where, slot] = numbers
+            relocate = (numbers >= 0) & moved[numbers]
+            records[operand.field][relocate] += np.uint32(base)
+        stream[where] = records.view(STREAM)
+
+
+def _check(mnemonic: str, spec: Any, values: list[Any]) -> None:
+    if spec.type.startswith("f"):
+        return
+    info = np.iinfo(spec.type)
+    low = info.min if spec.low is None else spec.low
+    high = info.max if spec.high is None else spec.high
+    for value in (min(values), max(values)):
+        if not low <= value <= high:
+            raise ValueError(f"{mnemonic}.{spec.name} = {value}: must be {low}..{high}")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Arrays of a program without tokens; ``dram_base`` is the address of activation 0 in DRAM."""
+
+    stream: Array
+    operands: Array
+    layer_of: Array
+    constants: Array
+    symbols: Array
+    dram_base: int

@@ -1,0 +1,168 @@
+"""Tokens, derived: which instruction must wait for which, from the bytes that they touch.
+
+Lowering emits instructions in an order that is right one at a time. This pass finds, from the footprints,
+the orderings between queues that this order implies, keeps those that no other ordering implies already,
+and writes them into the ``wait`` and ``signal`` masks. It is the only place that does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from ommatid.isa.footprint import WORD_BYTES, accesses
+from ommatid.isa.instructions import BY_OPCODE, Engine, Memory
+from ommatid.isa.target import Target
+
+TOKEN_CAPACITY = 15
+QUEUES = len(Engine)
+
+
+def engines_of(stream: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The engine of each instruction (int64 array)."""
+    lookup = np.zeros(256, np.int64)
+    for opcode, row in BY_OPCODE.items():
+        lookup[opcode] = row.engine
+    return lookup[stream["opcode"]]
+
+
+def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int, dram_bytes: int) -> None:
+    """Write ``wait`` and ``signal`` of every instruction of a one-core stream, in place.
+
+    ``dram_base`` to ``dram_bytes`` is the part of DRAM that instructions write (bytes). An ``end`` waits for
+    all that stands before it, and all that stands after waits for it.
+    """
+    engine = engines_of(stream)
+    table = accesses(stream, target)
+    words = [
+        (dram_bytes - dram_base) // WORD_BYTES + 1,
+        target.sram_bytes // WORD_BYTES,
+        target.accumulator_bytes // WORD_BYTES,
+    ]
+    need = np.full((len(stream), QUEUES), -1, np.int64)
+    for memory in Memory:
+        part = table[table["memory"] == memory]
+        base = dram_base if memory == Memory.DRAM else 0
+        if memory == Memory.DRAM:  # constants are never written
+            part = part[part["address"] >= base]
+        _conflicts(
+            part["instruction"], part["mode"], part["address"] - base, part["run"], part["n"], part["s"],
+            engine, words[memory], need,
+        )  # fmt: skip
+    _fence(engine, need)
+    producers, consumers = _edges(engine, need)
+    for queue_from in range(QUEUES):
+        for queue_to in range(QUEUES):
+            pair = (engine[producers] == queue_from) & (engine[consumers] == queue_to)
+            for j, i in _within_capacity(producers[pair], consumers[pair]):
+                stream["signal"][j] |= np.uint32(1 << queue_to)
+                stream["wait"][i] |= np.uint32(1 << queue_from)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _conflicts(
+    instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, engine: Any, words: int, need: Any
+) -> None:
+    """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
+    last_write = np.full(words, -1, np.int32)
+    last_read = np.full((words, 5), -1, np.int32)
+    for k in range(len(instruction)):
+        i = instruction[k]
+        mine = engine[i]
+        for i3 in range(n[k, 3]):
+            for i2 in range(n[k, 2]):
+                for i1 in range(n[k, 1]):
+                    for i0 in range(n[k, 0]):
+                        first = (
+                            address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
+                        )
+                        for word in range(first // 16, (first + run[k] - 1) // 16 + 1):
+                            writer = last_write[word]
+                            if writer >= 0 and writer != i:
+                                queue = engine[writer]
+                                if queue != mine and writer > need[i, queue]:
+                                    need[i, queue] = writer
+                            if mode[k] >= 2:
+                                for queue in range(5):
+                                    reader = last_read[word, queue]
+                                    if reader > need[i, queue] and queue != mine:
+                                        need[i, queue] = reader
+                                    last_read[word, queue] = -1
+                                last_write[word] = i
+                            else:
+                                last_read[word, mine] = i
+
+
+def _fence(engine: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
+    """An ``end`` comes after everything before it and before everything after it."""
+    ends = np.flatnonzero(engine == Engine.CTL)
+    begin = 0
+    for end in ends:
+        for queue in range(QUEUES):
+            mine = np.flatnonzero(engine[begin:end] == queue)
+            if len(mine):
+                need[end, queue] = begin + mine[-1]
+            later = np.flatnonzero(engine[end + 1 :] == queue)
+            if len(later) and queue != Engine.CTL:
+                first = end + 1 + later[0]
+                need[first, Engine.CTL] = max(need[first, Engine.CTL], end)
+        begin = end + 1
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _edges(engine: Any, need: Any) -> Any:
+    """The needed orderings that are not implied by others: arrays of producers and consumers."""
+    count = len(engine)
+    # done[i, q]: the latest instruction of queue q known to be over when i starts
+    done = np.full((count, 5), -1, np.int64)
+    previous = np.full(5, -1, np.int64)
+    producers = np.empty(count * 5, np.int64)
+    consumers = np.empty(count * 5, np.int64)
+    edges = 0
+    for i in range(count):
+        mine = engine[i]
+        before = previous[mine]
+        if before >= 0:
+            done[i] = done[before]
+            done[i, mine] = before
+        for queue in range(5):
+            j = need[i, queue]
+            if queue == mine or j <= done[i, queue]:
+                continue
+            implied = False
+            for other in range(5):
+                k = need[i, other]
+                if other != queue and other != mine and k >= 0 and done[k, queue] >= j:
+                    implied = True
+            if not implied:
+                producers[edges], consumers[edges] = j, i
+                edges += 1
+        for queue in range(5):
+            j = need[i, queue]
+            if queue != mine and j >= 0:
+                for other in range(5):
+                    done[i, other] = max(done[i, other], done[j, other])
+                done[i, queue] = max(done[i, queue], j)
+        previous[mine] = i
+    return producers[:edges].copy(), consumers[:edges].copy()
+
+
+def _within_capacity(producers: np.ndarray[Any, Any], consumers: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+    """The orderings of one token, merged so that it never holds more than its capacity in program order.
+
+    Two neighbours (j, i), (k, l) become (k, i): i then waits a little longer, which covers l.
+    """
+    edges = [(int(j), int(i)) for j, i in zip(producers, consumers, strict=True)]
+    held: list[tuple[int, int]] = []
+    kept: list[tuple[int, int]] = []
+    for edge in edges:
+        while held and held[0][1] < edge[0]:
+            kept.append(held.pop(0))
+        held.append(edge)
+        if len(held) > TOKEN_CAPACITY:
+            gaps = [held[m + 1][0] - held[m][0] for m in range(len(held) - 1)]
+            m = gaps.index(min(gaps))
+            held[m : m + 2] = [(held[m + 1][0], held[m][1])]
+    return kept + held
