@@ -117,9 +117,11 @@ class Pool:
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """Mean over rows and columns: requantised sums; ``factor`` = fl32(s_x / (n * s_y))."""
+    """Mean over rows and columns: requantised sums; ``factor`` = fl32(s_x / (n * s_y)); ``mid`` is (zero
+    point, dtype) after requantisation."""
 
     factor: float
+    mid: tuple[int, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,6 +207,11 @@ class Layer:
     output: str
     steps: tuple[Step, ...] = ()
     macs: int = 0
+
+    @property
+    def input_name(self) -> str:
+        """The main input."""
+        return self.inputs[0]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,106 @@
+"""Fusion: element-wise layers join the pass of the vector engine that writes their input.
+
+A ``map`` instruction has four steps; a layer that only replaces, adds or multiplies bytes costs nothing more
+when it becomes a later step of the layer before it. Tables in a row are composed into one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ommatid.compiler.layers import Binary, Concat, Conv, Layer, Map, Mean, Network, Stage, Step, Table
+from ommatid.compiler.lower import fits_chain
+from ommatid.compiler.storage import operands
+from ommatid.isa.program import Tensor
+
+
+def fuse(network: Network) -> Network:
+    """The network with element-wise layers and concat tables joined to their producers where they fit."""
+    stages = tuple(
+        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), network)) for stage in network.stages
+    )
+    return replace(network, stages=stages)
+
+
+def _fuse_stage(layers: list[Layer], network: Network) -> tuple[Layer, ...]:
+    readers = Counter(name for layer in layers for name in operands(layer))
+    alone = {name for name, count in readers.items() if count == 1} - network.kept - network.fed
+    place = {layer.output: i for i, layer in enumerate(layers)}
+    result: list[Layer | None] = [replace(layer, steps=compose(layer.steps)) for layer in layers]
+    for i, layer in enumerate(layers):
+        if isinstance(layer.operation, Concat):
+            result[i] = _concat_tables(result, i, alone, place)
+            continue
+        joined = _join(result, i, alone, place, network.tensors)
+        if joined is not None:
+            at, merged = joined
+            result[at], result[i] = None, merged
+            place[merged.output] = i
+    return tuple(layer for layer in result if layer is not None)
+
+
+def _join(
+    result: Sequence[Layer | None], i: int, alone: set[str], place: dict[str, int], tensors: Mapping[str, Tensor]
+) -> tuple[int, Layer] | None:
+    """The producer's place and the merged layer, if layer ``i`` can join one of its producers."""
+    layer = result[i]
+    if layer is None or not isinstance(layer.operation, Map) or layer.operation.affine is not None:
+        return None
+    for candidate, steps in _orders(layer):
+        at = place.get(candidate, -1)
+        producer = result[at] if at >= 0 else None
+        if candidate not in alone or producer is None or not isinstance(producer.operation, Conv | Map | Mean):
+            continue
+        merged = compose((*producer.steps, *steps))
+        if fits_chain(merged) and tensors[candidate].shape == tensors[layer.output].shape:
+            nodes = (*producer.nodes, *layer.nodes)
+            return at, replace(producer, nodes=nodes, output=layer.output, steps=merged)
+    return None
+
+
+def _orders(layer: Layer) -> list[tuple[str, tuple[Step, ...]]]:
+    """The main input with the layer's steps; where step one adds or multiplies, also the other way round."""
+    orders = [(layer.input_name, layer.steps)]
+    first = layer.steps[0] if layer.steps else None
+    if isinstance(first, Binary) and first.other != layer.input_name:
+        swapped = replace(
+            first, other=layer.input_name, a=first.b, b=first.a,
+            a_factor=first.b_factor if first.kind == "add" else first.a_factor,
+            b_factor=first.a_factor if first.kind == "add" else first.b_factor,
+        )  # fmt: skip
+        orders.append((first.other, (swapped, *layer.steps[1:])))
+    return orders
+
+
+def compose(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps with neighbouring tables made one."""
+    result: list[Step] = []
+    for step in steps:
+        if isinstance(step, Table) and result and isinstance(result[-1], Table):
+            result[-1] = Table(np.asarray(step.values)[np.asarray(result[-1].values)])
+        else:
+            result.append(step)
+    return tuple(result)
+
+
+def _concat_tables(
+    result: list[Layer | None], i: int, alone: set[str], place: dict[str, int]
+) -> Layer:
+    """The Concat without the tables that its producers could take over."""
+    layer = result[i]
+    assert layer is not None and isinstance(layer.operation, Concat)
+    tables = list(layer.operation.tables)
+    for k, (name, table) in enumerate(zip(layer.inputs, tables, strict=True)):
+        at = place.get(name, -1)
+        producer = result[at] if at >= 0 else None
+        if table is None or name not in alone or producer is None:
+            continue
+        steps = compose((*producer.steps, Table(table)))
+        if isinstance(producer.operation, Conv | Map | Mean) and fits_chain(steps):
+            result[at] = replace(producer, steps=steps)
+            tables[k] = None
+    return replace(layer, operation=replace(layer.operation, tables=tuple(tables)))

@@ -1,0 +1,346 @@
+"""Lowering: what layers share while they become instructions - buffers, tiles brought in and taken out.
+
+``Lowering`` hands each layer its tensors as regions of SRAM, whether they stay there or stream from DRAM,
+so the code of an operation (``lower_conv.py``, ``lower_vector.py``, ``lower_shape.py``) does not care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.emit import Emitter
+from ommatid.compiler.layers import Binary, Layer, Network, Step, Table, nhwc
+from ommatid.compiler.sram import Sram
+from ommatid.compiler.storage import Storage
+from ommatid.isa.instructions import Memory
+from ommatid.isa.program import Placed, Quantization
+from ommatid.isa.target import Target
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a buffer lies; a DRAM address counts from the first activation."""
+
+    memory: Memory
+    address: int
+    symbol: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows ``first`` .. ``first + rows`` of one image of a tensor, in SRAM.
+
+    ``address`` is that of element [first, 0, channel 0 of the region]; strides in bytes.
+    """
+
+    address: int
+    row: int
+    pixel: int
+    symbol: int
+    first: int
+    rows: int
+    columns: int
+    channels: int
+    tile: int | None = None  # the SRAM buffer to give back
+
+    @property
+    def flat(self) -> bool:
+        """Rows follow each other as pixels do."""
+        return self.rows == 1 or self.row == self.columns * self.pixel
+
+    def at(self, row: int, column: int = 0, channel: int = 0) -> int:
+        """The address of an element; ``row`` counts from the tensor's first."""
+        return self.address + (row - self.first) * self.row + column * self.pixel + channel
+
+
+def type_flag(dtype: str) -> int:
+    """The value of a ``*_type`` field."""
+    return {"uint8": 0, "int8": 1}[dtype]
+
+
+@dataclass
+class Lowering:
+    """State of one lowering: the emitter, the SRAM, and where buffers are."""
+
+    network: Network
+    storage: Storage
+    target: Target
+    resident: frozenset[str]
+    dram_address: Mapping[str, int]
+    emitter: Emitter = field(default_factory=Emitter)
+    sram: Sram = field(init=False)
+    homes: dict[str, Home] = field(default_factory=dict)
+    placed: list[Placed] = field(default_factory=list)
+    _half: int = 0
+    _layer_tiles: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sram = Sram(self.target.sram_bytes)
+
+    # --- tensors -------------------------------------------------------------------------------------
+
+    def shape(self, name: str) -> tuple[int, int, int, int]:
+        """A tensor's (n, h, w, c)."""
+        return nhwc(self.network.tensors[name].shape)
+
+    def quantization(self, name: str) -> Quantization:
+        """A tensor's scale, zero point and type."""
+        return self.network.tensors[name].quantization
+
+    def strides(self, name: str) -> tuple[int, int, int]:
+        """Byte strides of (n, h, w) in the tensor's buffer; those of single rows and pixels as if dense."""
+        shape, own = self.network.tensors[name].shape, self.storage.spots[name].strides
+        padded = (0,) * (2 - len(shape)) + own if len(shape) < 2 else own
+        full = (padded[0], *(0,) * (4 - len(padded)), *padded[1:])
+        _, h, w, c = self.shape(name)
+        pixel = full[2] if w > 1 else c
+        row = full[1] if h > 1 else w * pixel
+        return full[0], row, pixel
+
+    def home(self, name: str) -> Home:
+        """Where the buffer of a tensor lies, placed at its first use."""
+        buffer = self.storage.spots[name].buffer
+        if buffer not in self.homes:
+            size = self.storage.buffer_bytes[buffer]
+            if buffer in self.resident:
+                memory, address = Memory.SRAM, self.sram.stay(size)
+            else:
+                memory, address = Memory.DRAM, self.dram_address[buffer]
+            role = self._role(buffer)
+            self.homes[buffer] = Home(memory, address, self.emitter.symbol(memory, role, address, size, -1))
+        return self.homes[buffer]
+
+    def _role(self, buffer: str) -> str:
+        members = {name for name, spot in self.storage.spots.items() if spot.buffer == buffer}
+        if members & self.network.fed and len(members) == 1:
+            return "input"
+        return "output" if members & self.network.kept else "activation"
+
+    def stays(self, name: str) -> bool:
+        """The tensor lies in SRAM as a whole."""
+        return self.home(name).memory == Memory.SRAM
+
+    def place(self, name: str, ready: int, layer: int) -> None:
+        """Record that a tensor is complete after instruction ``ready``."""
+        home, spot = self.home(name), self.storage.spots[name]
+        tensor = self.network.tensors[name]
+        self.placed.append(
+            Placed(
+                tensor, home.symbol, int(home.memory), home.address + spot.offset, spot.strides, ready, 0, layer
+            )
+        )
+
+    # --- tiles ---------------------------------------------------------------------------------------
+
+    def bring(self, name: str, image: int, first: int, rows: int) -> Region:
+        """Rows of a tensor for reading: in place, or loaded into a tile that ``drop`` gives back."""
+        address, symbol, row, pixel = self._locate(name, image, first)
+        _, _, w, c = self.shape(name)
+        if self.stays(name):
+            return Region(address, row, pixel, symbol, first, rows, w, c)
+        region = self.new_tile(rows, w, c, first)
+        run, loops = merged(c, [(w, pixel, c), (rows, row, w * c)])
+        self.dma("load", address, symbol, region.address, region.symbol, run, loops)
+        return region
+
+    def open(self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0) -> Region:
+        """Rows (and a range of channels) of a tensor for writing: in place, or a tile that ``close`` stores."""
+        _, _, w, c = self.shape(name)
+        channels = channels or c
+        if self.stays(name):
+            address, symbol, row, pixel = self._locate(name, image, first)
+            return Region(address + channel, row, pixel, symbol, first, rows, w, channels)
+        return self.new_tile(rows, w, channels, first)
+
+    def close(self, name: str, image: int, region: Region, channel: int = 0, column: int = 0) -> None:
+        """Store an opened region, if it was a tile."""
+        if region.tile is not None:
+            address, symbol, row, pixel = self._locate(name, image, region.first)
+            w, c = region.columns, region.channels
+            run, loops = merged(c, [(w, c, pixel), (region.rows, w * c, row)])
+            self.dma("store", region.address, region.symbol, address + column * pixel + channel, symbol, run, loops)
+        self.drop(region)
+
+    def drop(self, region: Region) -> None:
+        """Give back the tile of a region, if it has one."""
+        if region.tile is not None:
+            self.sram.release(region.tile)
+
+    def _locate(self, name: str, image: int, row: int) -> tuple[int, int, int, int]:
+        home, spot = self.home(name), self.storage.spots[name]
+        n_stride, row_stride, pixel = self.strides(name)
+        return home.address + spot.offset + image * n_stride + row * row_stride, home.symbol, row_stride, pixel
+
+    def raw_tile(self, size: int) -> tuple[int, int]:
+        """A tile for activations: (address, symbol)."""
+        address = self.sram.tile(size)
+        return address, self.emitter.symbol(Memory.SRAM, "tile", address, size)
+
+    def new_tile(self, rows: int, columns: int, channels: int, first: int) -> Region:
+        """A dense tile for rows of an image; nothing is loaded into it."""
+        address, symbol = self.raw_tile(rows * columns * channels)
+        return Region(address, columns * channels, channels, symbol, first, rows, columns, channels, address)
+
+    def dma(
+        self, mnemonic: str, src: int, src_symbol: int, dst: int, dst_symbol: int, run: int,
+        loops: Sequence[tuple[int, int, int]] = (),
+    ) -> None:  # fmt: skip
+        """A ``load`` or ``store``; loops are (count, source stride, destination stride), innermost first."""
+        fields: dict[str, Any] = {"src": src, "dst": dst, "run": run}
+        for i, (count, src_stride, dst_stride) in enumerate(loops, 1):
+            fields |= {f"n{i}": count, f"src_s{i}": src_stride, f"dst_s{i}": dst_stride}
+        self.emitter.emit(mnemonic, {"src": src_symbol, "dst": dst_symbol}, **fields)
+
+    # --- constants and accumulators ------------------------------------------------------------------
+
+    def weights(self, size: int) -> tuple[int, int]:
+        """A tile for constants: (address, symbol)."""
+        address = self.sram.tile(size)
+        return address, self.emitter.symbol(Memory.SRAM, "weights", address, size)
+
+    def load_constant(self, data: Array) -> tuple[int, int]:
+        """Constants loaded for the rest of the layer: (SRAM address, symbol)."""
+        source, source_symbol = self.emitter.constant(data)
+        address, symbol = self.weights(data.nbytes)
+        self._layer_tiles.append(address)
+        self.dma("load", source, source_symbol, address, symbol, data.nbytes)
+        return address, symbol
+
+    def keep_for_layer(self, address: int) -> None:
+        """Give back this tile when the layer ends."""
+        self._layer_tiles.append(address)
+
+    def accumulators(self, size: int) -> tuple[int, int]:
+        """The other half of the accumulators: (address, symbol of ``size`` bytes)."""
+        self._half ^= 1
+        address = self._half * (self.target.accumulator_bytes // 2)
+        return address, self.emitter.symbol(Memory.ACC, "accumulator", address, size)
+
+    def end_layer(self) -> None:
+        """Give back what ``load_constant`` and ``keep_for_layer`` took."""
+        for address in self._layer_tiles:
+            self.sram.release(address)
+        self._layer_tiles.clear()
+
+
+def merged(run: int, loops: list[tuple[int, int, int]]) -> tuple[int, list[tuple[int, int, int]]]:
+    """Loops (count, source stride, destination stride) that are contiguous on both sides, merged into the run."""
+    rest: list[tuple[int, int, int]] = []
+    for count, src, dst in loops:
+        if count == 1:
+            continue
+        if not rest and src == run and dst == run:
+            run *= count
+        else:
+            rest.append((count, src, dst))
+    return run, rest
+
+
+# --- the vector engine's chain --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Steps sorted into the slots of a ``map`` instruction."""
+
+    table1: Array | None = None
+    binary: Binary | None = None
+    table2: Array | None = None
+
+
+def chain_of(steps: Sequence[Step]) -> Chain:
+    """The slots that steps take: [Table] [Binary] [Table].
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    slots: dict[str, Any] = {}
+    for step in steps:
+        if isinstance(step, Binary):
+            if "binary" in slots or "table2" in slots:
+                raise ValueError("two binary steps in one pass")
+            slots["binary"] = step
+        else:
+            name = "table2" if "binary" in slots else "table1"
+            if name in slots:
+                raise ValueError("two tables in a row")
+            slots[name] = step.values
+    return Chain(**slots)
+
+
+def fits_chain(steps: Sequence[Step]) -> bool:
+    """Whether steps fit one pass of the vector engine."""
+    try:
+        chain_of(steps)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class ChainConstants:
+    """Where a layer's tables (and its parameters, before them) lie in SRAM."""
+
+    address: int
+    symbol: int
+    table1: int
+    table2: int
+
+
+def load_chain(low: Lowering, layer: Layer, parameters: Array | None = None) -> tuple[Chain, ChainConstants]:
+    """Load a layer's parameter block (uint8, may be None) and tables as one."""
+    chain = chain_of(layer.steps)
+    parts = [parameters.view(np.uint8).ravel() if parameters is not None else np.zeros(0, np.uint8)]
+    offsets = []
+    for table in (chain.table1, chain.table2):
+        offsets.append(sum(len(p) for p in parts))
+        if table is not None:
+            parts.append(np.asarray(table, np.uint8))
+    blob = np.concatenate(parts)
+    if not len(blob):
+        return chain, ChainConstants(0, -1, 0, 0)
+    address, symbol = low.load_constant(blob)
+    return chain, ChainConstants(address, symbol, address + offsets[0], address + offsets[1])
+
+
+def chain_fields(
+    chain: Chain, constants: ChainConstants, operand: Region | None, shape: tuple[int, ...] | None, at: tuple[int, int, int]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The fields and symbols of a ``map`` that steps 2 to 4 need; ``at`` is (row, column, channel) of its first
+    element, ``shape`` the operand's (n, h, w, c)."""
+    fields: dict[str, Any] = {}
+    symbols: dict[str, int] = {}
+    if chain.table1 is not None:
+        fields |= {"table1_on": 1, "table1": constants.table1}
+        symbols["table1"] = constants.symbol
+    if chain.table2 is not None:
+        fields |= {"table2_on": 1, "table2": constants.table2}
+        symbols["table2"] = constants.symbol
+    if chain.binary is not None and operand is not None and shape is not None:
+        fields |= binary_fields(chain.binary)
+        _, h, w, c = shape
+        address = operand.at(at[0] if h > 1 else 0, at[1] if w > 1 else 0, at[2] if c > 1 else 0)
+        fields |= {
+            "operand": address,
+            "operand_row": operand.row if h > 1 else 0,
+            "operand_pixel": operand.pixel if w > 1 else 0,
+            "operand_c": int(c > 1),
+        }
+        symbols["operand"] = operand.symbol
+    return fields, symbols
+
+
+def binary_fields(step: Binary) -> dict[str, Any]:
+    """Step 3's numbers."""
+    fields: dict[str, Any] = {"binary": {"add": 1, "mul": 2}[step.kind]}
+    for name, (zero, dtype) in (("a", step.a), ("b", step.b), ("r", step.r)):
+        fields |= {f"{name}_zero": zero, f"{name}_type": type_flag(dtype)}
+    return fields | {"a_factor": step.a_factor, "b_factor": step.b_factor, "addend": step.addend}
+
+

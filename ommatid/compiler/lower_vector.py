@@ -1,0 +1,262 @@
+"""Layers of the vector engine into instructions, stripe by stripe: map, pool, mean, resize, softmax, lrn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.layers import Layer, Lrn, Map, Mean, Pool, Resize, Softmax
+from ommatid.compiler.lower import (
+    Chain,
+    ChainConstants,
+    Lowering,
+    Region,
+    chain_fields,
+    load_chain,
+    type_flag,
+)
+from ommatid.compiler.sram import DoesNotFit
+from ommatid.isa.program import Quantization
+
+#: Stripes that a layer is cut into where its rows allow, so that neighbours in the queue overlap.
+STRIPES = 8
+#: Bytes that a stripe should have at least: below, issue overhead shows.
+STRIPE_BYTES = 8192
+
+
+def stripe_rows(low: Lowering, rows: int, row_bytes: int, tile_row_bytes: int, halo_bytes: int = 0) -> int:
+    """Rows of a stripe: about an eighth of the layer, two stripes of tiles within the free SRAM.
+
+    ``row_bytes`` is the work of a row, ``tile_row_bytes`` what of it needs tiles, ``halo_bytes`` tile bytes
+    that a stripe needs beyond its rows.
+
+    Raises:
+        DoesNotFit: not even one row fits.
+    """
+    free = max((b - a for a, b in low.sram.gaps()), default=0)
+    wanted = max(-(-rows // STRIPES), -(-STRIPE_BYTES // max(row_bytes, 1)))
+    most = rows
+    if tile_row_bytes:
+        most = (free // 2 - halo_bytes - 512) // tile_row_bytes
+        if most < 1:
+            most = (free - halo_bytes - 512) // tile_row_bytes
+        if most < 1:
+            raise DoesNotFit(tile_row_bytes + halo_bytes)
+    return max(1, min(wanted, most, rows))
+
+
+def _tile_bytes(low: Lowering, name: str, row_bytes: int) -> int:
+    return 0 if low.stays(name) else row_bytes
+
+
+def _row_bytes(low: Lowering, name: str) -> int:
+    _, _, w, c = low.shape(name)
+    return w * c
+
+
+def _stripes(low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0) -> Iterator[tuple[int, int, int]]:
+    """(image, first row, rows) of the stripes of a layer's output; ``ratio`` input rows stand under one."""
+    n, h, _, _ = low.shape(layer.output)
+    name = layer.input_name
+    tiles = int(_tile_bytes(low, name, _row_bytes(low, name)) * ratio) + _tile_bytes(low, layer.output, _row_bytes(low, layer.output))
+    rows = stripe_rows(low, h, _row_bytes(low, layer.output), tiles + extra, halo_bytes)
+    for image in range(n):
+        for first in range(0, h, rows):
+            yield image, first, min(rows, h - first)
+
+
+def source_fields(region: Region, quantization: Quantization) -> dict[str, Any]:
+    """The fields of an input image of the vector engine."""
+    return {
+        "src": region.address, "src_row": region.row, "src_pixel": region.pixel,
+        "src_zero": quantization.zero_point, "src_type": type_flag(quantization.dtype),
+    }  # fmt: skip
+
+
+def target_fields(region: Region, quantization: Quantization | None = None) -> dict[str, Any]:
+    """The fields of an output image of the vector engine."""
+    fields: dict[str, Any] = {"dst": region.address, "dst_row": region.row, "dst_pixel": region.pixel}
+    if quantization is not None:
+        fields |= {"dst_zero": quantization.zero_point, "dst_type": type_flag(quantization.dtype)}
+    return fields
+
+
+def lower_map(low: Lowering, layer: Layer) -> None:
+    """Emit an element-wise layer."""
+    operation = layer.operation
+    assert isinstance(operation, Map)
+    chain, constants = load_chain(low, layer, operation.affine)
+    other = chain.binary.other if chain.binary else None
+    operand_bytes = 0
+    if other is not None and low.shape(other)[1] > 1:
+        operand_bytes = _tile_bytes(low, other, _row_bytes(low, other))
+    for image, first, rows in _stripes(low, layer, operand_bytes):
+        operand = bring_operand(low, chain, image, first, rows)
+        source = low.bring(layer.input_name, image, first, rows)
+        target = low.open(layer.output, image, first, rows)
+        emit_map(low, layer, operation, chain, constants, source, operand, target)
+        low.close(layer.output, image, target)
+        low.drop(source)
+        if operand is not None:
+            low.drop(operand)
+    low.end_layer()
+
+
+def bring_operand(low: Lowering, chain: Chain, image: int, first: int, rows: int) -> Region | None:
+    """The rows of the second operand that stand beside rows ``first`` .. ``first + rows`` of the output."""
+    if chain.binary is None:
+        return None
+    n, h, _, _ = low.shape(chain.binary.other)
+    return low.bring(chain.binary.other, image if n > 1 else 0, first if h > 1 else 0, rows if h > 1 else 1)
+
+
+def emit_map(
+    low: Lowering, layer: Layer, operation: Map, chain: Chain, constants: ChainConstants,
+    source: Region, operand: Region | None, target: Region, table: tuple[int, int] | None = None,
+) -> None:  # fmt: skip
+    """One ``map`` over a stripe; input dimensions of 1 are repeated over the output's."""
+    shape = low.shape(chain.binary.other) if chain.binary else None
+    fields, symbols = chain_fields(chain, constants, operand, shape, (target.first, 0, 0))
+    if table is not None:
+        fields |= {"table1_on": 1, "table1": table[0]}
+        symbols["table1"] = table[1]
+    if operation.affine is not None and operation.mid is not None:
+        fields |= {
+            "source": 2, "parameters": constants.address,
+            "mid_zero": operation.mid[0], "mid_type": type_flag(operation.mid[1]),
+        }  # fmt: skip
+        symbols["parameters"] = constants.symbol
+    low.emitter.emit(
+        "map", symbols | {"src": source.symbol, "dst": target.symbol},
+        h=target.rows, w=target.columns, c=target.channels,
+        **source_fields(source, low.quantization(layer.input_name)), **target_fields(target), **fields,
+    )  # fmt: skip
+
+
+def lower_pool(low: Lowering, layer: Layer) -> None:
+    """Emit a pooling layer."""
+    pool = layer.operation
+    assert isinstance(pool, Pool)
+    window = pool.window
+    (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.strides, window.dilations
+    height, width = low.shape(layer.input_name)[1:3]
+    span = (kh - 1) * dh + 1
+    halo = _tile_bytes(low, layer.input_name, _row_bytes(low, layer.input_name)) * max(span - sh, 0)
+    for image, first, rows in _stripes(low, layer, 0, halo, sh):
+        top = first * sh - window.pads[0]
+        begin = min(max(top, 0), height - 1)
+        end = max(min(top + (rows - 1) * sh + span, height), begin + 1)
+        source = low.bring(layer.input_name, image, begin, end - begin)
+        target = low.open(layer.output, image, first, rows)
+        low.emitter.emit(
+            "pool", {"src": source.symbol, "dst": target.symbol},
+            **source_fields(source, low.quantization(layer.input_name)),
+            **target_fields(target, low.quantization(layer.output)),
+            in_h=end - begin, in_w=width, pad_top=begin - top, pad_left=window.pads[1], kh=kh, kw=kw,
+            stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw, out_h=rows, out_w=target.columns,
+            c=target.channels, kind=int(pool.kind == "average"), count_pad=int(pool.count_pad), factor=pool.factor,
+        )  # fmt: skip
+        low.close(layer.output, image, target)
+        low.drop(source)
+    low.end_layer()
+
+
+def lower_mean(low: Lowering, layer: Layer) -> None:
+    """Emit a mean over rows and columns: sums in the accumulators, then one ``map`` that requantises them."""
+    mean = layer.operation
+    assert isinstance(mean, Mean)
+    n, h, w, c = low.shape(layer.input_name)
+    parameters = np.concatenate([np.zeros(c, np.int32).view(np.uint8), np.full(c, mean.factor, np.float32).view(np.uint8)])
+    chain, constants = load_chain(low, layer, parameters)
+    rows = stripe_rows(low, h, w * c, _tile_bytes(low, layer.input_name, w * c))
+    for image in range(n):
+        acc, acc_symbol = low.accumulators(c * 4)
+        for first in range(0, h, rows):
+            source = low.bring(layer.input_name, image, first, min(rows, h - first))
+            low.emitter.emit(
+                "reduce", {"src": source.symbol, "acc": acc_symbol}, h=source.rows, w=w, c=c,
+                **source_fields(source, low.quantization(layer.input_name)), acc=acc, accumulate=int(first > 0),
+            )  # fmt: skip
+            low.drop(source)
+        operand = bring_operand(low, chain, image, 0, 1)
+        target = low.open(layer.output, image, 0, 1)
+        shape = low.shape(chain.binary.other) if chain.binary else None
+        fields, symbols = chain_fields(chain, constants, operand, shape, (0, 0, 0))
+        low.emitter.emit(
+            "map", symbols | {"acc": acc_symbol, "parameters": constants.symbol, "dst": target.symbol},
+            h=1, w=1, c=c, source=1, src=acc, parameters=constants.address,
+            mid_zero=mean.mid[0], mid_type=type_flag(mean.mid[1]), **target_fields(target), **fields,
+        )  # fmt: skip
+        low.close(layer.output, image, target)
+        if operand is not None:
+            low.drop(operand)
+    low.end_layer()
+
+
+def lower_resize(low: Lowering, layer: Layer) -> None:
+    """Emit a resize: each stripe with its rows' table, counted from the first input row that it reads."""
+    resize = layer.operation
+    assert isinstance(resize, Resize)
+    columns, columns_symbol = low.load_constant(resize.columns.astype(np.uint16))
+    _, in_h, in_w, _ = low.shape(layer.input_name)
+    out_h = low.shape(layer.output)[1]
+    halo = 2 * _tile_bytes(low, layer.input_name, _row_bytes(low, layer.input_name))
+    for image, first, rows in _stripes(low, layer, 8, halo, in_h / out_h):
+        table = resize.rows[first : first + rows].astype(np.int64)
+        begin, end = int(table[:, :2].min()), int(table[:, :2].max()) + 1
+        table[:, :2] -= begin
+        source_constant, constant_symbol = low.emitter.constant(table.astype(np.uint16))
+        address, symbol = low.weights(rows * 8)
+        low.dma("load", source_constant, constant_symbol, address, symbol, rows * 8)
+        source = low.bring(layer.input_name, image, begin, end - begin)
+        target = low.open(layer.output, image, first, rows)
+        low.emitter.emit(
+            "resize",
+            {"src": source.symbol, "rows": symbol, "columns": columns_symbol, "dst": target.symbol},
+            **source_fields(source, low.quantization(layer.input_name)),
+            **target_fields(target, low.quantization(layer.output)),
+            in_h=end - begin, in_w=in_w, out_h=rows, out_w=target.columns, c=target.channels,
+            rows=address, columns=columns, taps=int(resize.taps == 4), factor=resize.factor,
+        )  # fmt: skip
+        low.close(layer.output, image, target)
+        low.drop(source)
+        low.sram.release(address)
+    low.end_layer()
+
+
+def lower_softmax(low: Lowering, layer: Layer) -> None:
+    """Emit a softmax over channels."""
+    softmax = layer.operation
+    assert isinstance(softmax, Softmax)
+    table, symbol = low.load_constant(softmax.table)
+    fields = {"table": table, "factor": softmax.factor}
+    _image_layer(low, layer, "softmax", fields, {"table": symbol}, drop=("src_zero",))
+
+
+def lower_lrn(low: Lowering, layer: Layer) -> None:
+    """Emit a local response normalisation."""
+    lrn = layer.operation
+    assert isinstance(lrn, Lrn)
+    fields = {"size": lrn.size, "alpha": lrn.alpha, "bias": lrn.bias, "factor": lrn.factor}
+    _image_layer(low, layer, "lrn", fields, {})
+
+
+def _image_layer(
+    low: Lowering, layer: Layer, mnemonic: str, fields: dict[str, Any], symbols: dict[str, int], drop: tuple[str, ...] = ()
+) -> None:
+    """A layer of one input image and one output image of the same shape."""
+    for image, first, rows in _stripes(low, layer):
+        source = low.bring(layer.input_name, image, first, rows)
+        target = low.open(layer.output, image, first, rows)
+        inputs = source_fields(source, low.quantization(layer.input_name))
+        low.emitter.emit(
+            mnemonic, symbols | {"src": source.symbol, "dst": target.symbol},
+            h=rows, w=target.columns, c=target.channels,
+            **{name: value for name, value in inputs.items() if name not in drop},
+            **target_fields(target, low.quantization(layer.output)), **fields,
+        )  # fmt: skip
+        low.close(layer.output, image, target)
+        low.drop(source)
+    low.end_layer()

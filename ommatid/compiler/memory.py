@@ -1,0 +1,84 @@
+"""Memory planning: which tensors stay in SRAM, and where the others lie in DRAM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ommatid.compiler.layers import Network
+from ommatid.compiler.sram import Sram, aligned
+from ommatid.compiler.storage import Storage, operands
+from ommatid.isa.target import Target
+
+#: The part of SRAM that tensors which stay may take together; the rest is for tiles.
+RESIDENT_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Lifetime:
+    """A buffer is alive from layer ``first`` to layer ``last``, both included; ``uses`` counts them."""
+
+    first: int
+    last: int
+    uses: int
+
+
+def lifetimes(network: Network, storage: Storage) -> dict[str, Lifetime]:
+    """The lifetime of every buffer, in layers counted over all stages."""
+    touched: dict[str, list[int]] = {name: [] for name in storage.buffer_bytes}
+    layers = [layer for stage in network.stages for layer in stage.layers]
+    for i, layer in enumerate(layers):
+        if layer.name in storage.free_layers:
+            continue
+        for name in (*operands(layer), layer.output):
+            touched[storage.spots[name].buffer].append(i)
+    for name in network.fed:
+        touched[storage.spots[name].buffer].append(0)
+    for name in network.kept:
+        touched[storage.spots[name].buffer].append(len(layers))
+    return {name: Lifetime(min(at), max(at), len(at)) for name, at in touched.items() if at}
+
+
+def choose_resident(
+    network: Network, storage: Storage, lives: Mapping[str, Lifetime], target: Target, never: frozenset[str]
+) -> frozenset[str]:
+    """Buffers that stay in SRAM for their lifetime: most traffic saved per byte and layer first.
+
+    What the host or a CPU partition reads or writes, and ``never``, lies in DRAM.
+    """
+    outside = {storage.spots[name].buffer for name in network.fed | network.kept} | never
+    budget = int(target.sram_bytes * RESIDENT_SHARE)
+    count = max((life.last for life in lives.values()), default=0) + 1
+    used = [0] * count
+    chosen = []
+
+    def worth(name: str) -> tuple[float, int, str]:
+        life = lives[name]
+        return -life.uses / (life.last - life.first + 1), storage.buffer_bytes[name], name
+
+    for name in sorted(lives.keys() - outside, key=worth):
+        size, life = aligned(storage.buffer_bytes[name]), lives[name]
+        span = range(life.first, life.last + 1)
+        if all(used[i] + size <= budget for i in span):
+            chosen.append(name)
+            for i in span:
+                used[i] += size
+    return frozenset(chosen)
+
+
+def place_in_dram(
+    storage: Storage, lives: Mapping[str, Lifetime], resident: frozenset[str], capacity: int
+) -> tuple[dict[str, int], int]:
+    """Addresses of the buffers that lie in DRAM, by lifetime, and the bytes that they take together."""
+    dram = Sram(capacity)
+    addresses: dict[str, int] = {}
+    alive: list[str] = []
+    for name in sorted((n for n in lives if n not in resident), key=lambda n: (lives[n].first, n)):
+        for old in [o for o in alive if lives[o].last < lives[name].first]:
+            dram.release(addresses[old])
+            alive.remove(old)
+        dram.pointer = 0
+        addresses[name] = dram.tile(storage.buffer_bytes[name])
+        alive.append(name)
+    ends = (addresses[n] + aligned(storage.buffer_bytes[n]) for n in addresses)
+    return addresses, max(ends, default=0)

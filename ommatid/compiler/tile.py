@@ -1,0 +1,205 @@
+"""Tile shapes of a convolution: rows of a stripe, channels of a block, weights that stay or stream.
+
+Candidates are few and each is priced by closed formulas (the array's, the DRAM's); the cheapest that fits
+in the free SRAM wins. Words: a *stripe* is a range of output rows, loaded and stored as one; a *block* is
+what one ``conv`` instruction computes: some pixels of a stripe by some channels, in half the accumulators;
+a *chunk* is the run of channel blocks whose weights are loaded as one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ommatid.compiler.sram import DoesNotFit, aligned
+from ommatid.isa.target import Target
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """What tiling needs to know of a convolution. Bytes a row are 0 for what already lies in SRAM."""
+
+    images: int
+    rows: int  # output rows of one image (of one phase, if transposed)
+    columns: int
+    channels: int  # output channels
+    block_unit: int  # channels come in multiples of this: array columns, or a group's channels
+    weight_bytes_per_unit: int  # packed, all phases
+    steps: int  # weight tiles along K for one group of output channels, all phases; 0 if depthwise
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    row_span: int  # input rows under a kernel: (kh - 1) * dilation + 1
+    input_rows: int
+    input_row_bytes: int
+    output_row_bytes: int  # of one stripe row, all channels and phases
+    operand_row_bytes: int
+    flat: bool  # pixels of a stripe can be taken in one row
+    depthwise: bool
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """The tile shape chosen. ``chunk_blocks`` blocks of ``block_channels`` share one load of weights."""
+
+    stripe_rows: int
+    block_channels: int
+    chunk_blocks: int
+    block_pixels: int
+    k_parts: int = 1
+
+    @property
+    def chunk_channels(self) -> int:
+        """Output channels of a chunk."""
+        return self.block_channels * self.chunk_blocks
+
+
+def plan_conv(shape: ConvShape, target: Target, free_bytes: int) -> ConvPlan:
+    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM.
+
+    Raises:
+        DoesNotFit: not even one row by one block of channels fits.
+    """
+    best: tuple[float, ConvPlan] | None = None
+    smallest = math.inf
+    for block_channels in _block_channels(shape, target):
+        pixels = target.accumulator_bytes // 2 // 4 // block_channels
+        for rows in _stripe_rows(shape.rows):
+            for chunk in _chunks(shape, block_channels):
+                plan = ConvPlan(rows, block_channels, chunk, pixels)
+                need = _sram_bytes(shape, plan)
+                smallest = min(smallest, need)
+                if need <= free_bytes:
+                    price = _price(shape, plan, target)
+                    if best is None or price < best[0]:
+                        best = (price, plan)
+    if best is not None:
+        return best[1]
+    return _split_k(shape, target, free_bytes, int(smallest))
+
+
+def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -> ConvPlan:
+    """Weights of one block of channels loaded in parts: for rows of weights longer than the SRAM."""
+    unit = shape.block_unit
+    pixels = target.accumulator_bytes // 2 // 4 // unit
+    if not shape.depthwise and shape.rows * shape.columns <= pixels:
+        most = 32 if shape.kernel == (1, 1) else shape.kernel[0]
+        for parts in range(2, most + 1):
+            rest = _sram_bytes(shape, ConvPlan(shape.rows, unit, 1, pixels))
+            rest -= 2 * aligned(shape.weight_bytes_per_unit)
+            if rest + 2 * aligned(shape.weight_bytes_per_unit // parts) <= free_bytes:
+                return ConvPlan(shape.rows, unit, 1, pixels, parts)
+    raise DoesNotFit(smallest)
+
+
+def _block_channels(shape: ConvShape, target: Target) -> list[int]:
+    """Multiples of the unit, doubling; at least 16 pixels must fit in half the accumulators."""
+    limit = target.accumulator_bytes // 2 // 4 // 16
+    sizes = [shape.block_unit]
+    while sizes[-1] < shape.channels and sizes[-1] * 2 <= limit:
+        sizes.append(sizes[-1] * 2)
+    return [size for size in sizes if size <= max(limit, shape.block_unit)]
+
+
+def _stripe_rows(rows: int) -> list[int]:
+    counts = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128]
+    return sorted({-(-rows // count) for count in counts} | {1, min(2, rows)}, reverse=True)
+
+
+def _chunks(shape: ConvShape, block_channels: int) -> list[int]:
+    blocks = -(-shape.channels // block_channels)
+    sizes = {blocks}
+    while blocks > 1:
+        blocks = -(-blocks // 2)
+        sizes.add(blocks)
+    return sorted(sizes, reverse=True)
+
+
+def _blocks(shape: ConvShape, plan: ConvPlan) -> int:
+    return -(-shape.channels // plan.block_channels)
+
+
+def _stays(shape: ConvShape, plan: ConvPlan) -> bool:
+    """All weights are one chunk, loaded once."""
+    return plan.chunk_blocks >= _blocks(shape, plan)
+
+
+def _input_stripe_rows(shape: ConvShape, rows: int) -> int:
+    return min((rows - 1) * shape.stride[0] + shape.row_span, shape.input_rows)
+
+
+def _weight_bytes(shape: ConvShape, channels: int) -> int:
+    return -(-channels // shape.block_unit) * shape.weight_bytes_per_unit
+
+
+def _sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
+    """Bytes of tile buffers: two of each kind where there are several, for loading ahead of computing."""
+    stripes = shape.images * -(-shape.rows // plan.stripe_rows)
+    chunks = -(-_blocks(shape, plan) // plan.chunk_blocks)
+    chunk_channels = min(plan.chunk_channels, shape.channels)
+    inputs = aligned(_input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes)
+    operand = aligned(plan.stripe_rows * shape.operand_row_bytes)
+    outputs = aligned(plan.stripe_rows * shape.output_row_bytes * chunk_channels // shape.channels)
+    weights = aligned(_weight_bytes(shape, chunk_channels))
+    constants = aligned(shape.channels * 8 + 512)
+    twice = min(stripes, 2)
+    return (
+        (inputs + operand) * twice
+        + outputs * min(stripes * chunks, 2)
+        + weights * min(chunks, 2)
+        + constants
+        + 512
+    )
+
+
+def block_pixel_counts(rows: int, columns: int, pixels: int, flat: bool) -> list[tuple[int, int]]:
+    """The (rows, columns) of the blocks of a stripe, each of at most ``pixels`` pixels, in order."""
+    if flat:
+        rows, columns = 1, rows * columns
+    if columns <= pixels:
+        each = max(1, pixels // columns)
+        each = -(-rows // -(-rows // each))
+        return [(min(each, rows - at), columns) for at in range(0, rows, each)]
+    each = -(-columns // -(-columns // pixels))
+    each = min(aligned(each, 4), pixels // 4 * 4) if pixels >= 4 else each
+    row = [(1, min(each, columns - at)) for at in range(0, columns, each)]
+    return row * rows
+
+
+def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> tuple[float, int]:
+    """Array cycles and instructions of one stripe of ``rows`` rows."""
+    k, lanes = target.mx_k_bytes, target.mx_channels
+    load = -(-k * lanes // target.port_mx_weight_bytes_per_cycle)
+    blocks = block_pixel_counts(rows, shape.columns, plan.block_pixels, shape.flat)
+    channel_blocks = _blocks(shape, plan)
+    channels = min(plan.block_channels, shape.channels)
+    cycles = 0.0
+    for height, width in blocks:
+        if shape.depthwise:
+            pixels = target.depthwise_macs_per_cycle // k
+            span = (pixels - 1) * shape.stride[1] + shape.kernel[1]
+            row = max(shape.kernel[1], -(-span * k // target.port_mx_activation_bytes_per_cycle))
+            cycles += -(-channels // k) * height * -(-width // pixels) * shape.kernel[0] * row + 16
+        else:
+            pixel_cycles = -(-height * width // target.mx_pixels)
+            cycles += -(-channels // lanes) * shape.steps * max(pixel_cycles, load) + load + 8
+    return cycles * channel_blocks, len(blocks) * channel_blocks
+
+
+def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
+    """Estimated cycles of the layer with its neighbours overlapping half of the first load and last store."""
+    stripes = shape.images * -(-shape.rows // plan.stripe_rows)
+    array, instructions = _mx_cycles(shape, plan, target, plan.stripe_rows)
+    array *= shape.images * shape.rows / plan.stripe_rows
+    elements = shape.images * shape.rows * shape.columns * shape.channels
+    vector = elements / target.vx_elements_per_cycle + 16 * instructions * stripes
+    input_bytes = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
+    output_bytes = plan.stripe_rows * shape.output_row_bytes
+    operand_bytes = plan.stripe_rows * shape.operand_row_bytes
+    weights = _weight_bytes(shape, shape.channels)
+    loads = weights * (1 if _stays(shape, plan) else stripes)
+    dram = loads + stripes * (input_bytes + output_bytes + operand_bytes)
+    chunk_bytes = _weight_bytes(shape, min(plan.chunk_channels, shape.channels))
+    ends = input_bytes + operand_bytes + chunk_bytes + output_bytes * plan.chunk_channels / shape.channels
+    bandwidth = target.dram_bytes_per_cycle
+    issue = 4 * instructions * stripes
+    return max(array, vector, dram / bandwidth) + 0.5 * ends / bandwidth + issue
