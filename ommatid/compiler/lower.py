@@ -127,12 +127,12 @@ class Lowering:
         return self.home(name).memory == Memory.SRAM
 
     def place(self, name: str, ready: int, layer: int) -> None:
-        """Record that a tensor is complete after instruction ``ready``."""
+        """Record that a tensor is complete after instruction ``ready``; its address counts from its symbol."""
         home, spot = self.home(name), self.storage.spots[name]
         tensor = self.network.tensors[name]
         self.placed.append(
             Placed(
-                tensor, home.symbol, int(home.memory), home.address + spot.offset, spot.strides, ready, 0, layer
+                tensor, home.symbol, int(home.memory), spot.offset, spot.strides, ready, 0, layer
             )
         )
 

@@ -1,0 +1,136 @@
+"""The compiler as a list of passes: ONNX model in, program out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.front import FrontOptions, build_network
+from ommatid.compiler.fuse import fuse
+from ommatid.compiler.layers import Conv, Layer, Network
+from ommatid.compiler.layers_text import network_text
+from ommatid.compiler.schedule import Scheduled, schedule
+from ommatid.compiler.tokens import add_tokens
+from ommatid.isa.program import Layer as ProgramLayer
+from ommatid.isa.program import Placed, Program
+from ommatid.isa.target import Target, load_target
+from ommatid.isa.verifier import verify
+
+Estimate = Callable[[Program], int]
+
+
+def compile_model(
+    model: Any, target: str | Path | Target = "ommatid-1k", options: FrontOptions | None = None, optimize: int = 2,
+    info: dict[str, Any] | None = None,
+) -> Program:  # fmt: skip
+    """Compile an ONNX model (path, bytes or ModelProto) for a target.
+
+    ``optimize`` 0 keeps every layer apart; 1 and above fuse. ``info`` is stored in the program.
+
+    Raises:
+        CompileError: the model cannot be used, or the program does not fit the target.
+        TargetError: no such target.
+    """
+    options = options or FrontOptions()
+    chip = target if isinstance(target, Target) else load_target(target)
+    network = build_network(model, options)
+    _dump("network", network_text(network))
+    return compile_network(network, chip, optimize, info)
+
+
+def compile_network(
+    network: Network, target: Target, optimize: int = 2, info: dict[str, Any] | None = None
+) -> Program:
+    """Compile a network of layers: fuse, schedule, emit, verify.
+
+    Raises:
+        CompileError: the program does not fit the target.
+    """
+    if optimize > 0:
+        network = fuse(network)
+        _dump("fused", network_text(network))
+    program = assemble_program(network, schedule(network, target), target, info or {})
+    problems = verify(program)
+    if problems:
+        raise RuntimeError("the compiler made an illegal program: " + "; ".join(problems[:5]))
+    return program
+
+
+def assemble_program(network: Network, plan: Scheduled, target: Target, info: dict[str, Any]) -> Program:
+    """The program of a scheduled network, with tokens.
+
+    Raises:
+        CompileError: it needs more DRAM than the target has.
+    """
+    made = plan.lowering.emitter.finish()
+    dram_bytes = made.dram_base + plan.activation_bytes
+    if dram_bytes > target.dram_bytes:
+        raise CompileError(
+            f"the program needs {dram_bytes} bytes of DRAM; target {target.name} has {target.dram_bytes}",
+            hint="use a target with more dram_mib, or a smaller input (--shape)",
+        )
+    add_tokens(made.stream, target, made.dram_base, dram_bytes)
+    layers = [layer for stage in network.stages for layer in stage.layers]
+    compulsory = compulsory_bytes(network, layers)
+    rows = tuple(
+        ProgramLayer(layer.name, layer.op, layer.nodes, layer.macs, layer_roofline_cycles(layer, size, target))
+        for layer, size in zip(layers, compulsory, strict=True)
+    )
+    everything = sum(compulsory)
+    return Program(
+        target=target,
+        instructions=made.stream,
+        operands=made.operands,
+        layer_of=made.layer_of,
+        constants=made.constants,
+        symbols=made.symbols,
+        layers=rows,
+        placed=tuple(_relocated(placed, made.symbols) for placed in plan.placed),
+        partitions=plan.partitions,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        dram_bytes=dram_bytes,
+        lower_bound_cycles=lower_bound_cycles(layers, everything, target),
+        roofline_cycles=float(sum(row.roofline_cycles for row in rows)),
+        compulsory_dram_bytes=everything,
+        metadata=dict(network.metadata),
+        info=info | {"sram_peak_bytes": plan.lowering.sram.peak_bytes},
+    )
+
+
+def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
+    """Of each layer: its constants as the network stores them, network inputs it is the first to read, and
+    network outputs it writes (bytes)."""
+    unread = set(network.fed)
+    sizes = []
+    for layer in layers:
+        size = 0
+        if isinstance(layer.operation, Conv):
+            conv = layer.operation
+            size += conv.weights.nbytes + conv.bias.nbytes + conv.multipliers.nbytes
+        touched = (unread & set(layer.inputs)) | ({layer.output} & network.kept)
+        unread -= touched
+        size += sum(int(np.prod(network.tensors[name].shape)) for name in touched)
+        sizes.append(size)
+    return sizes
+
+
+def _relocated(placed: Placed, symbols: np.ndarray[Any, Any]) -> Placed:
+    """A placed tensor's address in the final program: offsets inside its symbol stay."""
+    return dataclasses.replace(placed, address=placed.address + int(symbols["address"][placed.symbol]))
+
+
+def _dump(name: str, text: str) -> None:
+    folder = os.environ.get("OMMATID_DUMP")
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        count = len(list(Path(folder).glob("*.txt")))
+        (Path(folder) / f"{count:02d}-{name}.txt").write_text(text, encoding="utf-8")
+
