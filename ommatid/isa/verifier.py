@@ -1,0 +1,362 @@
+"""The verifier: proves, without running it, that a program is safe on its target.
+
+Four questions, each answered for every instruction: is the descriptor legal; does each operand stay inside
+the memory that the program says it uses (``operands``, ``symbols``); do the queues come to an end; and does
+every read, whatever the engines' speed, see the bytes that were written for it? For the last, the queues are
+run once without time, carrying vector clocks, and a shadow of every memory word holds its last writer and
+its last readers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
+from ommatid.isa.instructions import BY_OPCODE, HEADER, Engine, Field, Memory, Mode, view
+from ommatid.isa.program import ROLES, Program
+
+Array = np.ndarray[Any, Any]
+
+TOKEN_CAPACITY = 15
+MOST_PROBLEMS = 100
+CORES = 4
+QUEUES = 5 * CORES
+
+
+def verify(program: Program) -> list[str]:
+    """Everything that is wrong with a program, one sentence each; empty if nothing is (at most 100)."""
+    problems = _illegal_descriptors(program)
+    if problems:
+        return problems[:MOST_PROBLEMS]
+    table = accesses(program.instructions, program.target)
+    problems += _partitions(program)
+    problems += _out_of_bounds(program, table)
+    if not problems:
+        problems += _order_and_data(program, table)
+    return problems[:MOST_PROBLEMS]
+
+
+def describe(program: Program, index: int) -> str:
+    """An instruction in words: its index, mnemonic and layer."""
+    row = BY_OPCODE.get(int(program.instructions["opcode"][index]))
+    layer = int(program.layer_of[index]) if index < len(program.layer_of) else -1
+    where = f" of layer {program.layers[layer].name!r}" if 0 <= layer < len(program.layers) else ""
+    return f"instruction {index} ({row.mnemonic if row else 'unknown'}{where})"
+
+
+# --- descriptors ----------------------------------------------------------------------------------------
+
+
+def _illegal_descriptors(program: Program) -> list[str]:
+    stream, problems = program.instructions, []
+    known = np.isin(stream["opcode"], list(BY_OPCODE))
+    problems += [f"{describe(program, int(i))}: no such opcode" for i in np.flatnonzero(~known)]
+    if program.operands.shape[0] != len(stream) or len(program.layer_of) != len(stream):
+        problems.append("operand and layer tables do not have one row for each instruction")
+    if problems:
+        return problems
+    for opcode in np.unique(stream["opcode"]):
+        row = BY_OPCODE[int(opcode)]
+        where = np.flatnonzero(stream["opcode"] == opcode)
+        records = view(stream, row.mnemonic)[where]
+        for field in (*HEADER[1:3], *row.fields):
+            for i in where[_out_of_range(field, records[field.name])][:5]:
+                value = view(stream, row.mnemonic)[field.name][i]
+                problems.append(f"{describe(program, int(i))}: {field.name} = {value} is not allowed")
+        if row.mnemonic == "conv":
+            bad = (records["row_mode"] == 1) & (
+                ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1)) | (records["dilation_w"] != 1)
+            )
+            problems += [
+                f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1" for i in where[bad]
+            ]
+    cores = stream["core"] >= program.target.cores
+    problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(cores)]
+    return problems
+
+
+def _out_of_range(field: Field, values: Array) -> Array:
+    if field.type.startswith("f"):
+        return ~np.isfinite(values)
+    wide = values.astype(np.int64)
+    bad = np.zeros(len(wide), bool)
+    if field.low is not None:
+        bad |= wide < field.low
+    if field.high is not None:
+        bad |= wide > field.high
+    return bad | (wide % field.step != 0)
+
+
+def _partitions(program: Program) -> list[str]:
+    """NPU partitions stand one after the other, cover everything, and close with ``end``."""
+    problems, at = [], 0
+    for number, partition in enumerate(program.partitions):
+        if partition.placement != "npu":
+            continue
+        if partition.begin != at or partition.end <= partition.begin:
+            problems.append(f"partition {number} covers instructions {partition.begin} to {partition.end}, not from {at}")
+        at = partition.end
+        ends = program.instructions["opcode"][partition.begin : partition.end]
+        is_end = np.array([BY_OPCODE[int(op)].mnemonic == "end" for op in ends])
+        if not is_end[-1:].all() or is_end.sum() != 1:
+            problems.append(f"partition {number} does not close with its only end")
+    if at != len(program.instructions):
+        problems.append(f"partitions cover {at} of {len(program.instructions)} instructions")
+    return problems
+
+
+# --- bounds and ownership ----------------------------------------------------------------------------------
+
+
+def _out_of_bounds(program: Program, table: Array) -> list[str]:
+    """Accesses outside their memory, or outside the symbol that the program names for them."""
+    low, high = bounds(table)
+    target, problems = program.target, []
+    size = np.array([program.dram_bytes, target.sram_bytes, target.accumulator_bytes])[table["memory"]]
+    named = program.operands[table["instruction"], table["slot"]]
+    outside = (low < 0) | (high > size)
+    nobody = (named < 0) | (named >= len(program.symbols))
+    if not len(program.symbols):
+        nobody[:] = True
+    symbols = program.symbols[np.where(nobody, 0, named)] if len(program.symbols) else None
+    for k in np.flatnonzero(outside):
+        memory = Memory(int(table["memory"][k])).name
+        problems.append(f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside the {memory} of {size[k]} bytes")
+    for k in np.flatnonzero(nobody & ~outside):
+        problems.append(f"{_operand(program, table[k])}: no symbol is named for it")
+    if symbols is None:
+        return problems
+    begin = symbols["address"].astype(np.int64)
+    wrong = (symbols["memory"] != table["memory"]) | (low < begin) | (high > begin + symbols["bytes"])
+    for k in np.flatnonzero(wrong & ~nobody & ~outside):
+        problems.append(f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside its symbol {named[k]}")
+    fixed = np.isin(symbols["role"], [ROLES.index(r) for r in ("constants", "instructions", "input")])
+    for k in np.flatnonzero((table["mode"] != Mode.READ) & fixed & ~nobody & (table["memory"] == Memory.DRAM)):
+        problems.append(f"{_operand(program, table[k])}: writes to {ROLES[symbols['role'][k]]}")
+    return problems
+
+
+def _operand(program: Program, access: Any) -> str:
+    index = int(access["instruction"])
+    row = BY_OPCODE[int(program.instructions["opcode"][index])]
+    return f"{describe(program, index)}, operand {row.operands[int(access['slot'])].name}"
+
+
+# --- order and data ----------------------------------------------------------------------------------------
+
+
+def _order_and_data(program: Program, table: Array) -> list[str]:
+    stream = program.instructions
+    engine = np.array([BY_OPCODE[int(op)].engine for op in stream["opcode"]], np.int64)
+    queue = stream["core"].astype(np.int64) * 5 + engine
+    masks = (stream["wait"].astype(np.int64), stream["signal"].astype(np.int64))
+    order, clock, left = _run_queues(queue, *masks)
+    problems = []
+    if len(order) < len(stream):
+        stuck = sorted(set(range(len(stream))) - set(order.tolist()))[0]
+        return [f"deadlock: {describe(program, stuck)} can never start"]
+    for source, to in np.argwhere(left > 0):
+        problems.append(f"{left[source, to]} token(s) from queue {source} to queue {to} are never taken")
+    for first, last in [(p.begin, p.end) for p in program.partitions if p.placement == "npu"]:
+        problems += _unfinished(program, queue, clock, first, last)
+    problems += _overtaken(program, queue, clock)
+    for memory in Memory:
+        for core in range(program.target.cores if memory != Memory.DRAM else 1):
+            part = table[table["memory"] == memory]
+            if memory != Memory.DRAM:
+                part = part[stream["core"][part["instruction"]] == core]
+            if len(part):
+                problems += _shadowed(program, part, order, queue, clock, memory)
+    return problems
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _run_queues(queue: Any, wait: Any, signal: Any) -> Any:
+    """Run the queues without time, round robin.
+
+    Returns the order of execution, for each instruction and queue the latest instruction of that queue that
+    is over when it starts, and the tokens left. A net of queues and tokens has no choices: if this order
+    comes to an end, every order does.
+    """
+    count, queues = len(queue), 20
+    length = np.zeros(queues, np.int64)
+    for i in range(count):
+        length[queue[i]] += 1
+    offset = np.zeros(queues + 1, np.int64)
+    for q in range(queues):
+        offset[q + 1] = offset[q] + length[q]
+    items, head = np.empty(count, np.int64), offset[:-1].copy()
+    for i in range(count):
+        items[head[queue[i]]] = i
+        head[queue[i]] += 1
+    head = offset[:-1].copy()
+    clock = np.full((count, queues), -1, np.int64)
+    tokens = np.full((queues, queues, 16), -1, np.int64)  # the instructions that put them
+    first, held = np.zeros((queues, queues), np.int64), np.zeros((queues, queues), np.int64)
+    pending = np.full(queues, -1, np.int64)  # executed, but a token that it puts has no room
+    order = np.empty(count, np.int64)
+    done = 0
+    progress = True
+    while progress:
+        progress = False
+        for q in range(queues):
+            while True:
+                if pending[q] >= 0:
+                    i = pending[q]
+                    room = True
+                    for bit in range(32):
+                        if signal[i] >> bit & 1 and held[q, (bit // 8) * 5 + bit % 8] >= 15:
+                            room = False
+                    if not room:
+                        break
+                    for bit in range(32):
+                        if signal[i] >> bit & 1:
+                            to = (bit // 8) * 5 + bit % 8
+                            tokens[q, to, (first[q, to] + held[q, to]) % 16] = i
+                            held[q, to] += 1
+                    pending[q] = -1
+                    progress = True
+                if head[q] >= offset[q + 1]:
+                    break
+                i = items[head[q]]
+                ready = True
+                for bit in range(32):
+                    if wait[i] >> bit & 1 and held[(bit // 8) * 5 + bit % 8, q] == 0:
+                        ready = False
+                if not ready:
+                    break
+                if head[q] > offset[q]:
+                    before = items[head[q] - 1]
+                    clock[i] = clock[before]
+                    clock[i, q] = before
+                for bit in range(32):
+                    if wait[i] >> bit & 1:
+                        source = (bit // 8) * 5 + bit % 8
+                        j = tokens[source, q, first[source, q]]
+                        first[source, q] = (first[source, q] + 1) % 16
+                        held[source, q] -= 1
+                        for other in range(queues):
+                            clock[i, other] = max(clock[i, other], clock[j, other])
+                        clock[i, source] = max(clock[i, source], j)
+                order[done] = i
+                done += 1
+                head[q] += 1
+                pending[q] = i
+                progress = True
+    return order[:done].copy(), clock, held
+
+
+def _unfinished(program: Program, queue: Array, clock: Array, first: int, last: int) -> list[str]:
+    """What an ``end`` does not wait for."""
+    problems = []
+    end = last - 1
+    for q in np.unique(queue[first:end]):
+        latest = first + int(np.flatnonzero(queue[first:end] == q)[-1])
+        if clock[end, q] < latest and queue[end] != q:
+            problems.append(f"{describe(program, end)} does not wait for {describe(program, latest)}")
+    return problems
+
+
+def _overtaken(program: Program, queue: Array, clock: Array) -> list[str]:
+    """Instructions that could start before the partition before theirs has ended."""
+    problems = []
+    npu = [p for p in program.partitions if p.placement == "npu"]
+    for before, after in zip(npu, npu[1:], strict=False):
+        end = before.end - 1
+        late = np.flatnonzero(clock[after.begin : after.end, queue[end]] < end)
+        problems += [f"{describe(program, after.begin + int(i))} does not wait for the partition before" for i in late[:3]]
+    return problems
+
+
+def _shadowed(
+    program: Program, part: Array, order: Array, queue: Array, clock: Array, memory: Memory
+) -> list[str]:
+    """Races, and reads that see bytes of another symbol, in one memory."""
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    part = part[np.argsort(rank[part["instruction"]], kind="stable")]
+    base = len(program.constants) // WORD_BYTES * WORD_BYTES if memory == Memory.DRAM else 0
+    part = part[(part["address"] >= base) | (part["mode"] != Mode.READ)]
+    symbol = program.operands[part["instruction"], part["slot"]].astype(np.int64)
+    initial = _initial_symbols(program, memory, base)
+    size = (program.dram_bytes, program.target.sram_bytes, program.target.accumulator_bytes)[memory]
+    found = _shadow(
+        part["instruction"].astype(np.int64), part["mode"], part["address"] - base, part["run"], part["n"], part["s"],
+        symbol, queue, clock, (size - base) // WORD_BYTES + 1, *initial,
+    )  # fmt: skip
+    kinds = {
+        0: "is not ordered after the write by",
+        1: "is not ordered after the read by",
+        2: "reads bytes last written for another buffer, by",
+        3: "reads bytes that nothing has written",
+    }
+    problems = []
+    for i, kind, other, word in found.tolist():
+        by = "" if kind == 3 else f" {describe(program, other)}" if other >= 0 else " the host"
+        problems.append(f"{describe(program, i)} {kinds[kind]}{by} ({memory.name} byte {base + word * WORD_BYTES})")
+    return problems
+
+
+def _initial_symbols(program: Program, memory: Memory, base: int) -> tuple[Array, Array, Array]:
+    """What the host or CPU partitions write: (address, bytes, symbol) of the tensors of no layer."""
+    rows = [(p.symbol, program.symbols[p.symbol]) for p in program.placed if p.layer < 0 and p.memory == memory]
+    address = np.array([int(s["address"]) - base for _, s in rows], np.int64)
+    size = np.array([int(s["bytes"]) for _, s in rows], np.int64)
+    return address, size, np.array([number for number, _ in rows], np.int64)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _shadow(
+    instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, symbol: Any, queue: Any, clock: Any,
+    words: int, initial_address: Any, initial_bytes: Any, initial_symbol: Any,
+) -> Any:  # fmt: skip
+    """Problems as rows (instruction, kind, other instruction, word); one for each access at most, 200 in all."""
+    writer = np.full(words, -2, np.int32)  # -2: nobody, -1: the host
+    owner = np.full(words, -1, np.int32)
+    queues = 0
+    for q in queue:
+        queues = max(queues, q + 1)
+    reader = np.full((words, queues), -1, np.int32)
+    for k in range(len(initial_address)):
+        for word in range(initial_address[k] // 16, (initial_address[k] + initial_bytes[k] - 1) // 16 + 1):
+            writer[word], owner[word] = -1, initial_symbol[k]
+    found = np.empty((200, 4), np.int64)
+    count = 0
+    for k in range(len(instruction)):
+        i = instruction[k]
+        mine = queue[i]
+        reported = False
+        for i3 in range(n[k, 3]):
+            for i2 in range(n[k, 2]):
+                for i1 in range(n[k, 1]):
+                    for i0 in range(n[k, 0]):
+                        begin = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
+                        for word in range(begin // 16, (begin + run[k] - 1) // 16 + 1):
+                            kind, other = -1, -1
+                            last = writer[word]
+                            if last >= 0 and last != i and queue[last] != mine and clock[i, queue[last]] < last:
+                                kind, other = 0, last
+                            if mode[k] != 2 and kind < 0:
+                                if last == -2:
+                                    kind = 3
+                                elif owner[word] != symbol[k]:
+                                    kind, other = 2, last
+                            if mode[k] >= 2:
+                                for q in range(queues):
+                                    r = reader[word, q]
+                                    if r >= 0 and q != mine and clock[i, q] < r and kind < 0:
+                                        kind, other = 1, r
+                                    reader[word, q] = -1
+                                writer[word] = i
+                                owner[word] = symbol[k]
+                            else:
+                                reader[word, mine] = i
+                            if kind >= 0 and not reported and count < 200:
+                                found[count, 0], found[count, 1] = i, kind
+                                found[count, 2], found[count, 3] = other, word
+                                count += 1
+                                reported = True
+    return found[:count].copy()
