@@ -1,0 +1,103 @@
+"""Calibration data: samples from a folder, an ``.npz`` file or memory, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.model import fixed_shape
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+Feeds = dict[str, np.ndarray[Any, Any]]
+RANDOM_SAMPLES = 4
+
+
+def samples(model: ir.Model, data: Any, preprocess: Callable[[Any, tuple[int, ...]], Any] | None) -> Iterator[Feeds]:
+    """Feeds for the model's inputs, streamed.
+
+    ``data`` is a folder of images or ``.npy`` files, an ``.npz`` with one array per input (samples along the
+    first axis), a sequence of feeds, or None: seeded random numbers.
+
+    Raises:
+        CompileError: absent, empty, or of other names, shapes or types than the inputs.
+    """
+    specs = {v.name or "": (fixed_shape(v) or (), v.dtype.numpy() if v.dtype else np.float32) for v in model.graph.inputs}
+    if data is None:
+        source = _random(specs)
+    elif isinstance(data, str | Path):
+        source = _from_path(Path(data), specs, preprocess)
+    else:
+        source = iter(data)
+    count = 0
+    for feeds in source:
+        count += 1
+        yield _checked(feeds, specs, str(data) if isinstance(data, str | Path) else "calibration data")
+    if not count:
+        raise CompileError(f"{data}: holds no calibration samples", "put images or .npy files into the folder")
+
+
+def _random(specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> Iterator[Feeds]:
+    generator = np.random.default_rng(0)
+    for _ in range(RANDOM_SAMPLES):
+        feeds = {}
+        for name, (shape, dtype) in specs.items():
+            real = np.issubdtype(dtype, np.floating)
+            feeds[name] = (generator.standard_normal(shape) if real else generator.integers(0, 2, shape)).astype(dtype)
+        yield feeds
+
+
+def _from_path(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]], preprocess: Any) -> Iterator[Feeds]:
+    if path.suffix == ".npz":
+        yield from _from_npz(path, specs)
+        return
+    if not path.is_dir():
+        raise CompileError(f"{path}: no such folder or .npz file of calibration data", "give a folder of images or .npy files, or an .npz")
+    if len(specs) != 1:
+        raise CompileError(f"{path}: the model has {len(specs)} inputs; a folder feeds only one", "use an .npz with one array per input")
+    name, (shape, _) = next(iter(specs.items()))
+    for file in sorted(path.iterdir()):
+        if file.suffix == ".npy":
+            yield {name: _npy(file)}
+        elif file.suffix.lower() in IMAGES:
+            if preprocess is None:
+                raise CompileError(f"{file}: images need preprocessing options", "give --mean and --std, or .npy files")
+            yield {name: preprocess(file, shape)}
+
+
+def _npy(file: Path) -> Any:
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise CompileError(f"{file}: cannot be read as .npy: {error}") from None
+
+
+def _from_npz(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> Iterator[Feeds]:
+    try:
+        arrays = dict(np.load(path, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise CompileError(f"{path}: cannot be read as .npz: {error}") from None
+    missing = [name for name in specs if name not in arrays]
+    if missing:
+        raise CompileError(f"{path}: has no array for input {missing[0]!r}", f"it holds {', '.join(arrays) or 'nothing'}")
+    for i in range(min(len(arrays[name]) for name in specs)):
+        yield {name: _as_sample(arrays[name][i], shape) for name, (shape, _) in specs.items()}
+
+
+def _as_sample(array: Any, shape: tuple[int, ...]) -> Any:
+    return array[None] if array.ndim == len(shape) - 1 and shape[0] == 1 else array
+
+
+def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], where: str) -> Feeds:
+    for name, (shape, dtype) in specs.items():
+        if name not in feeds:
+            raise CompileError(f"{where}: no sample for input {name!r}")
+        array = _as_sample(np.asarray(feeds[name]), shape)
+        if array.shape != shape:
+            raise CompileError(f"{where}: a sample for {name!r} has shape {list(array.shape)}; the model wants {list(shape)}")
+        feeds[name] = array.astype(dtype, copy=False)
+    return {name: feeds[name] for name in specs}

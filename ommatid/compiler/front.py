@@ -1,0 +1,164 @@
+"""The compiler's front: an ONNX model, float or QDQ, becomes a network of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+
+from ommatid.compiler.canonicalize import canonicalize
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.layers import Layer, Network
+from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model
+from ommatid.compiler.operators import MOVERS, RULES
+from ommatid.compiler.partition import make_stages
+from ommatid.compiler.quantize import quantize
+from ommatid.compiler.quantized import Walk
+from ommatid.compiler.storage import operands
+from ommatid.isa.program import Port
+
+TYPES = {"FLOAT": "tensor(float)", "DOUBLE": "tensor(double)", "INT64": "tensor(int64)", "INT32": "tensor(int32)",
+         "UINT8": "tensor(uint8)", "INT8": "tensor(int8)", "BOOL": "tensor(bool)", "FLOAT16": "tensor(float16)"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FrontOptions:
+    """How a model is read and quantised.
+
+    ``shapes`` fixes inputs by name; ``inputs`` and ``outputs`` cut the graph; ``calibration`` is a folder, an
+    ``.npz`` file or a sequence of feeds (None: seeded random data); ``preprocess`` makes a sample from an image
+    file for a folder of images; ``activations`` is "int8" or "uint8"; ``method`` is "minmax", "percentile" or
+    "entropy"; without ``cpu``, a node that the NPU cannot take is an error.
+    """
+
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    calibration: Any = None
+    preprocess: Callable[[Any, tuple[int, ...]], Any] | None = None
+    activations: str = "uint8"
+    method: str = "minmax"
+    percentile: float = 99.99
+    cpu: bool = True
+    save_qdq: str | None = None
+
+
+@dataclass(frozen=True)
+class NodeVerdict:
+    """Where a node runs (placement "npu" or "cpu"), by which rule, and what would change that."""
+
+    name: str
+    op: str
+    placement: str
+    rule: str
+    hint: str
+
+
+def build_network(source: Any, options: FrontOptions) -> Network:
+    """The network of a model (path, bytes or ModelProto).
+
+    Raises:
+        CompileError: the model or the calibration data cannot be used.
+    """
+    walk = walk_model(source, options)
+    layers = live_layers(walk)
+    stages = make_stages(walk, layers)
+    cpu = [stage.cpu for stage in stages if stage.cpu is not None]
+    if cpu and not options.cpu:
+        raise CompileError(
+            f"{sum(len(p.nodes) for p in cpu)} nodes cannot run on the NPU, the first {cpu[0].nodes[0]!r}: {cpu[0].reasons[0]}",
+            "see `ommatid check`; leave --no-cpu out to run them on the host", cpu[0].nodes[0],
+        )  # fmt: skip
+    graph = walk.model.graph
+    outputs = tuple(_output_port(walk, value) for value in graph.outputs)
+    inputs = tuple(_input_port(walk, value) for value in graph.inputs)
+    read_by_cpu = {name for p in cpu for name in p.inputs}
+    made = {layer.output for layer in layers}
+    kept = (made & read_by_cpu) | {p.tensor for p in outputs if p.tensor in made}
+    used = {name for layer in layers for name in (*operands(layer), layer.output)}
+    written_by_cpu = {name for p in cpu for name in p.outputs}
+    fed = frozenset(name for name in walk.fed if name in used or name in {p.tensor for p in inputs})
+    fed |= frozenset(name for name in written_by_cpu if name in used)
+    tensors = {name: tensor for name, tensor in walk.tensors.items() if name in used | fed | {p.tensor for p in (*inputs, *outputs)} | read_by_cpu}
+    return Network(tensors, stages, inputs, outputs, fed, frozenset(n for n in kept if n), dict(walk.model.metadata_props))
+
+
+def walk_model(source: Any, options: FrontOptions) -> Walk:
+    """Import, canonicalise, quantise (unless the model is quantised already) and walk a model."""
+    model = import_model(source, options.shapes, options.inputs, options.outputs)
+    if not any(node.op_type in QUANTIZERS for node in model.graph):
+        names = {o.name for o in model.graph.outputs}
+        model = quantize(canonicalize(model), options)
+        assert names == {o.name for o in model.graph.outputs}
+    walk = Walk(model, RULES, MOVERS)
+    walk.run()
+    return walk
+
+
+def live_layers(walk: Walk) -> list[Layer]:
+    """The layers whose results reach an output, a CPU node or another live layer."""
+    wanted = {value.name or "" for value in walk.model.graph.outputs}
+    covered = {name for names in walk.covered.values() for name in names}
+    for node in walk.model.graph:
+        stays = node.name in covered or node.op_type == "DequantizeLinear"
+        for value in () if stays else node.inputs:
+            if value is not None:
+                wanted.add(value.name or "")
+                wanted.add(walk.deq.get(value.name or "", ""))
+    wanted |= {walk.deq.get(name, "") for name in wanted}
+    live: list[Layer] = []
+    for layer in reversed(walk.layers):
+        if layer.output in wanted:
+            live.append(layer)
+            wanted |= set(operands(layer))
+    return live[::-1]
+
+
+def _input_port(walk: Walk, value: ir.Value) -> Port:
+    q = next((u.node for u in value.uses() if u.node.op_type == "QuantizeLinear"), None)
+    tensor = q.outputs[0].name if q is not None and q.outputs[0].name in walk.tensors else None
+    return Port(value.name or "", fixed_shape(value) or (), _type(value), tensor)
+
+
+def _output_port(walk: Walk, value: ir.Value) -> Port:
+    tensor = walk.deq.get(value.name or "")
+    return Port(value.name or "", fixed_shape(value) or (), _type(value), tensor)
+
+
+def _type(value: ir.Value) -> str:
+    return TYPES.get(value.dtype.name if value.dtype is not None else "FLOAT", "tensor(float)")
+
+
+def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
+    """A verdict for every node of the folded graph, without calibration data.
+
+    Raises:
+        CompileError: the model cannot be used.
+    """
+    walk = walk_model(source, options)
+    covered = {name for names in walk.covered.values() for name in names}
+    rows = []
+    for node in walk.model.graph:
+        if node.op_type in QUANTIZERS:
+            continue
+        name = node.name or ""
+        if name in covered:
+            rows.append(NodeVerdict(name, node.op_type, "npu", _rule(node.op_type), ""))
+        else:
+            reason = "; ".join(dict.fromkeys(walk.reasons.get(name, ["an input or output of it is not quantised"])))
+            rows.append(NodeVerdict(name, node.op_type, "cpu", reason, _cut_hint(walk, node, covered)))
+    return rows
+
+
+def _rule(op: str) -> str:
+    rule = RULES.get(op) or MOVERS.get(op)
+    return (rule.__doc__ or "").strip() if rule else "A table of 256 entries, or an affine function by channel."
+
+
+def _cut_hint(walk: Walk, node: ir.Node, covered: set[str]) -> str:
+    """Where the graph could be cut so that a tail of CPU nodes runs outside."""
+    names = [v.name for v in node.inputs if v is not None and v.name in walk.deq]
+    return f"cut the graph before it with --outputs {','.join(n or '' for n in names)}" if names else ""
+

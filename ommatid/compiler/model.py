@@ -1,0 +1,298 @@
+"""Import: an ONNX file becomes an onnx-ir model with fixed shapes, named nodes and folded constants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.inliner import inline_local_functions
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes import common
+
+from ommatid.compiler.errors import CompileError
+
+OLDEST_OPSET = 7
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+_NOT_FOLDED = {*QUANTIZERS, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"}
+
+
+def import_model(
+    source: Any,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+) -> ir.Model:
+    """The model in ``source`` (path, bytes or ModelProto), ready for the compiler.
+
+    Args:
+        shapes: fixed shapes by input name.
+        inputs, outputs: names at which the graph is cut; empty: the model's own.
+
+    Raises:
+        CompileError: it cannot be read, is not a valid model, or has a dimension that is not fixed.
+    """
+    proto, name = read_proto(source)
+    _check_proto(proto, name)
+    if proto.functions:
+        proto = inline_local_functions(proto)
+    _fix_input_shapes(proto, dict(shapes or {}), name)
+    proto.ir_version = max(proto.ir_version, 8)  # initialisers need not be inputs
+    model = ir.from_proto(proto)
+    for step in (common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), common.RemoveInitializersFromInputsPass()):
+        step(model)
+    if inputs or outputs:
+        model = _cut(model, inputs, outputs, name)
+    common.TopologicalSortPass()(model)
+    name_nodes(model)
+    fold(model)
+    _check_values(model, name)
+    return model
+
+
+def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
+    """The ModelProto in ``source`` and what to call it in errors.
+
+    Raises:
+        CompileError: absent, a folder, empty, truncated or not ONNX.
+    """
+    if isinstance(source, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source)
+        return copy, "model"
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _parse(bytes(source), "model"), "model"
+    path = Path(source)
+    if path.is_dir():
+        raise CompileError(f"{path}: is a folder, not an ONNX model", "give the path of the .onnx file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CompileError(f"{path}: cannot be read: {error.strerror}", "check the path") from None
+    proto = _parse(data, str(path))
+    try:
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise CompileError(f"{path}: external data cannot be read: {error}", "keep the data file beside the model") from None
+    return proto, str(path)
+
+
+def _parse(data: bytes, name: str) -> onnx.ModelProto:
+    if not data:
+        raise CompileError(f"{name}: is empty", "export the model again")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception:
+        raise CompileError(f"{name}: is not an ONNX model, or is cut short", "export the model again") from None
+    if not proto.graph.node and not proto.graph.output:
+        raise CompileError(f"{name}: holds no ONNX graph", "export the model again")
+    return proto
+
+
+def _check_proto(proto: onnx.ModelProto, name: str) -> None:
+    opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise CompileError(f"{name}: opset {opset} is not supported", f"export it with opset {OLDEST_OPSET} to {newest}")
+    functions = {(f.domain, f.name) for f in proto.functions}
+    known = {i.name for i in proto.graph.input} | {i.name for i in proto.graph.initializer}
+    known |= {i.values.name for i in proto.graph.sparse_initializer}
+    known |= {output for node in proto.graph.node for output in node.output}
+    for node in proto.graph.node:
+        label = node.name or node.op_type
+        for value in node.input:
+            if value and value not in known:
+                raise CompileError(
+                    f"{name}: node {label!r} ({node.op_type}) reads {value!r}, which nothing produces",
+                    "export the model again, or name it with --inputs", label,
+                )  # fmt: skip
+        default = node.domain in _DEFAULT_DOMAINS and (node.domain, node.op_type) not in functions
+        if default and not onnx.defs.has(node.op_type):
+            raise CompileError(
+                f"{name}: node {label!r}: ONNX has no operator {node.op_type!r}",
+                "check the operator's name and domain", label,
+            )  # fmt: skip
+    for output in proto.graph.output:
+        if output.name not in known:
+            raise CompileError(f"{name}: output {output.name!r} is produced by nothing", "export the model again")
+
+
+def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], name: str) -> None:
+    initializers = {i.name for i in proto.graph.initializer}
+    inputs = [i for i in proto.graph.input if i.name not in initializers]
+    names = [i.name for i in inputs]
+    for given in shapes:
+        if given not in names:
+            raise CompileError(f"{name}: --shape names {given!r}, which is not an input", f"the inputs are {', '.join(names)}")
+    for value in inputs:
+        tensor = value.type.tensor_type
+        if value.name in shapes:
+            wanted = shapes[value.name]
+            if tensor.HasField("shape") and len(tensor.shape.dim) != len(wanted):
+                raise CompileError(
+                    f"{name}: --shape gives {value.name!r} {len(wanted)} dimensions; it has {len(tensor.shape.dim)}"
+                )
+            for dim, size in zip(tensor.shape.dim, wanted, strict=False):
+                if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
+                    raise CompileError(f"{name}: --shape gives {value.name!r} {list(wanted)}, but the model fixes a dimension to {dim.dim_value}")
+            del tensor.shape.dim[:]
+            for size in wanted:
+                tensor.shape.dim.add().dim_value = int(size)
+        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if not tensor.HasField("shape") or any(d is None or d < 0 for d in dims):
+            shown = ",".join(d.dim_param or str(d.dim_value or "?") for d in tensor.shape.dim)
+            raise CompileError(
+                f"{name}: input {value.name!r} has the dynamic shape [{shown}]",
+                f"fix it with --shape {value.name}=1,3,224,224 (your sizes)", value.name,
+            )  # fmt: skip
+        if any(d == 0 for d in dims):
+            raise CompileError(f"{name}: input {value.name!r} has a dimension of size zero: {dims}", "give a real size with --shape", value.name)
+    if shapes:  # what was inferred for other sizes no longer holds
+        del proto.graph.value_info[:]
+        for output in proto.graph.output:
+            output.type.tensor_type.ClearField("shape")
+
+
+def _cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], name: str) -> ir.Model:
+    _infer(model)
+    values = ir.convenience.create_value_mapping(model.graph)
+    for wanted in (*inputs, *outputs):
+        if wanted not in values:
+            raise CompileError(f"{name}: no tensor is called {wanted!r}", "see the names with `ommatid check`")
+    graph = ir.convenience.extract(
+        model.graph,
+        list(inputs) or [v.name for v in model.graph.inputs],
+        list(outputs) or [v.name for v in model.graph.outputs],
+    )
+    return ir.Model(graph, ir_version=model.ir_version)
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every node a name of its own: its own if that is free, else one from its operator and place."""
+    used: set[str] = set()
+    for i, node in enumerate(model.graph):
+        base = node.name or f"{node.op_type}_{i}"
+        name, k = base, 1
+        while name in used:
+            name, k = f"{base}_{k}", k + 1
+        node.name = name
+        used.add(name)
+
+
+def fold(model: ir.Model) -> None:
+    """Infer shapes, compute what is constant, and drop what is not used, until nothing changes."""
+    for _ in range(8):
+        _infer(model)
+        changed = _drop_no_ops(model)
+        for node in list(model.graph):
+            changed |= _fold_node(model, node)
+        common.RemoveUnusedNodesPass()(model)
+        if not changed:
+            return
+
+
+def _infer(model: ir.Model) -> None:
+    try:
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    except Exception as error:
+        raise CompileError(f"shapes cannot be inferred: {error}", "check the model with onnx.checker") from None
+
+
+def _drop_no_ops(model: ir.Model) -> bool:
+    changed = False
+    for node in list(model.graph):
+        if node.op_type in ("Identity", "Dropout") and node.domain in _DEFAULT_DOMAINS:
+            source, result = node.inputs[0], node.outputs[0]
+            if source is None or result.is_graph_output() or any(o.uses() for o in node.outputs[1:]):
+                continue
+            result.replace_all_uses_with(source)
+            model.graph.remove(node, safe=True)
+            changed = True
+    return changed
+
+
+def _fold_node(model: ir.Model, node: ir.Node) -> bool:
+    """Replace a node whose result is known by initialisers."""
+    if node.op_type in _NOT_FOLDED or node.domain not in _DEFAULT_DOMAINS or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+        return False
+    if any(o.is_graph_output() for o in node.outputs):
+        return False
+    if node.op_type == "Shape" and node.inputs[0] is not None and fixed_shape(node.inputs[0]) is not None:
+        dims = list(fixed_shape(node.inputs[0]) or ())
+        begin = node.attributes["start"].as_int() if "start" in node.attributes else 0
+        end = node.attributes["end"].as_int() if "end" in node.attributes else len(dims)
+        results = [np.array(dims[begin:end], np.int64)]
+    elif all(value is None or value.const_value is not None for value in node.inputs):
+        results = _evaluate(model, node)
+    else:
+        return False
+    for output, array in zip(node.outputs, results, strict=False):
+        constant = ir.Value(name=output.name, const_value=ir.tensor(np.ascontiguousarray(array)))
+        constant.shape, constant.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        output.replace_all_uses_with(constant)
+        output.name = f"{output.name}__folded"
+        model.graph.register_initializer(constant)
+    model.graph.remove(node, safe=True)
+    return True
+
+
+def _evaluate(model: ir.Model, node: ir.Node) -> list[np.ndarray[Any, Any]]:
+    feeds = {v.name: v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None}
+    proto = ir.to_proto(node)
+    graph = onnx.helper.make_graph(
+        [proto], "fold",
+        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()],
+        [onnx.helper.make_empty_tensor_value_info(o.name) for o in node.outputs if o.name],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.graph.opset_imports.items()]
+    try:
+        return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds))
+    except Exception as error:
+        raise CompileError(f"node {node.name!r} ({node.op_type}) cannot be computed: {error}", node=node.name or "") from None
+
+
+def fixed_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """A value's shape if all of it is known."""
+    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+        return None
+    return tuple(int(d) for d in value.shape)  # type: ignore[call-overload]
+
+
+def _check_values(model: ir.Model, name: str) -> None:
+    """Refuse constants that are not finite, scales that are not positive, and shapes that are not known."""
+    scales = {n.inputs[1].name for n in model.graph if n.op_type in QUANTIZERS and n.inputs[1] is not None}
+    # limits of Clip and paddings may be infinite
+    limits = {v.name for n in model.graph if n.op_type in ("Clip", "Pad", "Max", "Min", "Where") for v in n.inputs[1:] if v is not None}
+    for key, value in model.graph.initializers.items():
+        if value.const_value is None or not np.issubdtype(_dtype(value), np.floating):
+            continue
+        array = value.const_value.numpy()
+        user = next((u.node.name for u in value.uses()), key)
+        if key in scales and not (np.isfinite(array).all() and (array > 0).all()):
+            raise CompileError(f"{name}: scale {key!r} of node {user!r} is not a positive number", "quantise the model again", user or "")
+        if key not in limits and not np.isfinite(array).all():
+            raise CompileError(f"{name}: constant {key!r} of node {user!r} holds NaN or infinity", "check the training or export", user or "")
+    for node in model.graph:
+        for value in node.outputs:
+            shape = fixed_shape(value)
+            if shape is not None and 0 in shape:
+                raise CompileError(f"{name}: node {node.name!r} makes a tensor of size zero: {list(shape)}", node=node.name or "")
+
+
+def _dtype(value: ir.Value) -> Any:
+    assert value.const_value is not None
+    try:
+        return value.const_value.dtype.numpy()
+    except TypeError:
+        return np.dtype(object)
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """The model as ONNX's own ModelProto."""
+    return ir.to_proto(model)
+

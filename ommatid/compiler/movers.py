@@ -1,0 +1,142 @@
+"""Operators that only move bytes: reshape, transpose, split, slice and their kin.
+
+They take a quantised tensor and give one of the same scale. Where the bytes can stay, the result is a view.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from ommatid.compiler.layers import Layer, Operation, Slice, View
+from ommatid.compiler.model import fixed_shape
+from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.rules import integer, ints, shape_of
+
+
+def _finish(walk: Walk, node: ir.Node, output: ir.Value, source: str, order: tuple[int, ...], operation: Operation) -> str:
+    """Declare the result under the name of the QuantizeLinear behind it, if that changes nothing."""
+    quantization = walk.tensor(source).quantization
+    name, covered = output.name or "", [node.name or ""]
+    uses = output.uses()
+    if len(uses) == 1 and not output.is_graph_output():
+        q = uses[0].node
+        if q.op_type == "QuantizeLinear" and walk.quantization_of(q) == quantization:
+            name = q.outputs[0].name or ""
+            covered.append(q.name or "")
+            walk.done_q.add(q.name or "")
+    walk.declare(name, shape_of(output), order, quantization)
+    walk.deq[output.name or ""] = name
+    label = node.name or ""
+    index = list(node.outputs).index(output)
+    layer = label if index == 0 else f"{label}@{index}"
+    walk.add(Layer(layer, node.op_type, (label,), operation, (source,), name))
+    walk.covered[layer] = covered
+    return name
+
+
+def reshape(walk: Walk, node: ir.Node) -> None:
+    """Reshape, Flatten, Squeeze, Unsqueeze: a view where merged dimensions stand together in memory."""
+    source = walk.activation(node.inputs[0])
+    before, after = walk.tensor(source).onnx_shape, shape_of(node.outputs[0])
+    wanted, order = reshaped_order(before, after, walk.order(source))
+    moved = walk.in_order(source, wanted)
+    result = _finish(walk, node, node.outputs[0], moved, order, View())
+    if len(before) == 4 and len(after) == 2 and after[0] == before[0] and walk.order(source) == (0, 2, 3, 1):
+        walk.unflattened[result] = source
+
+
+def reshaped_order(
+    before: tuple[int, ...], after: tuple[int, ...], order: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(order that the input must be brought to, order of the output) for a reshape that moves no byte."""
+    groups = _factor_groups(before, after)
+    wanted: list[int] = []
+    result: list[int] = []
+    for d in order:
+        if d in wanted:
+            continue
+        group = next((g for g in groups if d in g[0]), ([d], []))
+        wanted += group[0]
+        result += group[1]
+    ones = [d for d in range(len(after)) if d not in result]
+    for d in ones:  # dimensions of 1 that belong to no group: before the last, so that channels stay last
+        result.insert(max(len(result) - 1, 0), d)
+    if len(after) == 4 and math.prod(after[2:]) == 1:
+        result = [0, 2, 3, 1]
+    return tuple(wanted), tuple(result)
+
+
+def _factor_groups(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """Runs of dimensions of both shapes with equal products, as short as possible."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left, right = [], []
+        a = b = 1
+        if i < len(before):
+            left.append(i)
+            a, i = before[i], i + 1
+        if j < len(after) and (a != 1 or not left or after[j] == 1):
+            right.append(j)
+            b, j = after[j], j + 1
+        while a != b:
+            if a < b:
+                left.append(i)
+                a, i = a * before[i], i + 1
+            else:
+                right.append(j)
+                b, j = b * after[j], j + 1
+        groups.append((left, right))
+    return groups
+
+
+def transpose(walk: Walk, node: ir.Node) -> None:
+    """Transpose: the bytes stay, the order of the dimensions changes."""
+    source = walk.activation(node.inputs[0])
+    rank = len(walk.tensor(source).onnx_shape)
+    perm = ints(node, "perm", list(reversed(range(rank))))
+    order = tuple(perm.index(d) for d in walk.order(source))
+    _finish(walk, node, node.outputs[0], source, order, View())
+
+
+def split(walk: Walk, node: ir.Node) -> None:
+    """Split along any axis: each part a slice."""
+    source = walk.activation(node.inputs[0])
+    order = walk.order(source)
+    axis = integer(node, "axis", 0) % len(order)
+    at = 0
+    for output in node.outputs:
+        starts = tuple(at if d == axis else 0 for d in order)
+        if output.uses() or output.is_graph_output():
+            _finish(walk, node, output, source, order, Slice(starts, (1,) * len(order)))
+        at += shape_of(output)[axis]
+
+
+def slice_(walk: Walk, node: ir.Node) -> None:
+    """Slice with constant starts and positive steps."""
+    source = walk.activation(node.inputs[0])
+    shape, order = walk.tensor(source).onnx_shape, walk.order(source)
+    if "starts" in node.attributes:
+        starts, axes = ints(node, "starts", []), ints(node, "axes", list(range(len(ints(node, "starts", [])))))
+        steps = [1] * len(starts)
+    else:
+        parts = [walk.constant(v) for v in node.inputs[1:]]
+        if any(p is None and v is not None for p, v in zip(parts, node.inputs[1:], strict=True)) or parts[0] is None:
+            raise Unsupported("its bounds are not constant")
+        starts = [int(v) for v in parts[0]]
+        axes = [int(v) for v in parts[2]] if len(parts) > 2 and parts[2] is not None else list(range(len(starts)))
+        steps = [int(v) for v in parts[3]] if len(parts) > 3 and parts[3] is not None else [1] * len(starts)
+    if min(steps) < 1:
+        raise Unsupported("a negative step")
+    begin, step = [0] * len(shape), [1] * len(shape)
+    for start, axis, each in zip(starts, axes, steps, strict=True):
+        d = axis % len(shape)
+        begin[d] = int(np.clip(start + shape[d] if start < 0 else start, 0, shape[d]))
+        step[d] = each
+    if fixed_shape(node.outputs[0]) is None or len(shape) > 4:
+        raise Unsupported(f"a tensor of rank {len(shape)}")
+    cut = Slice(tuple(begin[d] for d in order), tuple(step[d] for d in order))
+    _finish(walk, node, node.outputs[0], source, order, cut)

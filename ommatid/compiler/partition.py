@@ -1,0 +1,153 @@
+"""Partitions: what no rule took runs on the CPU through ONNX Runtime, in as few pieces as the order allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_ir as ir
+
+from ommatid.compiler.layers import Layer, Stage
+from ommatid.compiler.quantized import Walk
+from ommatid.compiler.storage import operands
+from ommatid.isa.program import Partition
+
+
+def make_stages(walk: Walk, layers: Sequence[Layer]) -> tuple[Stage, ...]:
+    """Alternate between all layers that are ready and all CPU nodes that are ready, until none is left."""
+    model = walk.model
+    made_by_npu = {layer.output for layer in layers}
+    covered = {name for names in walk.covered.values() for name in names}
+    rest = [n for n in model.graph if n.name not in covered and not _free(walk, n)]
+    cpu = _needed(rest, model, made_by_npu, {name for layer in layers for name in operands(layer)})
+    known = {v.name for v in model.graph.inputs} | {name for name in walk.fed if _host_made(walk, name)}
+    todo_npu, todo_cpu = list(layers), list(cpu)
+    stages: list[Stage] = []
+    while todo_npu or todo_cpu:
+        ready: list[Layer] = []
+        for layer in todo_npu:
+            if all(name in known for name in operands(layer)):
+                ready.append(layer)
+                known.add(layer.output)
+        if ready:
+            done = {layer.name for layer in ready}
+            todo_npu = [layer for layer in todo_npu if layer.name not in done]
+            stages.append(Stage(tuple(ready)))
+        nodes: list[ir.Node] = []
+        for node in todo_cpu:
+            if all(_available(walk, v, known) for v in node.inputs if v is not None):
+                nodes.append(node)
+                known |= {o.name for o in node.outputs}
+        if nodes:
+            chosen = {n.name for n in nodes}
+            todo_cpu = [n for n in todo_cpu if n.name not in chosen]
+            stages.append(Stage(cpu=_cpu_partition(walk, nodes, made_by_npu, todo_cpu)))
+        if not ready and not nodes:
+            raise RuntimeError("partitioning made no progress")
+    return tuple(stages)
+
+
+def _free(walk: Walk, node: ir.Node) -> bool:
+    """A node that needs no work of its own: the DequantizeLinear of a constant or of a quantised tensor."""
+    return node.op_type == "DequantizeLinear"
+
+
+def _host_made(walk: Walk, name: str) -> bool:
+    """A quantised tensor that the host makes of a network input."""
+    return any(
+        n.op_type == "QuantizeLinear" and n.outputs[0].name == name and n.inputs[0] is not None and n.inputs[0].is_graph_input()
+        for n in walk.model.graph
+    )
+
+
+def _needed(rest: list[ir.Node], model: ir.Model, made_by_npu: set[str], read_by_npu: set[str]) -> list[ir.Node]:
+    """Those nodes whose results reach a network output or a layer."""
+    alive: set[str] = set(read_by_npu - made_by_npu) | {v.name or "" for v in model.graph.outputs}
+    for output in model.graph.outputs:
+        producer = output.producer()
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            alive |= {v.name or "" for v in producer.inputs if v is not None}
+    kept: list[ir.Node] = []
+    for node in reversed(rest):
+        if any((o.name or "") in alive for o in node.outputs):
+            kept.append(node)
+            for value in node.inputs:
+                if value is None:
+                    continue
+                alive.add(value.name or "")
+                producer = value.producer()
+                if producer is not None and producer.op_type == "DequantizeLinear":
+                    alive |= {v.name or "" for v in producer.inputs if v is not None}
+    return kept[::-1]
+
+
+def _available(walk: Walk, value: ir.Value, known: set[str | None]) -> bool:
+    if value.const_value is not None or value.name in known:
+        return True
+    node = value.producer()
+    if node is not None and node.op_type == "DequantizeLinear":
+        return all(_available(walk, v, known) for v in node.inputs if v is not None)
+    moved = walk.deq.get(value.name or "")  # a real value that is a quantised tensor under another name
+    return moved is not None and moved in known
+
+
+def _cpu_partition(walk: Walk, nodes: list[ir.Node], made_by_npu: set[str], later: list[ir.Node]) -> Partition:
+    """The nodes with what dequantises their inputs, as an ONNX model of its own."""
+    graph = walk.model.graph
+    chosen = {n.name for n in nodes}
+    ordered: list[ir.Node] = []
+    for node in graph:
+        if node.name in chosen:
+            ordered.append(node)
+        elif node.op_type == "DequantizeLinear" and any(u.node.name in chosen for u in node.outputs[0].uses()):
+            ordered.append(node)
+    protos = [ir.to_proto(n) for n in ordered]
+    produced = {o for p in protos for o in p.output}
+    inputs: dict[str, ir.Value] = {}
+    constants: dict[str, ir.Value] = {}
+    for node in ordered:
+        for value in node.inputs:
+            if value is None or value.name in produced:
+                continue
+            (constants if value.const_value is not None else inputs)[value.name or ""] = value
+    extra = _dequantise_moved(walk, inputs, protos)
+    needed_later = {v.name for n in later for v in n.inputs if v is not None} | {v.name for v in graph.outputs}
+    needed_later |= walk.fed | {n.inputs[0].name for n in graph if n.op_type == "DequantizeLinear" and n.inputs[0] is not None and n.name not in {o.name for o in ordered}}
+    outputs = [o for n in nodes for o in n.outputs if o.name in needed_later]
+    proto = onnx.helper.make_graph(
+        protos, "cpu",
+        [*(ir.to_proto(v) for v in inputs.values()), *extra[0]],
+        [ir.to_proto(v) for v in outputs],
+        [*(_initializer(v) for v in constants.values()), *extra[1]],
+    )  # fmt: skip
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in graph.opset_imports.items()]
+    model = onnx.helper.make_model(proto, opset_imports=opsets, ir_version=min(10, max(8, walk.model.ir_version or 8)))
+    reasons = tuple("; ".join(walk.reasons.get(n.name or "", ["an input or output of it is not quantised"])) for n in nodes)
+    return Partition(
+        "cpu", tuple([*inputs, *(v.name for v in extra[0])]), tuple(o.name or "" for o in outputs),
+        model=model.SerializeToString(deterministic=True), nodes=tuple(n.name or "" for n in nodes), reasons=reasons,
+    )  # fmt: skip
+
+
+def _dequantise_moved(
+    walk: Walk, inputs: dict[str, ir.Value], protos: list[onnx.NodeProto]
+) -> tuple[list[onnx.ValueInfoProto], list[onnx.TensorProto]]:
+    """Real values that are moved quantised tensors: dequantise those here; their inputs and constants."""
+    infos, constants = [], []
+    for name in [n for n in inputs if n in walk.deq]:
+        tensor = walk.tensors[walk.deq[name]]
+        q = tensor.quantization
+        kind = onnx.TensorProto.INT8 if q.dtype == "int8" else onnx.TensorProto.UINT8
+        scale, zero = f"{name}__scale", f"{name}__zero"
+        protos.insert(0, onnx.helper.make_node("DequantizeLinear", [tensor.name, scale, zero], [name]))
+        constants.append(onnx.helper.make_tensor(scale, onnx.TensorProto.FLOAT, [], [q.scale]))
+        constants.append(onnx.helper.make_tensor(zero, kind, [], [q.zero_point]))
+        if tensor.name not in inputs and tensor.name not in {i.name for i in infos}:
+            infos.append(onnx.helper.make_tensor_value_info(tensor.name, kind, tensor.onnx_shape))
+        del inputs[name]
+    return infos, constants
+
+
+def _initializer(value: ir.Value) -> onnx.TensorProto:
+    assert value.const_value is not None
+    return onnx.numpy_helper.from_array(value.const_value.numpy(), value.name)

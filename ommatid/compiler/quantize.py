@@ -1,0 +1,136 @@
+"""Quantisation: a float model becomes ONNX's standard QDQ form, by onnxruntime's own tools.
+
+Ours is the choice of what is quantised (all that the NPU takes, so that it can run there) and the ranges of
+Concat: a chain of them shares one, so that it costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from ommatid.compiler import unary
+from ommatid.compiler.calibration import samples
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.model import fold, name_nodes
+from ommatid.compiler.operators import MOVERS, RULES
+
+if TYPE_CHECKING:
+    from ommatid.compiler.front import FrontOptions
+
+QUANTISED = sorted({*RULES, *MOVERS, *unary.UNARY, "Clip", "Div", "Pow", "Max", "Min", "BatchNormalization", "PRelu"})
+
+
+class _Reader:
+    """Samples in the form that onnxruntime's calibrators ask for."""
+
+    def __init__(self, feeds: Any) -> None:
+        self.feeds = feeds
+
+    def get_next(self) -> Any:
+        """The next sample, or None."""
+        return next(self.feeds, None)
+
+    def __iter__(self) -> Any:
+        return self.feeds
+
+
+def quantize(model: ir.Model, options: FrontOptions) -> ir.Model:
+    """The model in QDQ form: int8 weights by channel, 8-bit activations by tensor.
+
+    Raises:
+        CompileError: the calibration data cannot be used, or onnxruntime cannot run the model.
+    """
+    proto = ir.to_proto(model)
+    proto.ir_version = min(proto.ir_version, 10)
+    ranges = _ranges(proto, model, options)
+    _share_concat_ranges(model, ranges)
+    quantised = _to_qdq(proto, ranges, options)
+    if options.save_qdq:
+        onnx.save(quantised, options.save_qdq)
+    result = ir.from_proto(quantised)
+    result.metadata_props.update(model.metadata_props)
+    common.TopologicalSortPass()(result)
+    name_nodes(result)
+    fold(result)
+    return result
+
+
+def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> Any:
+    from onnxruntime.quantization import CalibrationMethod, calibrate
+
+    methods = {
+        "minmax": (CalibrationMethod.MinMax, {}),
+        "percentile": (CalibrationMethod.Percentile, {"percentile": options.percentile}),
+        "entropy": (CalibrationMethod.Entropy, {}),
+    }
+    if options.method not in methods:
+        raise CompileError(f"unknown calibration method {options.method!r}", f"use one of {', '.join(methods)}")
+    method, extra = methods[options.method]
+    feeds = samples(model, options.calibration, options.preprocess)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(proto, path)
+        try:
+            calibrator = calibrate.create_calibrator(
+                path, QUANTISED, augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                calibrate_method=method, extra_options=extra,
+            )  # fmt: skip
+            calibrator.collect_data(_Reader(feeds))
+            return calibrator.compute_data()
+        except CompileError:
+            raise
+        except Exception as error:
+            raise CompileError(f"onnxruntime cannot run the model for calibration: {error}", "check that it runs in onnxruntime") from None
+
+
+def _share_concat_ranges(model: ir.Model, ranges: Any) -> None:
+    """One range for the inputs and output of each Concat whose input is another Concat or is used elsewhere."""
+    groups: dict[str, str] = {}
+
+    def leader(name: str) -> str:
+        while groups.get(name, name) != name:
+            name = groups[name]
+        return name
+
+    for node in model.graph:
+        if node.op_type not in ("Concat", "MaxPool"):
+            continue
+        reused = node.op_type == "MaxPool" or any(v is not None and len(v.uses()) > 1 for v in node.inputs)
+        for value in node.inputs if reused else ():
+            if value is not None:
+                groups[leader(value.name or "")] = leader(node.outputs[0].name or "")
+    members: dict[str, list[str]] = {}
+    for name in groups:
+        members.setdefault(leader(name), []).append(name)
+    for chief, names in members.items():
+        known = [n for n in {chief, *names} if n in ranges.data]
+        if not known:
+            continue
+        low = np.min([np.min(ranges.data[n].lowest) for n in known]).astype(np.float32)
+        high = np.max([np.max(ranges.data[n].highest) for n in known]).astype(np.float32)
+        for n in known:
+            ranges.data[n].lowest, ranges.data[n].highest = low, high
+
+
+def _to_qdq(proto: onnx.ModelProto, ranges: Any, options: FrontOptions) -> onnx.ModelProto:
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    kind = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[options.activations]
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        quantizer = QDQQuantizer(proto, True, False, QuantType.QInt8, kind, ranges, [], [], QUANTISED, {})
+        quantizer.quantize_model()
+    finally:
+        logging.getLogger().setLevel(level)
+    result: onnx.ModelProto = quantizer.model.model
+    return result
