@@ -1,1 +1,1 @@
-
+"""ONNX models become programs."""

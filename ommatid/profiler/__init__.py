@@ -1,1 +1,1 @@
-
+"""Where the cycles go: profiles, tables and comparisons."""

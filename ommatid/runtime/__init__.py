@@ -1,1 +1,1 @@
-
+"""Sessions in onnxruntime's manner, on the simulator."""

@@ -1,1 +1,1 @@
-
+"""Programs run: functionally, bit by bit, and in time."""

@@ -1,0 +1,54 @@
+"""The host's part of a run: quantising inputs, dequantising outputs, CPU partitions in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ommatid.isa.program import Partition, Quantization, Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+def quantize(real: Array, quantization: Quantization) -> Array:
+    """QuantizeLinear: a float32 array as int8 or uint8, rounded half to even."""
+    info = np.iinfo(quantization.dtype)
+    steps = np.rint(real.astype(np.float32) / np.float32(quantization.scale)) + np.float32(quantization.zero_point)
+    return np.clip(steps, info.min, info.max).astype(quantization.dtype)
+
+
+def dequantize(q: Array, quantization: Quantization) -> Array:
+    """DequantizeLinear: int8 or uint8 as float32."""
+    return (q.astype(np.int32) - quantization.zero_point).astype(np.float32) * np.float32(quantization.scale)
+
+
+def to_memory(onnx_array: Array, tensor: Tensor) -> Array:
+    """An ONNX tensor as its bytes lie in memory."""
+    order = np.argsort(tensor.to_onnx)
+    return onnx_array.reshape(tensor.onnx_shape).transpose(order).reshape(tensor.shape)
+
+
+def to_onnx(memory: Array, tensor: Tensor) -> Array:
+    """The ONNX tensor of bytes as they lie in memory."""
+    return np.ascontiguousarray(memory.reshape(tensor.shape).transpose(tensor.to_onnx).reshape(tensor.onnx_shape))
+
+
+class CpuPartition:
+    """A CPU partition: an ONNX Runtime session, made at its first use."""
+
+    def __init__(self, partition: Partition) -> None:
+        self.partition = partition
+        self._session: Any = None
+
+    def run(self, values: dict[str, Array]) -> dict[str, Array]:
+        """Its outputs by name, from values by name."""
+        if self._session is None:
+            import onnxruntime
+
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
+            self._session = onnxruntime.InferenceSession(self.partition.model, options, providers=["CPUExecutionProvider"])
+        feeds = {name: values[name] for name in self.partition.inputs}
+        return dict(zip(self.partition.outputs, self._session.run(list(self.partition.outputs), feeds), strict=True))
