@@ -20,20 +20,21 @@ from ommatid.isa.program import Tensor
 
 def fuse(network: Network) -> Network:
     """The network with element-wise layers and concat tables joined to their producers where they fit."""
+    tensors = dict(network.tensors)
     stages = tuple(
-        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), network)) for stage in network.stages
+        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), network, tensors)) for stage in network.stages
     )
-    return replace(network, stages=stages)
+    return replace(network, stages=stages, tensors=tensors)
 
 
-def _fuse_stage(layers: list[Layer], network: Network) -> tuple[Layer, ...]:
+def _fuse_stage(layers: list[Layer], network: Network, tensors: dict[str, Tensor]) -> tuple[Layer, ...]:
     readers = Counter(name for layer in layers for name in operands(layer))
     alone = {name for name, count in readers.items() if count == 1} - network.kept - network.fed
     place = {layer.output: i for i, layer in enumerate(layers)}
     result: list[Layer | None] = [replace(layer, steps=compose(layer.steps)) for layer in layers]
     for i, layer in enumerate(layers):
         if isinstance(layer.operation, Concat):
-            result[i] = _concat_tables(result, i, alone, place)
+            result[i] = _concat_tables(result, i, alone, place, tensors)
             continue
         joined = _join(result, i, alone, place, network.tensors)
         if joined is not None:
@@ -88,12 +89,12 @@ def compose(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 
 def _concat_tables(
-    result: list[Layer | None], i: int, alone: set[str], place: dict[str, int]
+    result: list[Layer | None], i: int, alone: set[str], place: dict[str, int], tensors: dict[str, Tensor]
 ) -> Layer:
-    """The Concat without the tables that its producers could take over."""
+    """The Concat without the tables that its producers could take over; what they then write is a new tensor."""
     layer = result[i]
     assert layer is not None and isinstance(layer.operation, Concat)
-    tables = list(layer.operation.tables)
+    tables, inputs = list(layer.operation.tables), list(layer.inputs)
     for k, (name, table) in enumerate(zip(layer.inputs, tables, strict=True)):
         at = place.get(name, -1)
         producer = result[at] if at >= 0 else None
@@ -101,6 +102,8 @@ def _concat_tables(
             continue
         steps = compose((*producer.steps, Table(table)))
         if isinstance(producer.operation, Conv | Map | Mean) and fits_chain(steps):
-            result[at] = replace(producer, steps=steps)
-            tables[k] = None
-    return replace(layer, operation=replace(layer.operation, tables=tuple(tables)))
+            part = f"{layer.output}@{k}"
+            tensors[part] = replace(tensors[name], name=part, quantization=tensors[layer.output].quantization)
+            result[at] = replace(producer, steps=steps, output=part)
+            inputs[k], tables[k] = part, None
+    return replace(layer, inputs=tuple(inputs), operation=replace(layer.operation, tables=tuple(tables)))

@@ -32,7 +32,7 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int, dra
     """Write ``wait`` and ``signal`` of every instruction of a one-core stream, in place.
 
     ``dram_base`` to ``dram_bytes`` is the part of DRAM that instructions write (bytes). An ``end`` waits for
-    all that stands before it, and all that stands after waits for it.
+    all of its partition.
     """
     engine = engines_of(stream)
     table = accesses(stream, target)
@@ -96,18 +96,14 @@ def _conflicts(
 
 
 def _fence(engine: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
-    """An ``end`` comes after everything before it and before everything after it."""
-    ends = np.flatnonzero(engine == Engine.CTL)
+    """An ``end`` comes after everything before it; partitions are started one after the other by the host."""
     begin = 0
-    for end in ends:
+    for end in np.flatnonzero(engine == Engine.CTL):
+        need[begin : end + 1][need[begin : end + 1] < begin] = -1
         for queue in range(QUEUES):
             mine = np.flatnonzero(engine[begin:end] == queue)
             if len(mine):
                 need[end, queue] = begin + mine[-1]
-            later = np.flatnonzero(engine[end + 1 :] == queue)
-            if len(later) and queue != Engine.CTL:
-                first = end + 1 + later[0]
-                need[first, Engine.CTL] = max(need[first, Engine.CTL], end)
         begin = end + 1
 
 

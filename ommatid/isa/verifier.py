@@ -153,16 +153,13 @@ def _order_and_data(program: Program, table: Array) -> list[str]:
     engine = np.array([BY_OPCODE[int(op)].engine for op in stream["opcode"]], np.int64)
     queue = stream["core"].astype(np.int64) * 5 + engine
     masks = (stream["wait"].astype(np.int64), stream["signal"].astype(np.int64))
-    order, clock, left = _run_queues(queue, *masks)
-    problems = []
-    if len(order) < len(stream):
-        stuck = sorted(set(range(len(stream))) - set(order.tolist()))[0]
-        return [f"deadlock: {describe(program, stuck)} can never start"]
-    for source, to in np.argwhere(left > 0):
-        problems.append(f"{left[source, to]} token(s) from queue {source} to queue {to} are never taken")
-    for first, last in [(p.begin, p.end) for p in program.partitions if p.placement == "npu"]:
-        problems += _unfinished(program, queue, clock, first, last)
-    problems += _overtaken(program, queue, clock)
+    order, clock = np.arange(len(stream)), np.full((len(stream), QUEUES), -1, np.int64)
+    problems: list[str] = []
+    for partition in program.partitions:
+        if partition.placement == "npu":
+            problems += _run_partition(program, partition.begin, partition.end, queue, masks, order, clock)
+    if any(problem.startswith("deadlock") for problem in problems):
+        return problems
     for memory in Memory:
         for core in range(program.target.cores if memory != Memory.DRAM else 1):
             part = table[table["memory"] == memory]
@@ -171,6 +168,24 @@ def _order_and_data(program: Program, table: Array) -> list[str]:
             if len(part):
                 problems += _shadowed(program, part, order, queue, clock, memory)
     return problems
+
+
+def _run_partition(
+    program: Program, begin: int, end: int, queue: Array, masks: tuple[Array, Array], order: Array, clock: Array
+) -> list[str]:
+    """Run one partition's queues; fills its part of ``order`` and ``clock``. What came before it is over."""
+    part = slice(begin, end)
+    ran, times, left = _run_queues(queue[part], masks[0][part], masks[1][part])
+    if len(ran) < end - begin:
+        stuck = min(set(range(end - begin)) - set(ran.tolist()))
+        return [f"deadlock: {describe(program, begin + stuck)} can never start"]
+    order[part] = ran + begin
+    clock[part] = times + begin  # none (-1) becomes the last instruction before the partition
+    problems = [
+        f"{left[source, to]} token(s) from queue {source} to queue {to} are never taken"
+        for source, to in np.argwhere(left > 0)
+    ]
+    return problems + _unfinished(program, queue, clock, begin, end)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -257,17 +272,6 @@ def _unfinished(program: Program, queue: Array, clock: Array, first: int, last: 
         latest = first + int(np.flatnonzero(queue[first:end] == q)[-1])
         if clock[end, q] < latest and queue[end] != q:
             problems.append(f"{describe(program, end)} does not wait for {describe(program, latest)}")
-    return problems
-
-
-def _overtaken(program: Program, queue: Array, clock: Array) -> list[str]:
-    """Instructions that could start before the partition before theirs has ended."""
-    problems = []
-    npu = [p for p in program.partitions if p.placement == "npu"]
-    for before, after in zip(npu, npu[1:], strict=False):
-        end = before.end - 1
-        late = np.flatnonzero(clock[after.begin : after.end, queue[end]] < end)
-        problems += [f"{describe(program, after.begin + int(i))} does not wait for the partition before" for i in late[:3]]
     return problems
 
 

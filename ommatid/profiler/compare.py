@@ -1,0 +1,200 @@
+"""Comparison of a program with a reference that we did not write: ONNX Runtime, tensor by tensor.
+
+Mode ``single`` feeds every layer the reference's own inputs, by overwriting each tensor in memory as soon as
+it has been compared; mode ``entire`` lets errors add up as they do in use.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ommatid.isa.program import Placed, Program
+from ommatid.runtime.host import CpuPartition, dequantize, to_memory, to_onnx
+from ommatid.runtime.session import execute, placed_by_name
+from ommatid.simulator.functional import Machine
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+
+
+@dataclass
+class TensorReport:
+    """What was found of one tensor, over all samples.
+
+    ``max_abs_error`` is in real units, ``max_steps`` in steps of the tensor's scale; ``evidence`` says whether
+    its values were varied enough to count (design 3.8); ``exact`` whether onnxruntime held an exact kernel.
+    """
+
+    name: str
+    mode: str
+    reference: str
+    sqnr_db: float = 0.0
+    cosine: float = 1.0
+    max_abs_error: float = 0.0
+    max_steps: int = 0
+    equal: float = 1.0
+    evidence: bool = False
+    exact: bool = False
+    _signal: float = 0.0
+    _noise: float = 0.0
+    _dot: float = 0.0
+    _norm: float = 0.0
+    _equal: int = 0
+    _count: int = 0
+    _values: set[int] = field(default_factory=set)
+    _limits: int = 0
+
+    def add(self, ours: Array, reference: Array, step: float) -> None:
+        """Count one sample of real values."""
+        a, b = ours.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
+        error = np.abs(a - b)
+        self._signal += float(b @ b)
+        self._noise += float(error @ error)
+        self._dot += float(a @ b)
+        self._norm += float(a @ a)
+        self._count += a.size
+        self._equal += int((error < step / 2).sum())
+        self.max_abs_error = max(self.max_abs_error, float(error.max(initial=0)))
+        self.max_steps = max(self.max_steps, round(float(error.max(initial=0)) / step))
+        self.sqnr_db = 10 * float(np.log10(max(self._signal, 1e-30) / max(self._noise, self._signal * 1e-12, 1e-30)))
+        self.cosine = self._dot / max(float(np.sqrt(self._signal * self._norm)), 1e-30) if self._signal else 1.0
+        self.equal = self._equal / max(self._count, 1)
+
+    def witness(self, codes: Array, zero_point: int) -> None:
+        """Judge whether the reference's codes are varied enough to prove anything (design 3.8)."""
+        info = np.iinfo(codes.dtype)
+        self._values |= set(np.unique(codes).tolist())
+        self._limits += sum(int((codes == limit).sum()) for limit in (info.min, info.max) if limit != zero_point)
+        needed = 32 if codes.size >= 256 else 4
+        self.evidence = len(self._values) >= needed and self._limits <= 0.05 * max(self._count, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The keys of ``compare`` (design 7)."""
+        keys = ("name", "mode", "reference", "sqnr_db", "cosine", "max_abs_error", "equal")
+        return {key: getattr(self, key) for key in keys}
+
+
+def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """The model with these tensors as further outputs; those that it does not have are left out."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    produced = {o for node in copy.graph.node for o in node.output}
+    have = {o.name for o in copy.graph.output}
+    for name in dict.fromkeys(names):
+        if name in produced and name not in have:
+            copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    return copy
+
+
+@dataclass(frozen=True)
+class Reference:
+    """onnxruntime on a model with tensors exposed. ``exact`` are outputs of its QLinear kernels."""
+
+    session: Any
+    names: tuple[str, ...]
+    exact: frozenset[str]
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """All exposed tensors and outputs by name."""
+        return dict(zip(self.names, self.session.run(list(self.names), dict(feeds)), strict=True))
+
+
+EXACT_KERNELS = ("QLinearConv", "QLinearMatMul", "QGemm")
+
+
+def make_reference(model: onnx.ModelProto, names: Iterable[str]) -> Reference:
+    """onnxruntime on the model, exposing ``names``; its optimised graph says which kernels are exact."""
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+        # one level below all: layouts stay ONNX's, so that the kernels' outputs keep their names
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        session = onnxruntime.InferenceSession(
+            exposed(model, names).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        optimised = onnx.load(options.optimized_model_filepath)
+    exact = {o for node in optimised.graph.node if node.op_type in EXACT_KERNELS for o in node.output}
+    outputs = tuple(o.name for o in session.get_outputs())
+    return Reference(session, outputs, frozenset(exact))
+
+
+def layerwise(program: Program, qdq: onnx.ModelProto, samples: Sequence[Feeds], mode: str = "single") -> list[TensorReport]:
+    """Every tensor of the program that onnxruntime has too, on the same QDQ model."""
+    reference = make_reference(qdq, [p.tensor.name for p in program.placed])
+    reports: dict[str, TensorReport] = {}
+    for feeds in samples:
+        expected = reference.run(feeds)
+        _run_beside(program, feeds, expected, reports, mode, reference.exact)
+    return list(reports.values())
+
+
+def _run_beside(
+    program: Program, feeds: Feeds, expected: Mapping[str, Array], reports: dict[str, TensorReport], mode: str, exact: frozenset[str]
+) -> None:
+    machine = Machine(program)
+    ready: dict[int, list[Placed]] = defaultdict(list)
+    for placed in program.placed:
+        if placed.layer >= 0:
+            ready[placed.ready].append(placed)
+
+    def compare(m: Machine, index: int) -> None:
+        for placed in ready.get(index, ()):
+            tensor = placed.tensor
+            if tensor.name not in expected or expected[tensor.name].dtype != np.dtype(tensor.quantization.dtype):
+                continue
+            codes = expected[tensor.name]
+            ours = to_onnx(m.read(placed), tensor)
+            report = reports.setdefault(tensor.name, TensorReport(tensor.name, mode, "qdq", exact=tensor.name in exact))
+            report.add(
+                dequantize(ours, tensor.quantization), dequantize(codes, tensor.quantization), tensor.quantization.scale
+            )
+            report.witness(codes, tensor.quantization.zero_point)
+            if mode == "single":
+                m.write(placed, to_memory(codes, tensor))
+
+    cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
+    execute(program, machine, placed_by_name(program), dict(feeds), cpu, on_ready=compare)
+
+
+def against_float(program: Program, model: onnx.ModelProto, samples: Sequence[Feeds]) -> list[TensorReport]:
+    """Every tensor of the program whose float original the model has, errors adding up (mode ``entire``)."""
+    originals = {p.tensor.name: _original(p.tensor.name) for p in program.placed}
+    reference = make_reference(model, originals.values())
+    reports: dict[str, TensorReport] = {}
+    for feeds in samples:
+        real = reference.run(feeds)
+        machine = Machine(program)
+        ready: dict[int, list[Placed]] = defaultdict(list)
+        for placed in program.placed:
+            if placed.layer >= 0 and originals[placed.tensor.name] in real:
+                ready[placed.ready].append(placed)
+
+        def compare(m: Machine, index: int, ready: Any = ready, real: Any = real) -> None:
+            for placed in ready.get(index, ()):
+                name, tensor = originals[placed.tensor.name], placed.tensor
+                if real[name].shape == tensor.onnx_shape:
+                    report = reports.setdefault(name, TensorReport(name, "entire", "float"))
+                    ours = dequantize(to_onnx(m.read(placed), tensor), tensor.quantization)
+                    report.add(ours, real[name], tensor.quantization.scale)
+
+        cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
+        execute(program, machine, placed_by_name(program), dict(feeds), cpu, on_ready=compare)
+    return list(reports.values())
+
+
+def _original(name: str) -> str:
+    """The float tensor that onnxruntime's quantiser made a quantised tensor from."""
+    return name.removesuffix("_QuantizeLinear_Output")
+
