@@ -122,9 +122,16 @@ def requantisation(walk: Walk, name: str, weights: Array, weight_scales: Array, 
     scale = np.float32(walk.tensor(name).quantization.scale)
     products = (scale * weight_scales).astype(np.float32)
     biases = quantised_bias(walk, bias, products, len(weights))
-    worst = np.abs(weights.astype(np.int64)).reshape(len(weights), -1).sum(axis=1) * 255 + np.abs(biases.astype(np.int64))
-    if worst.max(initial=0) >= 2**31:
-        raise Unsupported("an int32 accumulator could overflow")
+    quantization = walk.tensor(name).quantization
+    info = np.iinfo(quantization.dtype)
+    low, high = info.min - quantization.zero_point, info.max - quantization.zero_point
+    wide = weights.astype(np.int64).reshape(len(weights), -1)
+    positive, negative = np.maximum(wide, 0).sum(axis=1), np.minimum(wide, 0).sum(axis=1)
+    largest = biases + positive * high + negative * low
+    smallest = biases + positive * low + negative * high
+    if largest.max(initial=0) >= 2**31 or smallest.min(initial=0) < -(2**31):
+        channel = int(np.argmax(np.maximum(largest, -smallest)))
+        raise Unsupported(f"the int32 accumulator of output channel {channel} could overflow (its bias is {biases[channel]})")
     return biases, (products / np.float32(out.scale)).astype(np.float32)
 
 
