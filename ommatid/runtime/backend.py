@@ -1,4 +1,4 @@
-"""ONNX's backend interface: ``onnx.backend.test`` and other clients run models on the simulated NPU with it."""
+"""ONNX's backend interface: its test suite and other clients run models on the simulated NPU with it."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ class ImageError(ValueError):
 class Preprocess:
     """How an image becomes an input: ``(pixel / 255 - mean) / std`` by channel, in the order of ``color``.
 
-    ``mean`` and ``std`` hold one number, or one a channel. ``stretch`` ignores the aspect ratio; ``letterbox``
-    keeps it and centres the image on grey.
+    ``mean`` and ``std`` hold one number, or one a channel. ``stretch`` ignores the aspect ratio;
+    ``letterbox`` keeps it and centres the image on grey.
 
     Raises:
         ImageError: an unknown choice, or a mean or std that is not finite (std: not above zero).
@@ -57,7 +57,7 @@ class Preprocess:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def __call__(self, image: Any, shape: tuple[int, ...]) -> Array:
-        """An image (path, PIL image or uint8 [h, w] or [h, w, channels]) as float32 of ``shape`` (1, c, h, w).
+        """An image (path, PIL image, uint8 [h, w] or [h, w, channels]) as float32 of ``shape`` (1, c, h, w).
 
         Raises:
             ImageError: the file is no image, or the shape is none of an image.
