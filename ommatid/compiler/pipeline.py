@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,31 +17,40 @@ from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.tokens import add_tokens
+from ommatid.isa import release
 from ommatid.isa.program import Layer as ProgramLayer
 from ommatid.isa.program import Placed, Program
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
 
-Estimate = Callable[[Program], int]
-
-
 def compile_model(
-    model: Any, target: str | Path | Target = "ommatid-1k", options: FrontOptions | None = None, optimize: int = 2,
-    info: dict[str, Any] | None = None,
+    model: Any, target: str | Path | Target = "ommatid-1k", optimize: int = 2, info: dict[str, Any] | None = None,
+    **options: Any,
 ) -> Program:  # fmt: skip
     """Compile an ONNX model (path, bytes or ModelProto) for a target.
 
-    ``optimize`` 0 keeps every layer apart; 1 and above fuse. ``info`` is stored in the program.
+    Args:
+        target: the name of a preset, the path of a TOML file, or a Target.
+        optimize: 0 keeps every layer apart; 1 and above fuse.
+        info: plain data stored in the program: how it was made.
+        options: the fields of FrontOptions: shapes, inputs, outputs, calibration, activations ...
 
     Raises:
         CompileError: the model cannot be used, or the program does not fit the target.
         TargetError: no such target.
     """
-    options = options or FrontOptions()
     chip = target if isinstance(target, Target) else load_target(target)
-    network = build_network(model, options)
+    front = FrontOptions(**options)
+    network = build_network(model, front)
     _dump("network", network_text(network))
-    return compile_network(network, chip, optimize, info)
+    made = {"optimize": optimize, "ommatid": release(), **(info or {})}
+    if front.calibration is None:
+        made.setdefault("calibration", "none given: seeded random data, unless the model was quantised already")
+    return compile_network(network, chip, optimize, made)
+
+
+#: The public name.
+compile_onnx = compile_model
 
 
 def compile_network(

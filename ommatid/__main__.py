@@ -1,0 +1,5 @@
+"""``python -m ommatid``."""
+
+from ommatid.cli.main import main
+
+main()

@@ -1,0 +1,53 @@
+"""A profile as a table for people."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+
+from ommatid.profiler.profile import LayerProfile, Profile
+
+
+def show(result: Profile, console: Console, most: int | None = None) -> None:
+    """Print a profile: totals, engines, and its layers (the ``most`` costliest, or all in order)."""
+    console.print(summary(result))
+    console.print(layer_table(result, most))
+
+
+def summary(result: Profile) -> RenderableType:
+    """Cycles, time and the engines' use."""
+    table = Table(title=None, show_header=True, header_style="bold")
+    for name, justify in (("engine", "left"), ("busy", "right"), ("token", "right"), ("dram", "right"), ("fetch", "right"), ("idle", "right")):
+        table.add_column(name, justify="left" if justify == "left" else "right")
+    total = max(result.cycles, 1)
+    for e in result.engines:
+        if e.engine != "ctl":
+            shares = [e.busy_cycles, *(e.stall_cycles[c] for c in ("token", "dram", "fetch")), e.idle_cycles]
+            table.add_row(e.engine, *(f"{100 * s / total:.1f}%" for s in shares))
+    line = f"{result.cycles:,} cycles, {result.latency_ms:.3f} ms, {result.fps:.1f} frames/s, bound by {result.bound}"
+    return Group(line, table)
+
+
+def layer_table(result: Profile, most: int | None = None) -> Table:
+    """One row a layer, with its ONNX nodes."""
+    rows = list(result.layers)
+    if most is not None:
+        rows = sorted(rows, key=lambda row: -row.cycles)[:most]
+    table = Table(show_header=True, header_style="bold")
+    for name in ("layer", "op"):
+        table.add_column(name, overflow="fold")
+    for name in ("cycles", "share", "MACs", "DRAM bytes", "efficiency"):
+        table.add_column(name, justify="right")
+    table.add_column("bound")
+    table.add_column("ONNX nodes", overflow="ellipsis", no_wrap=True, max_width=44)
+    for row in rows:
+        table.add_row(*_cells(row, result.cycles))
+    return table
+
+
+def _cells(row: LayerProfile, total: int) -> tuple[str, ...]:
+    return (
+        row.name, row.op, f"{row.cycles:,}", f"{100 * row.cycles / max(total, 1):.1f}%", f"{row.macs:,}" if row.macs else "",
+        f"{row.dram_bytes:,}" if row.dram_bytes else "", f"{100 * row.efficiency:.0f}%" if row.efficiency else "",
+        row.bound if row.cycles else "", ", ".join(row.nodes),
+    )  # fmt: skip
