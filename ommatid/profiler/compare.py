@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ommatid.compiler.calibration import samples
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.model import import_model, to_proto
 from ommatid.isa.program import Placed, Program
 from ommatid.runtime.host import CpuPartition, dequantize, to_memory, to_onnx
 from ommatid.runtime.session import execute, placed_by_name
@@ -198,3 +201,20 @@ def _original(name: str) -> str:
     """The float tensor that onnxruntime's quantiser made a quantised tensor from."""
     return name.removesuffix("_QuantizeLinear_Output")
 
+
+
+def compare_files(program: Program, model: str, data: Any, mode: str, preprocess: Any) -> list[TensorReport]:
+    """Reports of a program against the ONNX model that it was made from, float or QDQ.
+
+    Raises:
+        CompileError: the model or the data cannot be used.
+    """
+    shapes = {p.name: p.shape for p in program.inputs}
+    imported = import_model(model, shapes)
+    feeds = list(samples(imported, data, preprocess))
+    quantised = any(node.op_type == "QuantizeLinear" for node in imported.graph)
+    if quantised:
+        return layerwise(program, to_proto(imported), feeds, mode)
+    if mode == "single":
+        raise CompileError(f"{model}: is not a QDQ model, which mode single needs", "save one with compile --save-qdq")
+    return against_float(program, to_proto(imported), feeds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
@@ -51,3 +54,15 @@ def _cells(row: LayerProfile, total: int) -> tuple[str, ...]:
         f"{row.dram_bytes:,}" if row.dram_bytes else "", f"{100 * row.efficiency:.0f}%" if row.efficiency else "",
         row.bound if row.cycles else "", ", ".join(row.nodes),
     )  # fmt: skip
+
+
+def to_csv(result: Profile) -> str:
+    """The layers as CSV, with a row for idle cycles; its cycles sum to the total."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["name", "op", "nodes", "cycles", "macs", "dram_bytes", "efficiency", "bound"])
+    for row in result.layers:
+        efficiency = "" if row.efficiency is None else f"{row.efficiency:.6f}"
+        writer.writerow([row.name, row.op, " ".join(row.nodes), row.cycles, row.macs, row.dram_bytes, efficiency, row.bound])
+    writer.writerow(["idle", "", "", result.idle_cycles, 0, 0, "", ""])
+    return buffer.getvalue()
