@@ -12,7 +12,7 @@ from onnx.backend.base import Backend, BackendRep
 from ommatid.runtime.session import InferenceSession
 
 
-class OmmatidRep(BackendRep):  # type: ignore[misc]
+class OmmatidRep(BackendRep):
     """A compiled model."""
 
     def __init__(self, session: InferenceSession) -> None:
@@ -34,7 +34,7 @@ class OmmatidRep(BackendRep):  # type: ignore[misc]
         return tuple(self.session.run(None, {name: np.asarray(value) for name, value in feeds.items()}))
 
 
-class OmmatidBackend(Backend):  # type: ignore[misc]
+class OmmatidBackend(Backend):
     """The backend; options of ``prepare`` are those of ``ommatid.compile``."""
 
     @classmethod

@@ -71,7 +71,8 @@ class Preprocess:
 
 def preprocess_from(table: Mapping[str, Any]) -> Preprocess:
     """The options in a program's ``info["preprocess"]``."""
-    return Preprocess(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})
+    mean, std = (tuple(float(v) for v in table[name]) for name in ("mean", "std"))
+    return Preprocess(mean, std, table["color"], table["resize"])
 
 
 def image_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
