@@ -1,0 +1,203 @@
+"""The demo: RapidOCR reads a scanned page while its text detector runs as NPU instructions.
+
+RapidOCR's code is used as it is; only the class that it makes its detector's session from is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ommatid.isa.program import Program
+from ommatid.isa.program_file import write_whole
+from ommatid.profiler.profile import Profile, profile
+from ommatid.runtime.cache import cache_folder
+from ommatid.runtime.session import InferenceSession
+
+Array = np.ndarray[Any, Any]
+DETECTOR = "ch_PP-OCRv4_det_infer.onnx"
+#: What RapidOCR makes of the 191 x 384 page before it calls the detector.
+SHAPE = (1, 3, 736, 1472)
+#: Ranges by which the detector keeps the page's lines in 8 bits (plain ones lose some).
+RECIPE: dict[str, Any] = {"activations": "uint8", "method": "minmax"}
+
+
+class DemoError(ValueError):
+    """The demo's extra packages are missing; ``hint`` says how to get them."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo read and measured."""
+
+    lines: list[str]
+    expected: list[str]
+    boxes: list[Any]
+    profile: Profile
+    session: InferenceSession
+    picture: str
+    target: str
+    npu_macs_share: float
+
+    def facts(self) -> dict[str, Any]:
+        """The keys of ``demo --json``."""
+        return {
+            "lines": self.lines,
+            "expected": self.expected,
+            "cycles": self.session.cycles,
+            "latency_ms": self.session.cycles / self.session.program.target.clock_mhz / 1e3,
+            "utilization": self.profile.utilization,
+            "picture": self.picture,
+            "program": self.session.program.target.name,
+            "npu_macs_share": self.npu_macs_share,
+        }
+
+
+def page() -> Array:
+    """scikit-image's scanned page with three channels, uint8 [191, 384, 3]."""
+    from skimage import data
+
+    return np.stack([data.page()] * 3, axis=-1)
+
+
+def run_demo(picture: str, target: str = "ommatid-1k") -> DemoResult:
+    """Compile the detector (once; then from the cache), read the page, and draw its boxes into ``picture``.
+
+    Raises:
+        DemoError: the ``[demo]`` extra is not installed.
+        OSError: the picture cannot be written.
+    """
+    _check_packages()
+    expected = read(page())[1]
+    session = detector_session(target)
+    boxes, lines = read(page(), session)
+    write_whole(picture, drawn(page(), boxes))
+    return DemoResult(
+        lines, expected, boxes, profile(session.program), session, picture, session.program.target.name, npu_macs_share(session.program)
+    )
+
+
+def _check_packages() -> None:
+    try:
+        import rapidocr_onnxruntime  # noqa: F401
+        import skimage  # noqa: F401
+    except ImportError as error:
+        raise DemoError(f"the demo needs the package {error.name!r}", 'pip install "ommatid[demo]" (Python 3.11 or 3.12)') from None
+
+
+def detector_path() -> Path:
+    """The detector's ONNX file inside RapidOCR's package."""
+    import rapidocr_onnxruntime
+
+    return Path(rapidocr_onnxruntime.__file__).parent / "models" / DETECTOR
+
+
+def detector_session(target: str) -> InferenceSession:
+    """The detector on the NPU, calibrated on what RapidOCR feeds it for views of the page."""
+    folder = cache_folder() / "demo-calibration"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, view in enumerate(calibration_views()):
+        path = folder / f"{number}.npy"
+        if not path.exists():
+            buffer = io.BytesIO()
+            np.save(buffer, detector_input(view))
+            write_whole(path, buffer.getvalue())
+    return InferenceSession(detector_path(), target=target, shapes={"x": SHAPE}, calibration=str(folder), **RECIPE)
+
+
+def calibration_views() -> list[Array]:
+    """The page as it is, upside down, and brighter."""
+    image = page()
+    return [image, image[::-1, ::-1].copy(), np.clip(image.astype(np.int32) + 30, 0, 255).astype(np.uint8)]
+
+
+class _Recorder:
+    """A session that keeps its last feed."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.feed: Array | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, names: Any, feeds: dict[str, Array], *rest: Any) -> Any:
+        """The session's own results."""
+        self.feed = next(iter(feeds.values()))
+        return self.session.run(names, feeds, *rest)
+
+
+def detector_input(image: Array) -> Array:
+    """What RapidOCR feeds its detector for a page, float32 of SHAPE."""
+    import onnxruntime
+
+    recorder = _Recorder(onnxruntime.InferenceSession(str(detector_path()), providers=["CPUExecutionProvider"]))
+    read(image, recorder)
+    assert recorder.feed is not None
+    return recorder.feed.astype(np.float32)
+
+
+@contextlib.contextmanager
+def detector_replaced(session: Any) -> Iterator[None]:
+    """RapidOCR makes its detector's session of ours while this lasts."""
+    from rapidocr_onnxruntime.utils import infer_engine
+
+    original = infer_engine.InferenceSession
+
+    def make(path: Any, *args: Any, **kwargs: Any) -> Any:
+        return session if session is not None and Path(str(path)).name == DETECTOR else original(path, *args, **kwargs)
+
+    infer_engine.InferenceSession = make
+    try:
+        yield
+    finally:
+        infer_engine.InferenceSession = original
+
+
+def read(image: Array, session: Any = None) -> tuple[list[Any], list[str]]:
+    """RapidOCR's boxes and lines of text; its detector is ``session`` if given."""
+    from rapidocr_onnxruntime import RapidOCR
+
+    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
+    with detector_replaced(session):
+        result, _ = RapidOCR()(image)
+    rows = result or []
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def drawn(image: Array, boxes: list[Any]) -> bytes:
+    """The image three times as large with the boxes drawn, as PNG."""
+    from PIL import Image, ImageDraw
+
+    scale = 3
+    canvas = Image.fromarray(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(canvas)
+    for box in boxes:
+        points = [(x * scale, y * scale) for x, y in box]
+        draw.line([*points, points[0]], fill=(220, 30, 60), width=4)
+    buffer = io.BytesIO()
+    canvas.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def npu_macs_share(program: Program) -> float:
+    """The part of the network's multiply-accumulates that runs on the NPU; CPU partitions of no MAC node count nothing."""
+    import onnx
+
+    on_cpu = 0
+    for partition in program.partitions:
+        if partition.model:
+            graph = onnx.load_from_string(partition.model).graph
+            on_cpu += sum(node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") for node in graph.node)
+    return 1.0 if not on_cpu else program.macs / (program.macs + 1)
