@@ -1,0 +1,258 @@
+"""Cycle counts of small programs, each derived by hand from the rules of docs/isa.md, section "Time".
+
+On ommatid-1k: DRAM 12.8 B a cycle, latency 100 cycles, bursts of 64 B; an instruction is 128 B, so fetching
+n <= 32 instructions takes 10 n cycles before any starts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ommatid.isa.instructions import Engine
+from ommatid.isa.program import Program
+from ommatid.isa.target import load_target
+from ommatid.simulator.functional import Machine
+from ommatid.simulator.timing import EngineTime, SimulationError, Timing, simulate
+from tests.isa.builder import Builder
+
+
+def account(timing: Timing, engine: str, core: int = 0) -> EngineTime:
+    return next(e for e in timing.engines if (e.core, e.engine) == (core, engine))
+
+
+def check_accounts(timing: Timing) -> None:
+    """Busy, stalled and idle cycles of every engine make up the run."""
+    for engine in timing.engines:
+        parts = [engine.busy_cycles, engine.idle_cycles, *engine.stall_cycles.values()]
+        assert min(parts) >= 0
+        assert sum(parts) == timing.cycles
+
+
+def test_load_takes_bandwidth_then_latency() -> None:
+    b = Builder()
+    b.load(run=1280)
+    timing = simulate(b.program())
+    # fetch 128 / 12.8 = 10; data 1280 / 12.8 = 100, the engine is free; the last bytes arrive 100 later
+    assert [timing.start[0], timing.released[0], timing.finish[0]] == [10, 110, 210]
+    assert timing.cycles == 210
+    assert timing.dram_bytes == 1280 + 128
+    assert account(timing, "load").stall_cycles == {"token": 0, "dram": 0, "fetch": 10}
+    assert (account(timing, "load").busy_cycles, account(timing, "load").port_bytes) == (100, 1280)
+    check_accounts(timing)
+
+
+def test_partial_bursts_cost_whole_ones() -> None:
+    b = Builder()
+    b.load(src=60, run=8, n1=10, src_s1=128, dst_s1=8)
+    # each run of 8 bytes lies over a burst's edge: 10 runs x 2 bursts x 64 B = 1280 B, as above
+    timing = simulate(b.program())
+    assert timing.cycles == 210
+    assert timing.dram_bytes == 1280 + 128
+
+
+def test_requests_in_flight_limit_one_dma() -> None:
+    b = Builder(replace(load_target(), dram_requests_in_flight=10))
+    b.load(run=1280)
+    # 10 bursts of 64 B under way for 100 cycles each: 6.4 B a cycle; fetch 20, data 200, latency 100
+    assert simulate(b.program()).cycles == 320
+
+
+def test_fill_uses_the_port_and_no_dram() -> None:
+    b = Builder()
+    b.fill(run=50, n1=3, dst_s1=64)
+    timing = simulate(b.program())
+    # fetch 10; each run is 4 words of 16 B, one a cycle: 3 x 4
+    assert timing.cycles == 10 + 12
+    assert timing.dram_bytes == 128
+
+
+def test_chain_by_tokens() -> None:
+    b = Builder()
+    b.load(run=1280, signal=["mx"])
+    b.conv(
+        in_h=8, in_w=10, out_h=8, out_w=10, cin=16, cout=16, src_row=160, src_pixel=16, acc_pixel=64,
+        weights=4096, wait=["load"], signal=["vx"],
+    )  # fmt: skip
+    b.map(
+        h=8, w=10, c=16, source=1, src_row=640, src_pixel=64, dst=8192, dst_row=160, dst_pixel=16,
+        parameters=2048, wait=["mx"], signal=["store"],
+    )  # fmt: skip
+    b.store(src=8192, dst=65536, run=1280, wait=["vx"], signal=["ctl"])
+    b.end(wait=["store"])
+    timing = simulate(b.program())
+    # fetch 5 x 10 = 50
+    # load: 100 cycles of data from 50, arrived at 250
+    # conv: 1 tile, 80 pixels by 4 = 20 (over 256 B of weights by 32 = 8), + 8 weights + 8 pipeline = 36
+    # map: 80 x 16 elements by 32 = 40, + 16 to start = 56
+    # store: 100 cycles of data, 100 until written; end: 1
+    assert timing.start.tolist() == [50, 250, 286, 342, 542]
+    assert timing.released.tolist() == [150, 286, 342, 442, 543]
+    assert timing.finish.tolist() == [250, 286, 342, 542, 543]
+    assert timing.cycles == 543
+    assert account(timing, "mx").macs == 80 * 16 * 16
+    assert account(timing, "mx").stall_cycles == {"token": 200, "dram": 0, "fetch": 50}
+    assert account(timing, "mx").idle_cycles == 543 - 286
+    check_accounts(timing)
+
+
+def test_two_dmas_share_the_bandwidth() -> None:
+    b = Builder()
+    b.load(run=1280)
+    b.store(dst=65536, run=640)
+    timing = simulate(b.program())
+    # from 20 on 6.4 B a cycle each: the store's 640 B take 100; then the load has 640 B left at 12.8: 50
+    assert timing.start.tolist() == [20, 20]
+    assert timing.released.tolist() == [170, 120]
+    assert timing.finish.tolist() == [270, 220]
+    assert timing.overlap_cycles(Engine.LOAD, Engine.STORE) == 100
+    check_accounts(timing)
+
+
+def test_what_one_dma_cannot_use_the_other_gets() -> None:
+    # 24 B a cycle (latency 0 leaves the requests without effect); fetch 3 x 128 / 24 = 16
+    b = Builder(replace(load_target(), dram_gb_s=24.0, dram_latency_ns=0.0, port_load_bytes_per_cycle=8))
+    b.load(run=800)
+    b.store(dst=65536, run=1600)
+    b.end()
+    timing = simulate(b.program())
+    # both ask for bursts: 800 -> 832 B in 100 cycles, a cap of 8.32; the store's cap is 1600 / 100 = 16, and
+    # it gets 24 - 8.32 = 15.68: 102.04 cycles up to 100, then 16 for the 32 bytes left: 2 -> 102
+    assert timing.start.tolist() == [16, 16, 16]
+    assert timing.finish.tolist() == [116, 118, 17]
+
+
+def test_engine_free_before_its_data_arrived_takes_the_next() -> None:
+    b = Builder()
+    b.load(run=1280)
+    b.load(run=640)
+    timing = simulate(b.program())
+    # fetch 20; the second load's 50 cycles of data follow the first's 100 without a gap
+    assert timing.start.tolist() == [20, 120]
+    assert timing.finish.tolist() == [220, 270]
+
+
+def test_instructions_are_fetched_in_blocks() -> None:
+    b = Builder()
+    for _ in range(40):
+        b.end()
+    timing = simulate(b.program())
+    # 32 instructions by 320, 8 more by 400; an end takes 1
+    assert timing.start.tolist() == [320 + i for i in range(32)] + [400 + i for i in range(8)]
+    assert timing.cycles == 408
+    assert account(timing, "ctl").stall_cycles == {"token": 0, "dram": 0, "fetch": 320 + 48}
+    check_accounts(timing)
+
+
+def test_token_between_cores_takes_8_cycles() -> None:
+    b = Builder(replace(load_target(), cores=2))
+    b.end(signal=[(1, "ctl")])
+    b.end(core=1, wait=[(0, "ctl")])
+    timing = simulate(b.program())
+    # fetch 20; 1 cycle; 8 on the way; 1 cycle
+    assert timing.start.tolist() == [20, 29]
+    assert timing.cycles == 30
+    check_accounts(timing)
+
+
+def test_missing_token_is_an_error() -> None:
+    b = Builder()
+    b.end()
+    b.conv(wait=["load"])
+    with pytest.raises(SimulationError, match=r"instruction 1 \(conv\) waits for a token"):
+        simulate(b.program())
+
+
+def test_circular_wait_is_an_error() -> None:
+    b = Builder()
+    b.conv(wait=["vx"], signal=["vx"])
+    b.map(wait=["mx"], signal=["mx"])
+    with pytest.raises(SimulationError):
+        simulate(b.program())
+
+
+def test_a_sixteenth_token_stalls() -> None:
+    b = Builder()
+    for _ in range(15):
+        b.fill(signal=["mx"])
+    assert simulate(b.program()).cycles == 150 + 15  # fetch, then a cycle each
+    b.fill(signal=["mx"])
+    with pytest.raises(SimulationError, match="instruction 15"):
+        simulate(b.program())
+
+
+PIECES, PIECE = 8, 640
+
+
+def pipeline() -> Program:
+    """Eight pieces of DRAM through load, copy and store, with two buffers on each side, then end."""
+    b = Builder(constants=np.random.default_rng(0).integers(0, 256, PIECES * PIECE, np.uint8).tobytes())
+    for i in range(PIECES):
+        again, last = i >= 2, i >= PIECES - 2
+        piece, buffer, out = i * PIECE, i % 2 * PIECE, 8192 + i % 2 * PIECE
+        b.load(src=piece, dst=buffer, run=PIECE, wait=["vx"] * again, signal=["vx"])
+        b.copy(
+            src=buffer, dst=out, n0=PIECE, src_s0=1, dst_s0=1, wait=["load", *["store"] * again],
+            signal=["store", *["load"] * (not last)],
+        )  # fmt: skip
+        signal = ["ctl"] if i == PIECES - 1 else ["vx"] * (not last)
+        b.store(src=out, dst=65536 + piece, run=PIECE, wait=["vx"], signal=signal)
+    b.end(wait=["store"])
+    return b.program()
+
+
+def check_order(program: Program, order: list[int]) -> None:
+    """A permutation in which every queue keeps its order, and running in it gives the program's result."""
+    assert sorted(order) == list(range(len(program.instructions)))
+    opcode = program.instructions["opcode"]
+    for op in np.unique(opcode):
+        mine = [i for i in order if opcode[i] == op]
+        assert mine == sorted(mine)
+    machine = Machine(program)
+    machine.run(0, len(order), order)
+    data = machine.dram[65536 : 65536 + PIECES * PIECE]
+    np.testing.assert_array_equal(data, program.constants)
+
+
+def test_pipeline_overlaps() -> None:
+    program = pipeline()
+    timing = simulate(program)
+    check_order(program, timing.order())
+    check_accounts(timing)
+    assert timing.order() != list(range(len(program.instructions)))
+    assert timing.overlap_cycles(Engine.LOAD, Engine.STORE) > 0
+    # every byte moves twice, and the fetcher's with them: no faster than the DRAM
+    assert timing.cycles >= (2 * PIECES * PIECE + 128 * len(program.instructions)) / 12.8
+    assert account(timing, "vx").busy_cycles == PIECES * (PIECE // 32 + 16)
+
+
+def test_same_cycles_twice() -> None:
+    program = pipeline()
+    first, second = simulate(program), simulate(program)
+    for name in ("start", "released", "finish"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    assert (first.cycles, first.engines) == (second.cycles, second.engines)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([3, 100, 5000]))
+def test_delays_leave_the_order_legal(seed: int, most: int) -> None:
+    program = pipeline()
+    rng = np.random.default_rng(seed)
+    delays = rng.integers(0, most, len(program.instructions)) * (rng.random(len(program.instructions)) < 0.5)
+    timing = simulate(program, delays=delays)
+    check_order(program, timing.order())
+    check_accounts(timing)
+
+
+def test_a_part_of_a_program() -> None:
+    b = Builder()
+    b.end()
+    b.load(run=1280)
+    b.end()
+    timing = simulate(b.program(), begin=1, end=2)
+    assert (timing.begin, timing.cycles, timing.order()) == (1, 210, [1])
