@@ -30,7 +30,9 @@ def common(output: str | None = None) -> Callable[[Command], Command]:
         function = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(function)
         function = click.option("-q", "--quiet", is_flag=True, help="No progress, no messages.")(function)
         function = click.option("-v", "--verbose", is_flag=True, help="More messages.")(function)
-        return click.option("-o", "--output", type=click.Path(), help=output or "Write what is printed to this file.")(function)
+        return click.option(
+            "-o", "--output", type=click.Path(), help=output or "Write what is printed to this file."
+        )(function)
 
     return decorate
 
@@ -101,10 +103,18 @@ def names(text: str | None) -> tuple[str, ...]:
 
 def shape_option(function: Command) -> Command:
     """--shape, --inputs, --outputs and --target."""
-    function = click.option("--shape", multiple=True, metavar="NAME=1,3,H,W", help="Fix an input's shape.")(function)
-    function = click.option("--inputs", metavar="NAMES", help="Cut the graph: begin at these tensors.")(function)
-    function = click.option("--outputs", metavar="NAMES", help="Cut the graph: end at these tensors.")(function)
-    return click.option("--target", default=DEFAULT_TARGET, show_default=True, metavar="NAME|F.toml", help="The chip.")(function)
+    function = click.option("--shape", multiple=True, metavar="NAME=1,3,H,W", help="Fix an input's shape.")(
+        function
+    )
+    function = click.option("--inputs", metavar="NAMES", help="Cut the graph: begin at these tensors.")(
+        function
+    )
+    function = click.option("--outputs", metavar="NAMES", help="Cut the graph: end at these tensors.")(
+        function
+    )
+    return click.option(
+        "--target", default=DEFAULT_TARGET, show_default=True, metavar="NAME|F.toml", help="The chip."
+    )(function)
 
 
 # --- compile ------------------------------------------------------------------------------------------------
@@ -115,14 +125,27 @@ def shape_option(function: Command) -> Command:
 @shape_option
 @click.option("--calibration", metavar="DIR|F.npz", help="Real inputs: images, .npy files, or one .npz.")
 @click.option("--activations", type=click.Choice(["int8", "uint8"]), default="uint8", show_default=True)
-@click.option("--method", type=click.Choice(["minmax", "percentile", "entropy"]), default="minmax", show_default=True, help="How ranges are chosen.")
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "percentile", "entropy"]),
+    default="minmax",
+    show_default=True,
+    help="How ranges are chosen.",
+)
 @click.option("--mean", help="Channel means of images scaled to 0..1.")
 @click.option("--std", help="Channel deviations of images scaled to 0..1.")
 @click.option("--color", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True)
 @click.option("--resize", type=click.Choice(["stretch", "letterbox"]), default="stretch", show_default=True)
 @click.option("--save-qdq", type=click.Path(), help="Write the quantised ONNX model too.")
 @click.option("--no-cpu", is_flag=True, help="Fail if any node would run on the CPU.")
-@click.option("-O", "optimize", type=click.IntRange(0, 3), default=2, show_default=True, help="Effort; 0 keeps layers apart.")
+@click.option(
+    "-O",
+    "optimize",
+    type=click.IntRange(0, 3),
+    default=2,
+    show_default=True,
+    help="Effort; 0 keeps layers apart.",
+)
 @common("The program file (default: the model's name with .omm).")
 def compile_command(
     model: str, target: str, shape: tuple[str, ...], inputs: str | None, outputs: str | None, calibration: str | None,
@@ -134,7 +157,9 @@ def compile_command(
 
     path = output or str(Path(model).with_suffix(".omm"))
     default = Preprocess()
-    how = Preprocess(parse_floats("--mean", mean, default.mean), parse_floats("--std", std, default.std), color, resize)
+    how = Preprocess(
+        parse_floats("--mean", mean, default.mean), parse_floats("--std", std, default.std), color, resize
+    )
     begin = time.perf_counter()
     with Working(f"compiling {model}", quiet or as_json):
         program = compile_model(
@@ -149,7 +174,10 @@ def compile_command(
         print_json("compile", facts)
     elif not quiet:
         if calibration is None and "none given" in str(program.info.get("calibration")):
-            click.echo("note: no calibration data was given; ranges come from random input unless the model was quantised", err=True)
+            click.echo(
+                "note: no calibration data was given; ranges come from random input unless the model was quantised",
+                err=True,
+            )
         click.echo(facts_text(facts))
 
 
@@ -189,10 +217,20 @@ def facts_text(facts: dict[str, Any]) -> str:
 
 @click.command("run")
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
-@click.option("-i", "--input", "inputs", multiple=True, metavar="[NAME=]FILE", help="A .png, .jpg, .npy or .npz file.")
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="[NAME=]FILE", help="A .png, .jpg, .npy or .npz file."
+)
 @click.option("--strict", is_flag=True, help="Read every byte through SRAM (so does the default today).")
 @common("A folder for the outputs as .npy files.")
-def run_command(program_path: str, inputs: tuple[str, ...], strict: bool, output: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def run_command(
+    program_path: str,
+    inputs: tuple[str, ...],
+    strict: bool,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Run PROGRAM (.omm) on files."""
     from ommatid.runtime.session import InferenceSession
 
@@ -209,7 +247,11 @@ def run_command(program_path: str, inputs: tuple[str, ...], strict: bool, output
             _save_npy(Path(output) / f"{name.replace('/', '_')}.npy", array)
     facts = {
         "outputs": {
-            n: {"dtype": str(a.dtype), "shape": list(a.shape), "sha256": hashlib.sha256(a.tobytes()).hexdigest()}
+            n: {
+                "dtype": str(a.dtype),
+                "shape": list(a.shape),
+                "sha256": hashlib.sha256(a.tobytes()).hexdigest(),
+            }
             for n, a in named.items()
         },
         "cycles": session.cycles,
@@ -221,7 +263,9 @@ def run_command(program_path: str, inputs: tuple[str, ...], strict: bool, output
     else:
         for name, array in named.items():
             click.echo(f"{name}  {array.dtype} {list(array.shape)}  {_glance(array)}")
-        click.echo(f"{facts['cycles']:,} cycles, {facts['latency_ms']:.3f} ms on {session.program.target.name}; simulated in {wall:.2f} s")
+        click.echo(
+            f"{facts['cycles']:,} cycles, {facts['latency_ms']:.3f} ms on {session.program.target.name}; simulated in {wall:.2f} s"
+        )
 
 
 def _glance(array: np.ndarray[Any, Any]) -> str:
@@ -277,7 +321,15 @@ def stored_preprocess(program: Program) -> Preprocess:
 @click.option("--csv", type=click.Path(), help="Write the layers as CSV.")
 @click.option("--top", type=int, help="Only the costliest layers.")
 @common()
-def profile_command(program_path: str, csv: str | None, top: int | None, output: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def profile_command(
+    program_path: str,
+    csv: str | None,
+    top: int | None,
+    output: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
     """Say where the cycles of PROGRAM go."""
     from ommatid.profiler.profile import profile
     from ommatid.profiler.table import layer_table, summary, to_csv
@@ -295,7 +347,13 @@ def profile_command(program_path: str, csv: str | None, top: int | None, output:
 @click.argument("model", type=click.Path())
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
 @click.option("--data", metavar="DIR|F.npz", help="Inputs (default: seeded random).")
-@click.option("--mode", type=click.Choice(["entire", "single"]), default="entire", show_default=True, help="single: every layer on the reference's inputs.")
+@click.option(
+    "--mode",
+    type=click.Choice(["entire", "single"]),
+    default="entire",
+    show_default=True,
+    help="single: every layer on the reference's inputs.",
+)
 @click.option("--min-sqnr-db", type=float, help="Fail if an output is below.")
 @click.option("--min-cosine", type=float, help="Fail if an output is below.")
 @common()
@@ -316,11 +374,28 @@ def compare_command(
     else:
         table = Table("tensor", "mode", "reference", "SQNR dB", "cosine", "max error", "equal")
         for r in reports:
-            table.add_row(r.name, r.mode, r.reference, f"{r.sqnr_db:.1f}", f"{r.cosine:.5f}", f"{r.max_abs_error:.4g}", f"{100 * r.equal:.2f}%")
+            table.add_row(
+                r.name,
+                r.mode,
+                r.reference,
+                f"{r.sqnr_db:.1f}",
+                f"{r.cosine:.5f}",
+                f"{r.max_abs_error:.4g}",
+                f"{100 * r.equal:.2f}%",
+            )
         emit(rendered(table), output)
-    below = [r for r in reports if (min_sqnr_db is not None and r.sqnr_db < min_sqnr_db) or (min_cosine is not None and r.cosine < min_cosine)]
+    below = [
+        r
+        for r in reports
+        if (min_sqnr_db is not None and r.sqnr_db < min_sqnr_db)
+        or (min_cosine is not None and r.cosine < min_cosine)
+    ]
     if below:
-        raise Failure(f"{program_path}: tensor {below[0].name!r} has {below[0].sqnr_db:.1f} dB, cosine {below[0].cosine:.5f}", "see the table", exit_code=CHECK_FAILED)
+        raise Failure(
+            f"{program_path}: tensor {below[0].name!r} has {below[0].sqnr_db:.1f} dB, cosine {below[0].cosine:.5f}",
+            "see the table",
+            exit_code=CHECK_FAILED,
+        )
 
 
 # --- check, verify, inspect ------------------------------------------------------------------------------------
@@ -339,10 +414,15 @@ def check_command(
 
     load_target(target)
     with Working(f"checking {model}", quiet or as_json):
-        rows = check_nodes(model, FrontOptions(shapes=parse_shapes(shape), inputs=names(inputs), outputs=names(outputs)))
+        rows = check_nodes(
+            model, FrontOptions(shapes=parse_shapes(shape), inputs=names(inputs), outputs=names(outputs))
+        )
     npu = sum(r.placement == "npu" for r in rows)
     facts = {
-        "nodes": [{"name": r.name, "op": r.op, "placement": r.placement, "rule": r.rule, "hint": r.hint} for r in rows],
+        "nodes": [
+            {"name": r.name, "op": r.op, "placement": r.placement, "rule": r.rule, "hint": r.hint}
+            for r in rows
+        ],
         "npu_node_count": npu,
         "cpu_node_count": len(rows) - npu,
         "ok": npu == len(rows),
@@ -383,7 +463,10 @@ def inspect_command(program_path: str, output: str | None, as_json: bool, quiet:
     facts = {
         "target": program.target.name,
         "info": program.info,
-        "partitions": [{"placement": p.placement, "nodes": len(p.nodes), "reasons": list(dict.fromkeys(p.reasons))} for p in program.partitions],
+        "partitions": [
+            {"placement": p.placement, "nodes": len(p.nodes), "reasons": list(dict.fromkeys(p.reasons))}
+            for p in program.partitions
+        ],
         "inputs": [{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in program.inputs],
         "outputs": [{"name": p.name, "shape": list(p.shape), "dtype": p.dtype} for p in program.outputs],
         "metadata": program.metadata,
@@ -479,5 +562,11 @@ def demo_command(target: str, output: str | None, as_json: bool, quiet: bool, ve
     click.echo("The page reads:")
     for line in result.lines:
         click.echo(f"  {line}")
-    click.echo(rendered(summary(result.profile), "The ten costliest layers:", layer_table(result.profile, 10), width=130))
-    click.echo(f"{100 * result.npu_macs_share:.1f}% of the detector's MACs ran on {result.target}; boxes are drawn in {picture}")
+    click.echo(
+        rendered(
+            summary(result.profile), "The ten costliest layers:", layer_table(result.profile, 10), width=130
+        )
+    )
+    click.echo(
+        f"{100 * result.npu_macs_share:.1f}% of the detector's MACs ran on {result.target}; boxes are drawn in {picture}"
+    )

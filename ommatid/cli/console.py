@@ -41,7 +41,7 @@ class Failure(click.ClickException):
 
     def __init__(self, message: str, hint: str = "", node: str = "", exit_code: int = UNUSABLE) -> None:
         super().__init__(message)
-        self.hint, self.node, self.exit_code = hint, node, exit_code
+        self.hint, self.node, self.status = hint, node, exit_code
 
     def show(self, file: Any = None) -> None:
         """Print it on standard error."""
@@ -116,7 +116,12 @@ def as_failure(error: Exception) -> Failure:
 
 def _report(failure: Failure, as_json: bool) -> int:
     if as_json:
-        keys = {"message": _one_line(failure.message), "node": failure.node, "hint": failure.hint, "exit": failure.exit_code}
+        keys = {
+            "message": _one_line(failure.message),
+            "node": failure.node,
+            "hint": failure.hint,
+            "exit": failure.status,
+        }
         click.echo(json.dumps({"schema": "ommatid.error/1"} | keys))
     failure.show()
-    return failure.exit_code
+    return failure.status

@@ -12,7 +12,12 @@ from ommatid.isa.target import Target
 def is_depthwise(layer: Layer) -> bool:
     """A convolution with one input channel and one output channel a group, more than one group."""
     conv = layer.operation
-    return isinstance(conv, Conv) and conv.groups > 1 and conv.groups == conv.weights.shape[0] and conv.weights.shape[3] == 1
+    return (
+        isinstance(conv, Conv)
+        and conv.groups > 1
+        and conv.groups == conv.weights.shape[0]
+        and conv.weights.shape[3] == 1
+    )
 
 
 def peak_macs_per_cycle(layer: Layer, target: Target) -> int:

@@ -17,7 +17,9 @@ Feeds = dict[str, np.ndarray[Any, Any]]
 RANDOM_SAMPLES = 4
 
 
-def samples(model: ir.Model, data: Any, preprocess: Callable[[Any, tuple[int, ...]], Any] | None) -> Iterator[Feeds]:
+def samples(
+    model: ir.Model, data: Any, preprocess: Callable[[Any, tuple[int, ...]], Any] | None
+) -> Iterator[Feeds]:
     """Feeds for the model's inputs, streamed.
 
     ``data`` is a folder of images or ``.npy`` files, an ``.npz`` with one array per input (samples along the
@@ -26,7 +28,10 @@ def samples(model: ir.Model, data: Any, preprocess: Callable[[Any, tuple[int, ..
     Raises:
         CompileError: absent, empty, or of other names, shapes or types than the inputs.
     """
-    specs = {v.name or "": (fixed_shape(v) or (), v.dtype.numpy() if v.dtype else np.float32) for v in model.graph.inputs}
+    specs = {
+        v.name or "": (fixed_shape(v) or (), v.dtype.numpy() if v.dtype else np.float32)
+        for v in model.graph.inputs
+    }
     if data is None:
         source = _random(specs)
     elif isinstance(data, str | Path):
@@ -38,7 +43,9 @@ def samples(model: ir.Model, data: Any, preprocess: Callable[[Any, tuple[int, ..
         count += 1
         yield _checked(feeds, specs, str(data) if isinstance(data, str | Path) else "calibration data")
     if not count:
-        raise CompileError(f"{data}: holds no calibration samples", "put images or .npy files into the folder")
+        raise CompileError(
+            f"{data}: holds no calibration samples", "put images or .npy files into the folder"
+        )
 
 
 def _random(specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> Iterator[Feeds]:
@@ -47,25 +54,37 @@ def _random(specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> Iterator[Feeds]
         feeds = {}
         for name, (shape, dtype) in specs.items():
             real = np.issubdtype(dtype, np.floating)
-            feeds[name] = (generator.standard_normal(shape) if real else generator.integers(0, 2, shape)).astype(dtype)
+            feeds[name] = (
+                generator.standard_normal(shape) if real else generator.integers(0, 2, shape)
+            ).astype(dtype)
         yield feeds
 
 
-def _from_path(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]], preprocess: Any) -> Iterator[Feeds]:
+def _from_path(
+    path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]], preprocess: Any
+) -> Iterator[Feeds]:
     if path.suffix == ".npz":
         yield from _from_npz(path, specs)
         return
     if not path.is_dir():
-        raise CompileError(f"{path}: no such folder or .npz file of calibration data", "give a folder of images or .npy files, or an .npz")
+        raise CompileError(
+            f"{path}: no such folder or .npz file of calibration data",
+            "give a folder of images or .npy files, or an .npz",
+        )
     if len(specs) != 1:
-        raise CompileError(f"{path}: the model has {len(specs)} inputs; a folder feeds only one", "use an .npz with one array per input")
+        raise CompileError(
+            f"{path}: the model has {len(specs)} inputs; a folder feeds only one",
+            "use an .npz with one array per input",
+        )
     name, (shape, _) = next(iter(specs.items()))
     for file in sorted(path.iterdir()):
         if file.suffix == ".npy":
             yield {name: _npy(file)}
         elif file.suffix.lower() in IMAGES:
             if preprocess is None:
-                raise CompileError(f"{file}: images need preprocessing options", "give --mean and --std, or .npy files")
+                raise CompileError(
+                    f"{file}: images need preprocessing options", "give --mean and --std, or .npy files"
+                )
             yield {name: preprocess(file, shape)}
 
 
@@ -83,7 +102,9 @@ def _from_npz(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> I
         raise CompileError(f"{path}: cannot be read as .npz: {error}") from None
     missing = [name for name in specs if name not in arrays]
     if missing:
-        raise CompileError(f"{path}: has no array for input {missing[0]!r}", f"it holds {', '.join(arrays) or 'nothing'}")
+        raise CompileError(
+            f"{path}: has no array for input {missing[0]!r}", f"it holds {', '.join(arrays) or 'nothing'}"
+        )
     for i in range(min(len(arrays[name]) for name in specs)):
         yield {name: _as_sample(arrays[name][i], shape) for name, (shape, _) in specs.items()}
 
@@ -98,6 +119,8 @@ def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], whe
             raise CompileError(f"{where}: no sample for input {name!r}")
         array = _as_sample(np.asarray(feeds[name]), shape)
         if array.shape != shape:
-            raise CompileError(f"{where}: a sample for {name!r} has shape {list(array.shape)}; the model wants {list(shape)}")
+            raise CompileError(
+                f"{where}: a sample for {name!r} has shape {list(array.shape)}; the model wants {list(shape)}"
+            )
         feeds[name] = array.astype(dtype, copy=False)
     return {name: feeds[name] for name in specs}

@@ -49,13 +49,15 @@ def raise_opset(model: ir.Model) -> ir.Model:
             weights[name] = value.const_value
             value.const_value = None
             del model.graph.initializers[name]
-            value.shape = ir.Shape(weights[name].shape)
+            value.shape = ir.Shape(weights[name].shape.numpy())
             value.type = ir.TensorType(weights[name].dtype)
             model.graph.inputs.append(value)
     try:
         proto = onnx.version_converter.convert_version(ir.to_proto(model), OPSET)
     except Exception as error:
-        raise CompileError(f"the model cannot be raised to opset {OPSET}: {error}", f"export it with opset {OPSET} or above") from None
+        raise CompileError(
+            f"the model cannot be raised to opset {OPSET}: {error}", f"export it with opset {OPSET} or above"
+        ) from None
     raised = ir.from_proto(proto)
     for value in list(raised.graph.inputs):
         if value.name in weights:
@@ -152,7 +154,11 @@ def _fold_affine(model: ir.Model, node: ir.Node) -> bool:
         return False
     if _constant(before.inputs[1]) is None or (before.op_type == "ConvTranspose" and _group(before) != 1):
         return False
-    if node.op_type != "BatchNormalization" and before.op_type != "BatchNormalization" and _constant_is_scalar(node):
+    if (
+        node.op_type != "BatchNormalization"
+        and before.op_type != "BatchNormalization"
+        and _constant_is_scalar(node)
+    ):
         return False
     _absorb(model, before, slope, shift)
     result = node.outputs[0]
@@ -179,7 +185,12 @@ def _absorb(model: ir.Model, before: ir.Node, slope: Array, shift: Array) -> Non
     if before.op_type == "BatchNormalization":
         gamma, beta = (np.asarray(_constant(before.inputs[i]), np.float64) for i in (1, 2))
         for i, array in ((1, gamma * slope), (2, beta * slope + shift)):
-            before.replace_input_with(i, _new_constant(model, f"{label}__bn{i}_{len(model.graph.initializers)}", array.astype(np.float32)))
+            before.replace_input_with(
+                i,
+                _new_constant(
+                    model, f"{label}__bn{i}_{len(model.graph.initializers)}", array.astype(np.float32)
+                ),
+            )
         return
     weights = np.asarray(_constant(before.inputs[1]), np.float64)
     bias = _constant(before.inputs[2]) if len(before.inputs) > 2 else None
@@ -191,14 +202,24 @@ def _absorb(model: ir.Model, before: ir.Node, slope: Array, shift: Array) -> Non
     if len(before.inputs) < 3:
         before.resize_inputs(3)
     for i, array in ((1, weights), (2, bias * slope + shift)):
-        before.replace_input_with(i, _new_constant(model, f"{label}__folded{i}_{len(model.graph.initializers)}", array.astype(np.float32)))
+        before.replace_input_with(
+            i,
+            _new_constant(
+                model, f"{label}__folded{i}_{len(model.graph.initializers)}", array.astype(np.float32)
+            ),
+        )
 
 
 def _fold_before(model: ir.Model, node: ir.Node) -> bool:
     """A BatchNormalization before a convolution without padding goes into its weights."""
     bn = _alone(node.inputs[0])
     weights = _constant(node.inputs[1])
-    if bn is None or bn.op_type != "BatchNormalization" or weights is None or any(node.attributes["pads"].as_ints() if "pads" in node.attributes else []):
+    if (
+        bn is None
+        or bn.op_type != "BatchNormalization"
+        or weights is None
+        or any(node.attributes["pads"].as_ints() if "pads" in node.attributes else [])
+    ):
         return False
     group = node.attributes["group"].as_int() if "group" in node.attributes else 1
     mode = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
@@ -206,7 +227,9 @@ def _fold_before(model: ir.Model, node: ir.Node) -> bool:
     if group != 1 or mode not in ("NOTSET", "", "VALID") or any(p is None for p in parts):
         return False
     gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parts)
-    slope = gamma / np.sqrt(variance + (bn.attributes["epsilon"].as_float() if "epsilon" in bn.attributes else 1e-5))
+    slope = gamma / np.sqrt(
+        variance + (bn.attributes["epsilon"].as_float() if "epsilon" in bn.attributes else 1e-5)
+    )
     shift = beta - mean * slope
     wide = weights.astype(np.float64)
     spread = (1, -1, *[1] * (wide.ndim - 2))

@@ -81,8 +81,20 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     written_by_cpu = {name for p in cpu for name in p.outputs}
     fed = frozenset(name for name in walk.fed if name in used or name in {p.tensor for p in inputs})
     fed |= frozenset(name for name in written_by_cpu if name in used)
-    tensors = {name: tensor for name, tensor in walk.tensors.items() if name in used | fed | {p.tensor for p in (*inputs, *outputs)} | read_by_cpu}
-    return Network(tensors, stages, inputs, outputs, fed, frozenset(n for n in kept if n), dict(walk.model.metadata_props))
+    tensors = {
+        name: tensor
+        for name, tensor in walk.tensors.items()
+        if name in used | fed | {p.tensor for p in (*inputs, *outputs)} | read_by_cpu
+    }
+    return Network(
+        tensors,
+        stages,
+        inputs,
+        outputs,
+        fed,
+        frozenset(n for n in kept if n),
+        dict(walk.model.metadata_props),
+    )
 
 
 def walk_model(source: Any, options: FrontOptions) -> Walk:
@@ -147,18 +159,21 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
         if name in covered:
             rows.append(NodeVerdict(name, node.op_type, "npu", _rule(node.op_type), ""))
         else:
-            reason = "; ".join(dict.fromkeys(walk.reasons.get(name, ["an input or output of it is not quantised"])))
+            reason = "; ".join(
+                dict.fromkeys(walk.reasons.get(name, ["an input or output of it is not quantised"]))
+            )
             rows.append(NodeVerdict(name, node.op_type, "cpu", reason, _cut_hint(walk, node, covered)))
     return rows
 
 
 def _rule(op: str) -> str:
     rule = RULES.get(op) or MOVERS.get(op)
-    return (rule.__doc__ or "").strip() if rule else "A table of 256 entries, or an affine function by channel."
+    return (
+        (rule.__doc__ or "").strip() if rule else "A table of 256 entries, or an affine function by channel."
+    )
 
 
 def _cut_hint(walk: Walk, node: ir.Node, covered: set[str]) -> str:
     """Where the graph could be cut so that a tail of CPU nodes runs outside."""
     names = [v.name for v in node.inputs if v is not None and v.name in walk.deq]
     return f"cut the graph before it with --outputs {','.join(n or '' for n in names)}" if names else ""
-

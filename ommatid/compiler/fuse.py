@@ -22,7 +22,8 @@ def fuse(network: Network) -> Network:
     """The network with element-wise layers and concat tables joined to their producers where they fit."""
     tensors = dict(network.tensors)
     stages = tuple(
-        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), network, tensors)) for stage in network.stages
+        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), network, tensors))
+        for stage in network.stages
     )
     return replace(network, stages=stages, tensors=tensors)
 
@@ -45,7 +46,11 @@ def _fuse_stage(layers: list[Layer], network: Network, tensors: dict[str, Tensor
 
 
 def _join(
-    result: Sequence[Layer | None], i: int, alone: set[str], place: dict[str, int], tensors: Mapping[str, Tensor]
+    result: Sequence[Layer | None],
+    i: int,
+    alone: set[str],
+    place: dict[str, int],
+    tensors: Mapping[str, Tensor],
 ) -> tuple[int, Layer] | None:
     """The producer's place and the merged layer, if layer ``i`` can join one of its producers."""
     layer = result[i]
@@ -54,7 +59,11 @@ def _join(
     for candidate, steps in _orders(layer):
         at = place.get(candidate, -1)
         producer = result[at] if at >= 0 else None
-        if candidate not in alone or producer is None or not isinstance(producer.operation, Conv | Map | Mean):
+        if (
+            candidate not in alone
+            or producer is None
+            or not isinstance(producer.operation, Conv | Map | Mean)
+        ):
             continue
         merged = compose((*producer.steps, *steps))
         if fits_chain(merged) and tensors[candidate].shape == tensors[layer.output].shape:

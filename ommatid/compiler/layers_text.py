@@ -15,7 +15,9 @@ def network_text(network: Network) -> str:
     for number, stage in enumerate(network.stages):
         if stage.cpu is not None:
             lines.append(f"stage {number}: cpu, {len(stage.cpu.nodes)} nodes")
-            lines += [f"  {node}: {reason}" for node, reason in zip(stage.cpu.nodes, stage.cpu.reasons, strict=True)]
+            lines += [
+                f"  {node}: {reason}" for node, reason in zip(stage.cpu.nodes, stage.cpu.reasons, strict=True)
+            ]
         else:
             lines.append(f"stage {number}: npu, {len(stage.layers)} layers")
             lines += [f"  {layer_text(layer, network)}" for layer in stage.layers]
@@ -30,7 +32,9 @@ def layer_text(layer: Layer, network: Network) -> str:
         for f in dataclasses.fields(layer.operation)
         if isinstance(getattr(layer.operation, f.name), int | str | tuple | bool) and f.name != "tables"
     ]
-    steps = "".join(f" + {step.kind} {step.other}" if isinstance(step, Binary) else " + table" for step in layer.steps)
+    steps = "".join(
+        f" + {step.kind} {step.other}" if isinstance(step, Binary) else " + table" for step in layer.steps
+    )
     kernel = ""
     weights = getattr(layer.operation, "weights", None)
     if isinstance(weights, np.ndarray):

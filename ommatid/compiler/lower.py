@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.emit import Emitter
-from ommatid.compiler.layers import Binary, Layer, Network, Step, Table, nhwc
+from ommatid.compiler.layers import Binary, Layer, Network, Step, nhwc
 from ommatid.compiler.sram import Sram
 from ommatid.compiler.storage import Storage
 from ommatid.isa.instructions import Memory
@@ -131,9 +131,7 @@ class Lowering:
         home, spot = self.home(name), self.storage.spots[name]
         tensor = self.network.tensors[name]
         self.placed.append(
-            Placed(
-                tensor, home.symbol, int(home.memory), spot.offset, spot.strides, ready, 0, layer
-            )
+            Placed(tensor, home.symbol, int(home.memory), spot.offset, spot.strides, ready, 0, layer)
         )
 
     # --- tiles ---------------------------------------------------------------------------------------
@@ -149,7 +147,9 @@ class Lowering:
         self.dma("load", address, symbol, region.address, region.symbol, run, loops)
         return region
 
-    def open(self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0) -> Region:
+    def open(
+        self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0
+    ) -> Region:
         """Rows (and a range of channels) of a tensor for writing: in place, or a tile that ``close`` stores."""
         _, _, w, c = self.shape(name)
         channels = channels or c
@@ -164,7 +164,9 @@ class Lowering:
             address, symbol, row, pixel = self._locate(name, image, region.first)
             w, c = region.columns, region.channels
             run, loops = merged(c, [(w, c, pixel), (region.rows, w * c, row)])
-            self.dma("store", region.address, region.symbol, address + column * pixel + channel, symbol, run, loops)
+            self.dma(
+                "store", region.address, region.symbol, address + column * pixel + channel, symbol, run, loops
+            )
         self.drop(region)
 
     def drop(self, region: Region) -> None:
@@ -175,7 +177,12 @@ class Lowering:
     def _locate(self, name: str, image: int, row: int) -> tuple[int, int, int, int]:
         home, spot = self.home(name), self.storage.spots[name]
         n_stride, row_stride, pixel = self.strides(name)
-        return home.address + spot.offset + image * n_stride + row * row_stride, home.symbol, row_stride, pixel
+        return (
+            home.address + spot.offset + image * n_stride + row * row_stride,
+            home.symbol,
+            row_stride,
+            pixel,
+        )
 
     def raw_tile(self, size: int) -> tuple[int, int]:
         """A tile for activations: (address, symbol)."""
@@ -310,7 +317,11 @@ def load_chain(low: Lowering, layer: Layer, parameters: Array | None = None) -> 
 
 
 def chain_fields(
-    chain: Chain, constants: ChainConstants, operand: Region | None, shape: tuple[int, ...] | None, at: tuple[int, int, int]
+    chain: Chain,
+    constants: ChainConstants,
+    operand: Region | None,
+    shape: tuple[int, ...] | None,
+    at: tuple[int, int, int],
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """The fields and symbols of a ``map`` that steps 2 to 4 need; ``at`` is (row, column, channel) of its first
     element, ``shape`` the operand's (n, h, w, c)."""
@@ -342,5 +353,3 @@ def binary_fields(step: Binary) -> dict[str, Any]:
     for name, (zero, dtype) in (("a", step.a), ("b", step.b), ("r", step.r)):
         fields |= {f"{name}_zero": zero, f"{name}_type": type_flag(dtype)}
     return fields | {"a_factor": step.a_factor, "b_factor": step.b_factor, "addend": step.addend}
-
-

@@ -139,7 +139,7 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
     target = low.target
     depthwise = is_depthwise(layer)
     phases = phases_of(conv)
-    _, _, w, c = low.shape(layer.input_name)
+    c = low.shape(layer.input_name)[3]
     pixel = low.strides(layer.input_name)[2] if low.stays(layer.input_name) else c
     row_mode = not depthwise and conv.groups == 1 and conv.window.dilations[1] == 1 and pixel == c
     unit_bytes, steps, unit = _weight_unit(conv, phases, depthwise, row_mode, low)
@@ -153,12 +153,27 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
         [
             part
             for b in blocks
-            for part in (conv.bias[b.low : b.high].view(np.uint8), conv.multipliers[b.low : b.high].view(np.uint8))
+            for part in (
+                conv.bias[b.low : b.high].view(np.uint8),
+                conv.multipliers[b.low : b.high].view(np.uint8),
+            )
         ]
     )
     chain, constants = load_chain(low, layer, parameters)
     return Job(
-        layer, conv, depthwise, row_mode, phases, plan, blocks, chain, constants, offsets, source, symbol, blob.nbytes
+        layer,
+        conv,
+        depthwise,
+        row_mode,
+        phases,
+        plan,
+        blocks,
+        chain,
+        constants,
+        offsets,
+        source,
+        symbol,
+        blob.nbytes,
     )
 
 
@@ -188,7 +203,13 @@ def _divisor(channels: int, lanes: int) -> int:
 
 
 def _conv_shape(
-    low: Lowering, layer: Layer, phases: tuple[Phase, ...], depthwise: bool, unit_bytes: int, steps: int, unit: int
+    low: Lowering,
+    layer: Layer,
+    phases: tuple[Phase, ...],
+    depthwise: bool,
+    unit_bytes: int,
+    steps: int,
+    unit: int,
 ) -> ConvShape:
     conv = layer.operation
     assert isinstance(conv, Conv)
@@ -254,7 +275,12 @@ def _blocks(conv: Conv, depthwise: bool, size: int) -> tuple[Block, ...]:
 
 
 def _weight_blob(
-    conv: Conv, phases: tuple[Phase, ...], blocks: tuple[Block, ...], depthwise: bool, row_mode: bool, low: Lowering
+    conv: Conv,
+    phases: tuple[Phase, ...],
+    blocks: tuple[Block, ...],
+    depthwise: bool,
+    row_mode: bool,
+    low: Lowering,
 ) -> tuple[Array, tuple[tuple[tuple[int, ...], ...], ...]]:
     """All weights in the order of their use, and the offset of each block's, phase's and call's."""
     parts: list[Array] = []
@@ -296,7 +322,9 @@ def _load_all_weights(low: Lowering, job: Job) -> Weights:
     starts = [offsets[0][0] for offsets in job.weight_offsets[1:]] + [job.weight_bytes]
     for start in starts:
         if start - begin >= PIECE_BYTES or start == job.weight_bytes:
-            low.dma("load", job.weight_source + begin, job.weight_symbol, address + begin, symbol, start - begin)
+            low.dma(
+                "load", job.weight_source + begin, job.weight_symbol, address + begin, symbol, start - begin
+            )
             begin = start
     return Weights(address, 0, symbol)
 
@@ -311,7 +339,13 @@ def _load_chunk(low: Lowering, job: Job, first: int, last: int) -> Weights:
 
 
 def _stripe(
-    low: Lowering, job: Job, image: int, first: int, rows: int, chunks: list[tuple[Block, ...]], keep: Weights | None
+    low: Lowering,
+    job: Job,
+    image: int,
+    first: int,
+    rows: int,
+    chunks: list[tuple[Block, ...]],
+    keep: Weights | None,
 ) -> None:
     """Output rows ``first`` .. ``first + rows`` (of each phase) of one image."""
     layer, up = job.layer, job.conv.upsample[0]
@@ -453,7 +487,9 @@ def _multiply(
     }
     symbols = {"src": source.symbol, "weights": weights[1], "acc": acc[1]}
     if job.depthwise:
-        low.emitter.emit("dwconv", symbols, c=call.high - call.low, weights_tap=call.high - call.low, **fields)
+        low.emitter.emit(
+            "dwconv", symbols, c=call.high - call.low, weights_tap=call.high - call.low, **fields
+        )
     else:
         low.emitter.emit(
             "conv", symbols, cin=cin, cout=call.high - call.low, row_mode=int(job.row_mode), **fields
@@ -490,13 +526,15 @@ def _compute_in_parts(
 ) -> None:  # fmt: skip
     """One block whose weights are loaded and accumulated part by part along K (see ``tile._split_k``)."""
     phase, call = job.phases[0], block.calls[0]
-    cout, kh, kw, cin = phase.weights.shape
+    _, kh, kw, cin = phase.weights.shape
     columns = low.shape(job.layer.output)[2]
     place = Place(rows[0], 0, rows[1], columns, False)
     acc = low.accumulators(rows[1] * columns * (block.high - block.low) * 4)
     along_rows = kh >= job.plan.k_parts
     tile_bytes = low.target.mx_k_bytes * low.target.mx_channels
-    for index, (begin, end) in enumerate(_k_ranges(low, kh if along_rows else cin, job.plan.k_parts, along_rows)):
+    for index, (begin, end) in enumerate(
+        _k_ranges(low, kh if along_rows else cin, job.plan.k_parts, along_rows)
+    ):
         k = low.target.mx_k_bytes
         row_steps = -(-kw * cin // k) if job.row_mode else kw * -(-cin // k)
         first, last = (begin * row_steps, end * row_steps) if along_rows else (begin // k, -(-end // k))
@@ -521,5 +559,6 @@ def _compute_in_parts(
 def _k_ranges(low: Lowering, size: int, parts: int, along_rows: bool) -> list[tuple[int, int]]:
     """``size`` kernel rows or input channels in at most ``parts`` ranges; channels at multiples of the array's K."""
     unit = 1 if along_rows else low.target.mx_k_bytes
-    each = -(-(-(-size // unit)) // parts) * unit
+    units = -(-size // unit)
+    each = -(-units // parts) * unit
     return [(a, min(a + each, size)) for a in range(0, size, each)]

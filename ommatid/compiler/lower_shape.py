@@ -21,7 +21,9 @@ def lower_concat(low: Lowering, layer: Layer) -> None:
     """Emit copies of the inputs that do not already lie inside the output."""
     concat = layer.operation
     assert isinstance(concat, Concat)
-    tables = {i: low.load_constant(np.asarray(t, np.uint8)) for i, t in enumerate(concat.tables) if t is not None}
+    tables = {
+        i: low.load_constant(np.asarray(t, np.uint8)) for i, t in enumerate(concat.tables) if t is not None
+    }
     rank = len(low.network.tensors[layer.output].shape)
     axis = concat.axis + 4 - rank if concat.axis or rank == 1 else 0
     whole = low.storage.spots[layer.output]
@@ -55,7 +57,15 @@ def _copy_part(
 
 
 def open_part(
-    low: Lowering, name: str, image: int, first: int, rows: int, column: int, columns: int, channel: int, channels: int
+    low: Lowering,
+    name: str,
+    image: int,
+    first: int,
+    rows: int,
+    column: int,
+    columns: int,
+    channel: int,
+    channels: int,
 ) -> Region:
     """A rectangle of a tensor for writing: in place, or a tile that ``close`` stores."""
     if low.stays(name):
@@ -83,7 +93,9 @@ def lower_slice(low: Lowering, layer: Layer) -> None:
     starts, steps = (_four(v, len(shape), fill) for v, fill in ((cut.starts, 0), (cut.steps, 1)))
     n, h, w, c = low.shape(layer.output)
     in_w, in_c = low.shape(layer.input_name)[2:]
-    tiles = (0 if low.stays(layer.input_name) else in_w * in_c * steps[1]) + (0 if low.stays(layer.output) else w * c)
+    tiles = (0 if low.stays(layer.input_name) else in_w * in_c * steps[1]) + (
+        0 if low.stays(layer.output) else w * c
+    )
     rows = stripe_rows(low, h, w * c, tiles)
     for image, first in itertools.product(range(n), range(0, h, rows)):
         count = min(rows, h - first)
@@ -96,7 +108,12 @@ def lower_slice(low: Lowering, layer: Layer) -> None:
             copy_map(low, view, target)
         else:
             strides = (source.row * steps[1], source.pixel * steps[2], steps[3])
-            _copy(low, (count, w, c), (address, strides, source.symbol), (target.address, (target.row, target.pixel, 1), target.symbol))
+            _copy(
+                low,
+                (count, w, c),
+                (address, strides, source.symbol),
+                (target.address, (target.row, target.pixel, 1), target.symbol),
+            )
         low.close(layer.output, image, target)
         low.drop(source)
     low.end_layer()
@@ -140,7 +157,7 @@ def _fill(low: Lowering, region: Region, value: int) -> None:
         region.channels,
         [(region.columns, region.pixel, region.pixel), (region.rows, region.row, region.row)],
     )
-    fields = {}
+    fields: dict[str, int] = {}
     for i, (count, _, stride) in enumerate(loops, 1):
         fields |= {f"n{i}": count, f"dst_s{i}": stride}
     low.emitter.emit("fill", {"dst": region.symbol}, dst=region.address, run=run, value=value, **fields)
@@ -235,7 +252,9 @@ def _copy(low: Lowering, dims: tuple[int, ...], src: Side, dst: Side) -> None:
         low.emitter.emit("copy", {"src": src[2], "dst": dst[2]}, **fields)
 
 
-def _merged_loops(dims: tuple[int, ...], src: tuple[int, ...], dst: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def _merged_loops(
+    dims: tuple[int, ...], src: tuple[int, ...], dst: tuple[int, ...]
+) -> list[tuple[int, int, int]]:
     """Loops (count, source stride, destination stride), innermost first, merged and split to 16-bit counts."""
     loops: list[tuple[int, int, int]] = []
     for count, s, d in reversed(list(zip(dims, src, dst, strict=True))):
@@ -256,4 +275,3 @@ def _split_count(count: int, s: int, d: int) -> list[tuple[int, int, int]]:
     if not low:
         raise DoesNotFit(count)
     return [(low, s, d), *_split_count(count // low, s * low, d * low)]
-

@@ -56,11 +56,15 @@ def _row_bytes(low: Lowering, name: str) -> int:
     return w * c
 
 
-def _stripes(low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0) -> Iterator[tuple[int, int, int]]:
+def _stripes(
+    low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0
+) -> Iterator[tuple[int, int, int]]:
     """(image, first row, rows) of the stripes of a layer's output; ``ratio`` input rows stand under one."""
     n, h, _, _ = low.shape(layer.output)
     name = layer.input_name
-    tiles = int(_tile_bytes(low, name, _row_bytes(low, name)) * ratio) + _tile_bytes(low, layer.output, _row_bytes(low, layer.output))
+    tiles = int(_tile_bytes(low, name, _row_bytes(low, name)) * ratio) + _tile_bytes(
+        low, layer.output, _row_bytes(low, layer.output)
+    )
     rows = stripe_rows(low, h, _row_bytes(low, layer.output), tiles + extra, halo_bytes)
     for image in range(n):
         for first in range(0, h, rows):
@@ -168,7 +172,9 @@ def lower_mean(low: Lowering, layer: Layer) -> None:
     mean = layer.operation
     assert isinstance(mean, Mean)
     n, h, w, c = low.shape(layer.input_name)
-    parameters = np.concatenate([np.zeros(c, np.int32).view(np.uint8), np.full(c, mean.factor, np.float32).view(np.uint8)])
+    parameters = np.concatenate(
+        [np.zeros(c, np.int32).view(np.uint8), np.full(c, mean.factor, np.float32).view(np.uint8)]
+    )
     chain, constants = load_chain(low, layer, parameters)
     rows = stripe_rows(low, h, w * c, _tile_bytes(low, layer.input_name, w * c))
     for image in range(n):
@@ -244,7 +250,12 @@ def lower_lrn(low: Lowering, layer: Layer) -> None:
 
 
 def _image_layer(
-    low: Lowering, layer: Layer, mnemonic: str, fields: dict[str, Any], symbols: dict[str, int], drop: tuple[str, ...] = ()
+    low: Lowering,
+    layer: Layer,
+    mnemonic: str,
+    fields: dict[str, Any],
+    symbols: dict[str, int],
+    drop: tuple[str, ...] = (),
 ) -> None:
     """A layer of one input image and one output image of the same shape."""
     for image, first, rows in _stripes(low, layer):

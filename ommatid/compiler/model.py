@@ -18,7 +18,14 @@ from ommatid.compiler.errors import CompileError
 OLDEST_OPSET = 7
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
-_NOT_FOLDED = {*QUANTIZERS, "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial"}
+_NOT_FOLDED = {
+    *QUANTIZERS,
+    "RandomNormal",
+    "RandomUniform",
+    "RandomNormalLike",
+    "RandomUniformLike",
+    "Multinomial",
+}
 
 
 def import_model(
@@ -43,7 +50,10 @@ def import_model(
     _fix_input_shapes(proto, dict(shapes or {}), name)
     proto.ir_version = max(proto.ir_version, 8)  # initialisers need not be inputs
     model = ir.from_proto(proto)
-    for step in (common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0), common.RemoveInitializersFromInputsPass()):
+    for step in (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+    ):
         step(model)
     if inputs or outputs:
         model = _cut(model, inputs, outputs, name)
@@ -77,7 +87,9 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
     try:
         onnx.load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise CompileError(f"{path}: external data cannot be read: {error}", "keep the data file beside the model") from None
+        raise CompileError(
+            f"{path}: external data cannot be read: {error}", "keep the data file beside the model"
+        ) from None
     return proto, str(path)
 
 
@@ -88,7 +100,9 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except Exception:
-        raise CompileError(f"{name}: is not an ONNX model, or is cut short", "export the model again") from None
+        raise CompileError(
+            f"{name}: is not an ONNX model, or is cut short", "export the model again"
+        ) from None
     if not proto.graph.node and not proto.graph.output:
         raise CompileError(f"{name}: holds no ONNX graph", "export the model again")
     return proto
@@ -98,7 +112,9 @@ def _check_proto(proto: onnx.ModelProto, name: str) -> None:
     opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
-        raise CompileError(f"{name}: opset {opset} is not supported", f"export it with opset {OLDEST_OPSET} to {newest}")
+        raise CompileError(
+            f"{name}: opset {opset} is not supported", f"export it with opset {OLDEST_OPSET} to {newest}"
+        )
     functions = {(f.domain, f.name) for f in proto.functions}
     known = {i.name for i in proto.graph.input} | {i.name for i in proto.graph.initializer}
     known |= {i.values.name for i in proto.graph.sparse_initializer}
@@ -119,7 +135,9 @@ def _check_proto(proto: onnx.ModelProto, name: str) -> None:
             )  # fmt: skip
     for output in proto.graph.output:
         if output.name not in known:
-            raise CompileError(f"{name}: output {output.name!r} is produced by nothing", "export the model again")
+            raise CompileError(
+                f"{name}: output {output.name!r} is produced by nothing", "export the model again"
+            )
 
 
 def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], name: str) -> None:
@@ -128,7 +146,10 @@ def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], 
     names = [i.name for i in inputs]
     for given in shapes:
         if given not in names:
-            raise CompileError(f"{name}: --shape names {given!r}, which is not an input", f"the inputs are {', '.join(names)}")
+            raise CompileError(
+                f"{name}: --shape names {given!r}, which is not an input",
+                f"the inputs are {', '.join(names)}",
+            )
     for value in inputs:
         tensor = value.type.tensor_type
         if value.name in shapes:
@@ -139,7 +160,9 @@ def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], 
                 )
             for dim, size in zip(tensor.shape.dim, wanted, strict=False):
                 if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
-                    raise CompileError(f"{name}: --shape gives {value.name!r} {list(wanted)}, but the model fixes a dimension to {dim.dim_value}")
+                    raise CompileError(
+                        f"{name}: --shape gives {value.name!r} {list(wanted)}, but the model fixes a dimension to {dim.dim_value}"
+                    )
             del tensor.shape.dim[:]
             for size in wanted:
                 tensor.shape.dim.add().dim_value = int(size)
@@ -151,7 +174,11 @@ def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], 
                 f"fix it with --shape {value.name}=1,3,224,224 (your sizes)", value.name,
             )  # fmt: skip
         if any(d == 0 for d in dims):
-            raise CompileError(f"{name}: input {value.name!r} has a dimension of size zero: {dims}", "give a real size with --shape", value.name)
+            raise CompileError(
+                f"{name}: input {value.name!r} has a dimension of size zero: {dims}",
+                "give a real size with --shape",
+                value.name,
+            )
     if shapes:  # what was inferred for other sizes no longer holds
         del proto.graph.value_info[:]
         for output in proto.graph.output:
@@ -163,11 +190,13 @@ def _cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], name: s
     values = ir.convenience.create_value_mapping(model.graph)
     for wanted in (*inputs, *outputs):
         if wanted not in values:
-            raise CompileError(f"{name}: no tensor is called {wanted!r}", "see the names with `ommatid check`")
+            raise CompileError(
+                f"{name}: no tensor is called {wanted!r}", "see the names with `ommatid check`"
+            )
     graph = ir.convenience.extract(
         model.graph,
-        list(inputs) or [v.name for v in model.graph.inputs],
-        list(outputs) or [v.name for v in model.graph.outputs],
+        list(inputs) or [v.name or "" for v in model.graph.inputs],
+        list(outputs) or [v.name or "" for v in model.graph.outputs],
     )
     return ir.Model(graph, ir_version=model.ir_version)
 
@@ -200,7 +229,9 @@ def _infer(model: ir.Model) -> None:
     try:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     except Exception as error:
-        raise CompileError(f"shapes cannot be inferred: {error}", "check the model with onnx.checker") from None
+        raise CompileError(
+            f"shapes cannot be inferred: {error}", "check the model with onnx.checker"
+        ) from None
 
 
 def _drop_no_ops(model: ir.Model) -> bool:
@@ -218,7 +249,11 @@ def _drop_no_ops(model: ir.Model) -> bool:
 
 def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     """Replace a node whose result is known by initialisers."""
-    if node.op_type in _NOT_FOLDED or node.domain not in _DEFAULT_DOMAINS or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values()):
+    if (
+        node.op_type in _NOT_FOLDED
+        or node.domain not in _DEFAULT_DOMAINS
+        or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+    ):
         return False
     if any(o.is_graph_output() for o in node.outputs):
         return False
@@ -233,7 +268,10 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
         return False
     for output, array in zip(node.outputs, results, strict=False):
         constant = ir.Value(name=output.name, const_value=ir.tensor(np.ascontiguousarray(array)))
-        constant.shape, constant.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        constant.shape, constant.type = (
+            ir.Shape(array.shape),
+            ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        )
         output.replace_all_uses_with(constant)
         output.name = f"{output.name}__folded"
         model.graph.register_initializer(constant)
@@ -242,7 +280,9 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
 
 
 def _evaluate(model: ir.Model, node: ir.Node) -> list[np.ndarray[Any, Any]]:
-    feeds = {v.name: v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None}
+    feeds = {
+        v.name or "": v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None
+    }
     proto = ir.to_proto(node)
     graph = onnx.helper.make_graph(
         [proto], "fold",
@@ -253,35 +293,54 @@ def _evaluate(model: ir.Model, node: ir.Node) -> list[np.ndarray[Any, Any]]:
     try:
         return list(ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds))
     except Exception as error:
-        raise CompileError(f"node {node.name!r} ({node.op_type}) cannot be computed: {error}", node=node.name or "") from None
+        raise CompileError(
+            f"node {node.name!r} ({node.op_type}) cannot be computed: {error}", node=node.name or ""
+        ) from None
 
 
 def fixed_shape(value: ir.Value) -> tuple[int, ...] | None:
     """A value's shape if all of it is known."""
     if value.shape is None or not all(isinstance(d, int) for d in value.shape):
         return None
-    return tuple(int(d) for d in value.shape)  # type: ignore[call-overload]
+    return tuple(int(d) for d in value.shape)  # type: ignore[arg-type]
 
 
 def _check_values(model: ir.Model, name: str) -> None:
     """Refuse constants that are not finite, scales that are not positive, and shapes that are not known."""
     scales = {n.inputs[1].name for n in model.graph if n.op_type in QUANTIZERS and n.inputs[1] is not None}
     # limits of Clip and paddings may be infinite
-    limits = {v.name for n in model.graph if n.op_type in ("Clip", "Pad", "Max", "Min", "Where") for v in n.inputs[1:] if v is not None}
+    limits = {
+        v.name
+        for n in model.graph
+        if n.op_type in ("Clip", "Pad", "Max", "Min", "Where")
+        for v in n.inputs[1:]
+        if v is not None
+    }
     for key, value in model.graph.initializers.items():
         if value.const_value is None or not np.issubdtype(_dtype(value), np.floating):
             continue
         array = value.const_value.numpy()
         user = next((u.node.name for u in value.uses()), key)
         if key in scales and not (np.isfinite(array).all() and (array > 0).all()):
-            raise CompileError(f"{name}: scale {key!r} of node {user!r} is not a positive number", "quantise the model again", user or "")
+            raise CompileError(
+                f"{name}: scale {key!r} of node {user!r} is not a positive number",
+                "quantise the model again",
+                user or "",
+            )
         if key not in limits and not np.isfinite(array).all():
-            raise CompileError(f"{name}: constant {key!r} of node {user!r} holds NaN or infinity", "check the training or export", user or "")
+            raise CompileError(
+                f"{name}: constant {key!r} of node {user!r} holds NaN or infinity",
+                "check the training or export",
+                user or "",
+            )
     for node in model.graph:
         for value in node.outputs:
             shape = fixed_shape(value)
             if shape is not None and 0 in shape:
-                raise CompileError(f"{name}: node {node.name!r} makes a tensor of size zero: {list(shape)}", node=node.name or "")
+                raise CompileError(
+                    f"{name}: node {node.name!r} makes a tensor of size zero: {list(shape)}",
+                    node=node.name or "",
+                )
 
 
 def _dtype(value: ir.Value) -> Any:
@@ -295,4 +354,3 @@ def _dtype(value: ir.Value) -> Any:
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as ONNX's own ModelProto."""
     return ir.to_proto(model)
-

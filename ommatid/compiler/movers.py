@@ -16,13 +16,15 @@ from ommatid.compiler.quantized import Unsupported, Walk
 from ommatid.compiler.rules import integer, ints, shape_of
 
 
-def _finish(walk: Walk, node: ir.Node, output: ir.Value, source: str, order: tuple[int, ...], operation: Operation) -> str:
+def _finish(
+    walk: Walk, node: ir.Node, output: ir.Value, source: str, order: tuple[int, ...], operation: Operation
+) -> str:
     """Declare the result under the name of the QuantizeLinear behind it, if that changes nothing."""
     quantization = walk.tensor(source).quantization
     name, covered = output.name or "", [node.name or ""]
     uses = output.uses()
     if len(uses) == 1 and not output.is_graph_output():
-        q = uses[0].node
+        q = next(iter(uses)).node
         if q.op_type == "QuantizeLinear" and walk.quantization_of(q) == quantization:
             name = q.outputs[0].name or ""
             covered.append(q.name or "")
@@ -120,14 +122,24 @@ def slice_(walk: Walk, node: ir.Node) -> None:
     source = walk.activation(node.inputs[0])
     shape, order = walk.tensor(source).onnx_shape, walk.order(source)
     if "starts" in node.attributes:
-        starts, axes = ints(node, "starts", []), ints(node, "axes", list(range(len(ints(node, "starts", [])))))
+        starts, axes = (
+            ints(node, "starts", []),
+            ints(node, "axes", list(range(len(ints(node, "starts", []))))),
+        )
         steps = [1] * len(starts)
     else:
         parts = [walk.constant(v) for v in node.inputs[1:]]
-        if any(p is None and v is not None for p, v in zip(parts, node.inputs[1:], strict=True)) or parts[0] is None:
+        if (
+            any(p is None and v is not None for p, v in zip(parts, node.inputs[1:], strict=True))
+            or parts[0] is None
+        ):
             raise Unsupported("its bounds are not constant")
         starts = [int(v) for v in parts[0]]
-        axes = [int(v) for v in parts[2]] if len(parts) > 2 and parts[2] is not None else list(range(len(starts)))
+        axes = (
+            [int(v) for v in parts[2]]
+            if len(parts) > 2 and parts[2] is not None
+            else list(range(len(starts)))
+        )
         steps = [int(v) for v in parts[3]] if len(parts) > 3 and parts[3] is not None else [1] * len(starts)
     if min(steps) < 1:
         raise Unsupported("a negative step")

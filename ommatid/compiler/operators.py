@@ -48,9 +48,13 @@ def table() -> list[tuple[str, str, str]]:
     for name, mover in MOVERS.items():
         rows[name] = (name, "NPU, free where bytes can stay", (mover.__doc__ or "").strip())
     for name in (*unary.UNARY, "Clip"):
-        rows.setdefault(name, (name, "NPU", "A table of 256 entries; chains of such operators are one table."))
+        rows.setdefault(
+            name, (name, "NPU", "A table of 256 entries; chains of such operators are one table.")
+        )
     for name in ("Div", "Pow", "Max", "Min"):
         rows.setdefault(name, (name, "NPU", "With a constant number, or of one tensor: part of a table."))
     for name in ("BatchNormalization", "PRelu"):
-        rows.setdefault(name, (name, "NPU", "An affine function by channel; folded into a convolution where legal."))
+        rows.setdefault(
+            name, (name, "NPU", "An affine function by channel; folded into a convolution where legal.")
+        )
     return [rows[name] for name in sorted(rows)]

@@ -55,12 +55,17 @@ def _free(walk: Walk, node: ir.Node) -> bool:
 def _host_made(walk: Walk, name: str) -> bool:
     """A quantised tensor that the host makes of a network input."""
     return any(
-        n.op_type == "QuantizeLinear" and n.outputs[0].name == name and n.inputs[0] is not None and n.inputs[0].is_graph_input()
+        n.op_type == "QuantizeLinear"
+        and n.outputs[0].name == name
+        and n.inputs[0] is not None
+        and n.inputs[0].is_graph_input()
         for n in walk.model.graph
     )
 
 
-def _needed(rest: list[ir.Node], model: ir.Model, made_by_npu: set[str], read_by_npu: set[str]) -> list[ir.Node]:
+def _needed(
+    rest: list[ir.Node], model: ir.Model, made_by_npu: set[str], read_by_npu: set[str]
+) -> list[ir.Node]:
     """Those nodes whose results reach a network output or a layer."""
     alive: set[str] = set(read_by_npu - made_by_npu) | {v.name or "" for v in model.graph.outputs}
     for output in model.graph.outputs:
@@ -91,15 +96,17 @@ def _available(walk: Walk, value: ir.Value, known: set[str | None]) -> bool:
     return moved is not None and moved in known
 
 
-def _cpu_partition(walk: Walk, nodes: list[ir.Node], made_by_npu: set[str], later: list[ir.Node]) -> Partition:
+def _cpu_partition(
+    walk: Walk, nodes: list[ir.Node], made_by_npu: set[str], later: list[ir.Node]
+) -> Partition:
     """The nodes with what dequantises their inputs, as an ONNX model of its own."""
     graph = walk.model.graph
     chosen = {n.name for n in nodes}
     ordered: list[ir.Node] = []
     for node in graph:
-        if node.name in chosen:
-            ordered.append(node)
-        elif node.op_type == "DequantizeLinear" and any(u.node.name in chosen for u in node.outputs[0].uses()):
+        if node.name in chosen or (
+            node.op_type == "DequantizeLinear" and any(u.node.name in chosen for u in node.outputs[0].uses())
+        ):
             ordered.append(node)
     protos = [ir.to_proto(n) for n in ordered]
     produced = {o for p in protos for o in p.output}
@@ -111,8 +118,16 @@ def _cpu_partition(walk: Walk, nodes: list[ir.Node], made_by_npu: set[str], late
                 continue
             (constants if value.const_value is not None else inputs)[value.name or ""] = value
     extra = _dequantise_moved(walk, inputs, protos)
-    needed_later = {v.name for n in later for v in n.inputs if v is not None} | {v.name for v in graph.outputs}
-    needed_later |= walk.fed | {n.inputs[0].name for n in graph if n.op_type == "DequantizeLinear" and n.inputs[0] is not None and n.name not in {o.name for o in ordered}}
+    needed_later = {v.name for n in later for v in n.inputs if v is not None} | {
+        v.name for v in graph.outputs
+    }
+    needed_later |= walk.fed | {
+        n.inputs[0].name
+        for n in graph
+        if n.op_type == "DequantizeLinear"
+        and n.inputs[0] is not None
+        and n.name not in {o.name for o in ordered}
+    }
     outputs = [o for n in nodes for o in n.outputs if o.name in needed_later]
     proto = onnx.helper.make_graph(
         protos, "cpu",
@@ -121,10 +136,15 @@ def _cpu_partition(walk: Walk, nodes: list[ir.Node], made_by_npu: set[str], late
         [*(_initializer(v) for v in constants.values()), *extra[1]],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in graph.opset_imports.items()]
-    model = onnx.helper.make_model(proto, opset_imports=opsets, ir_version=min(10, max(8, walk.model.ir_version or 8)))
-    reasons = tuple("; ".join(walk.reasons.get(n.name or "", ["an input or output of it is not quantised"])) for n in nodes)
+    model = onnx.helper.make_model(
+        proto, opset_imports=opsets, ir_version=min(10, max(8, walk.model.ir_version or 8))
+    )
+    reasons = tuple(
+        "; ".join(walk.reasons.get(n.name or "", ["an input or output of it is not quantised"]))
+        for n in nodes
+    )
     return Partition(
-        "cpu", tuple([*inputs, *(v.name for v in extra[0])]), tuple(o.name or "" for o in outputs),
+        "cpu", (*inputs, *(v.name for v in extra[0])), tuple(o.name or "" for o in outputs),
         model=model.SerializeToString(deterministic=True), nodes=tuple(n.name or "" for n in nodes), reasons=reasons,
     )  # fmt: skip
 
@@ -133,7 +153,8 @@ def _dequantise_moved(
     walk: Walk, inputs: dict[str, ir.Value], protos: list[onnx.NodeProto]
 ) -> tuple[list[onnx.ValueInfoProto], list[onnx.TensorProto]]:
     """Real values that are moved quantised tensors: dequantise those here; their inputs and constants."""
-    infos, constants = [], []
+    infos: list[onnx.ValueInfoProto] = []
+    constants: list[onnx.TensorProto] = []
     for name in [n for n in inputs if n in walk.deq]:
         tensor = walk.tensors[walk.deq[name]]
         q = tensor.quantization

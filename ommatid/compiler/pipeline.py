@@ -23,6 +23,7 @@ from ommatid.isa.program import Placed, Program
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
 
+
 def compile_model(
     model: Any, target: str | Path | Target = "ommatid-1k", optimize: int = 2, info: dict[str, Any] | None = None,
     **options: Any,
@@ -45,7 +46,9 @@ def compile_model(
     _dump("network", network_text(network))
     made = {"optimize": optimize, "ommatid": release(), **(info or {})}
     if front.calibration is None:
-        made.setdefault("calibration", "none given: seeded random data, unless the model was quantised already")
+        made.setdefault(
+            "calibration", "none given: seeded random data, unless the model was quantised already"
+        )
     return compile_network(network, chip, optimize, made)
 
 
@@ -88,7 +91,9 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
     layers = [layer for stage in network.stages for layer in stage.layers]
     compulsory = compulsory_bytes(network, layers)
     rows = tuple(
-        ProgramLayer(layer.name, layer.op, layer.nodes, layer.macs, layer_roofline_cycles(layer, size, target))
+        ProgramLayer(
+            layer.name, layer.op, layer.nodes, layer.macs, layer_roofline_cycles(layer, size, target)
+        )
         for layer, size in zip(layers, compulsory, strict=True)
     )
     everything = sum(compulsory)
@@ -141,4 +146,3 @@ def _dump(name: str, text: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         count = len(list(Path(folder).glob("*.txt")))
         (Path(folder) / f"{count:02d}-{name}.txt").write_text(text, encoding="utf-8")
-

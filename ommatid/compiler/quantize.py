@@ -25,7 +25,9 @@ from ommatid.compiler.operators import MOVERS, RULES
 if TYPE_CHECKING:
     from ommatid.compiler.front import FrontOptions
 
-QUANTISED = sorted({*RULES, *MOVERS, *unary.UNARY, "Clip", "Div", "Pow", "Max", "Min", "BatchNormalization", "PRelu"})
+QUANTISED = sorted(
+    {*RULES, *MOVERS, *unary.UNARY, "Clip", "Div", "Pow", "Max", "Min", "BatchNormalization", "PRelu"}
+)
 
 
 class _Reader:
@@ -72,7 +74,9 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
         "entropy": (CalibrationMethod.Entropy, {}),
     }
     if options.method not in methods:
-        raise CompileError(f"unknown calibration method {options.method!r}", f"use one of {', '.join(methods)}")
+        raise CompileError(
+            f"unknown calibration method {options.method!r}", f"use one of {', '.join(methods)}"
+        )
     method, extra = methods[options.method]
     feeds = samples(model, options.calibration, options.preprocess)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +92,10 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
         except CompileError:
             raise
         except Exception as error:
-            raise CompileError(f"onnxruntime cannot run the model for calibration: {error}", "check that it runs in onnxruntime") from None
+            raise CompileError(
+                f"onnxruntime cannot run the model for calibration: {error}",
+                "check that it runs in onnxruntime",
+            ) from None
 
 
 def _share_concat_ranges(model: ir.Model, ranges: Any) -> None:

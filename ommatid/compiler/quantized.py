@@ -52,7 +52,9 @@ class Walk:
     layers: list[Layer] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     deq: dict[str, str] = field(default_factory=dict)
-    root: dict[str, tuple[str, Array]] = field(default_factory=dict)  # tensor: (tensor, table) it is a table of
+    root: dict[str, tuple[str, Array]] = field(
+        default_factory=dict
+    )  # tensor: (tensor, table) it is a table of
     unflattened: dict[str, str] = field(default_factory=dict)  # flattened tensor: the one of four dimensions
     fed: set[str] = field(default_factory=set)
     reasons: dict[str, list[str]] = field(default_factory=dict)
@@ -74,10 +76,19 @@ class Walk:
         node = value.producer()
         if node is not None and node.op_type == "DequantizeLinear":
             parts = [self.constant(v) for v in node.inputs]
-            if parts[0] is None or parts[1] is None or node.inputs[0] is None or node.inputs[0].producer() is not None:
+            if (
+                parts[0] is None
+                or parts[1] is None
+                or node.inputs[0] is None
+                or node.inputs[0].producer() is not None
+            ):
                 return None
             axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-            zero = parts[2] if len(parts) > 2 and parts[2] is not None else np.zeros_like(parts[1], parts[0].dtype)
+            zero = (
+                parts[2]
+                if len(parts) > 2 and parts[2] is not None
+                else np.zeros_like(parts[1], parts[0].dtype)
+            )
             return dequantised(parts[0], parts[1], zero, axis)
         return None
 
@@ -94,13 +105,17 @@ class Walk:
         dtype = "uint8" if zero is None else str(zero.dtype)
         if dtype not in ("int8", "uint8"):
             raise Unsupported(f"activations of type {dtype} are not supported; use int8 or uint8")
-        return Quantization(float(np.float32(scale.item())), int(zero.item()) if zero is not None else 0, dtype)
+        return Quantization(
+            float(np.float32(scale.item())), int(zero.item()) if zero is not None else 0, dtype
+        )
 
     def tensor(self, name: str) -> Tensor:
         """A quantised tensor by name."""
         return self.tensors[name]
 
-    def declare(self, name: str, shape: Sequence[int], order: Sequence[int], quantization: Quantization) -> str:
+    def declare(
+        self, name: str, shape: Sequence[int], order: Sequence[int], quantization: Quantization
+    ) -> str:
         """Make a quantised tensor of an ONNX shape whose memory order is ``order`` of its dimensions."""
         memory = tuple(int(shape[d]) for d in order)
         back = tuple(int(i) for i in np.argsort(order))
@@ -256,8 +271,8 @@ class Walk:
             return np.float64(constant.reshape(-1)[0])  # type: ignore[return-value]
         node = value.producer()
         assert node is not None
-        present = [v for v in node.inputs]
-        arguments = []
+        present = list(node.inputs)
+        arguments: list[Any] = []
         for position, v in enumerate(present):
             if v is None:
                 arguments.append(np.float64(-np.inf if position == 1 else np.inf))
@@ -281,14 +296,17 @@ class Walk:
         if fixed_shape(node.outputs[0]) != base.onnx_shape:
             return False
         channels = base.shape[-1]
-        scale_in, scale_out = np.float64(np.float32(base.quantization.scale)), np.float64(np.float32(quantization.scale))
+        scale_in, scale_out = (
+            np.float64(np.float32(base.quantization.scale)),
+            np.float64(np.float32(quantization.scale)),
+        )
         affine = np.stack([
             np.broadcast_to(np.asarray(part, np.float64) * factor, (channels,))
             for part, factor in ((shift, 1 / scale_out), (slope, scale_in / scale_out), (negative, scale_in / scale_out))
         ]).astype(np.float32)  # fmt: skip
         output = self.declare(node.outputs[0].name or "", base.onnx_shape, self.order(root), quantization)
         steps = self._clamp_steps(clamps, quantization)
-        names = tuple([*reversed(nodes), *(c.name or "" for c in reversed(clamps))])
+        names = (*reversed(nodes), *(c.name or "" for c in reversed(clamps)))
         mid = (quantization.zero_point, quantization.dtype)
         self.add(Layer(names[0], self.ops[names[0]], names, Map(affine, mid), (root,), output, steps))
         self.covered[names[0]] = [*names, node.name or ""]
@@ -337,11 +355,19 @@ class Walk:
             return array.reshape(1).astype(np.float64)
         tensor = self.tensors[name]
         rank, axis = len(tensor.onnx_shape), self.order(name)[-1]
-        node_is_vector = array.ndim == 1 and value is not None and any(u.node.op_type == "BatchNormalization" for u in value.uses())
+        node_is_vector = (
+            array.ndim == 1
+            and value is not None
+            and any(u.node.op_type == "BatchNormalization" for u in value.uses())
+        )
         if node_is_vector:
             return array.astype(np.float64) if axis == 1 and array.size == tensor.shape[-1] else None
         padded = (1,) * (rank - array.ndim) + array.shape
-        if len(padded) != rank or any(d != 1 for i, d in enumerate(padded) if i != axis) or padded[axis] != tensor.onnx_shape[axis]:
+        if (
+            len(padded) != rank
+            or any(d != 1 for i, d in enumerate(padded) if i != axis)
+            or padded[axis] != tensor.onnx_shape[axis]
+        ):
             return None
         return array.reshape(-1).astype(np.float64)
 
@@ -356,7 +382,9 @@ class Walk:
             raise Unsupported(f"no rule for operator {anchor.op_type}")
         for value in (inner, *(c.outputs[0] for c in clamps)):
             if len(value.uses()) != 1 or value.is_graph_output():
-                self.reasons.setdefault(anchor.name or "", []).append("its real-valued result is used elsewhere")
+                self.reasons.setdefault(anchor.name or "", []).append(
+                    "its real-valued result is used elsewhere"
+                )
                 raise Unsupported("its input is also used without being quantised")
         try:
             made = self.rules[anchor.op_type](self, anchor, quantization)
@@ -369,7 +397,11 @@ class Walk:
         steps = (*made.steps, *self._clamp_steps(clamps, quantization))
         names = (anchor.name or "", *(c.name or "" for c in reversed(clamps)))
         layer = Layer(names[0], anchor.op_type, names, made.operation, made.inputs, output, steps, made.macs)
-        if steps and not isinstance(made.operation, Map) and type(made.operation).__name__ not in ("Conv", "Mean"):
+        if (
+            steps
+            and not isinstance(made.operation, Map)
+            and type(made.operation).__name__ not in ("Conv", "Mean")
+        ):
             middle = self.declare(f"{output}@raw", shape, made.order, quantization)
             self.add(replace(layer, output=middle, steps=()))
             layer = Layer(f"{names[0]}@clamp", anchor.op_type, names, Map(), (middle,), output, steps)
@@ -381,7 +413,10 @@ class Walk:
         clamps: list[ir.Node] = []
         node = value.producer()
         while node is not None and node.op_type in ("Relu", "Clip") and value.name not in self.deq:
-            if any(self.constant(v) is None for v in node.inputs[1:] if v is not None) or node.inputs[0] is None:
+            if (
+                any(self.constant(v) is None for v in node.inputs[1:] if v is not None)
+                or node.inputs[0] is None
+            ):
                 break
             clamps.append(node)
             value = node.inputs[0]
@@ -394,10 +429,14 @@ class Walk:
             return ()
         values = unary.real_values(quantization)
         for node in reversed(clamps):
-            arguments: list[Array] = [values]
+            arguments: list[Any] = [values]
             for position, v in enumerate(node.inputs[1:], 1):
                 constant = self.constant(v)
-                arguments.append(np.float64(constant.item()) if constant is not None else np.float64(np.inf if position == 2 else -np.inf))  # type: ignore[arg-type]
+                arguments.append(
+                    np.float64(constant.item())
+                    if constant is not None
+                    else np.float64(np.inf if position == 2 else -np.inf)
+                )
             result = unary.apply(node, arguments)
             assert result is not None
             values = result
@@ -417,4 +456,3 @@ def dequantised(q: Array, scale: Array, zero: Array, axis: int) -> Array:
         shape[axis] = scale.size
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     return (q.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
-

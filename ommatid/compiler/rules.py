@@ -105,15 +105,24 @@ def quantised_bias(walk: Walk, value: ir.Value | None, scales: Array, channels: 
     node = value.producer()
     if node is not None and node.op_type == "DequantizeLinear":
         q, scale = walk.constant(node.inputs[0]), walk.constant(node.inputs[1])
-        if q is not None and scale is not None and q.dtype == np.int32 and np.allclose(scale.reshape(-1), scales, rtol=1e-4):
+        if (
+            q is not None
+            and scale is not None
+            and q.dtype == np.int32
+            and np.allclose(scale.reshape(-1), scales, rtol=1e-4)
+        ):
             return np.broadcast_to(q.reshape(-1), (channels,)).astype(np.int32)
-    steps = np.rint(np.broadcast_to(real.reshape(-1), (channels,)).astype(np.float64) / scales.astype(np.float64))
+    steps = np.rint(
+        np.broadcast_to(real.reshape(-1), (channels,)).astype(np.float64) / scales.astype(np.float64)
+    )
     if np.abs(steps).max(initial=0) >= 2**31:
         raise Unsupported("the bias does not fit int32 at the accumulator's scale")
     return steps.astype(np.int32)
 
 
-def requantisation(walk: Walk, name: str, weights: Array, weight_scales: Array, bias: ir.Value | None, out: Quantization) -> tuple[Array, Array]:
+def requantisation(
+    walk: Walk, name: str, weights: Array, weight_scales: Array, bias: ir.Value | None, out: Quantization
+) -> tuple[Array, Array]:
     """int32 bias and float32 multipliers (design 3.4); ``weights`` have output channels first.
 
     Raises:
@@ -131,7 +140,9 @@ def requantisation(walk: Walk, name: str, weights: Array, weight_scales: Array, 
     smallest = biases + positive * low + negative * high
     if largest.max(initial=0) >= 2**31 or smallest.min(initial=0) < -(2**31):
         channel = int(np.argmax(np.maximum(largest, -smallest)))
-        raise Unsupported(f"the int32 accumulator of output channel {channel} could overflow (its bias is {biases[channel]})")
+        raise Unsupported(
+            f"the int32 accumulator of output channel {channel} could overflow (its bias is {biases[channel]})"
+        )
     return biases, (products / np.float32(out.scale)).astype(np.float32)
 
 
@@ -142,7 +153,13 @@ def _mid(out: Quantization) -> tuple[int, str]:
 # --- convolution and matrix multiplication ----------------------------------------------------------------
 
 
-def spatial_pads(node: ir.Node, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> tuple[int, int, int, int]:
+def spatial_pads(
+    node: ir.Node,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[int, int, int, int]:
     """(top, left, bottom, right), from ``pads`` or ``auto_pad``."""
     mode = text(node, "auto_pad", "NOTSET")
     if mode in ("NOTSET", ""):
@@ -188,12 +205,26 @@ def conv(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     q, scales = quantised_weights(walk, node.inputs[1], 0)
     q = q.reshape(q.shape[0], q.shape[1], *two(q.shape[2:]))
     weights = np.ascontiguousarray(q.transpose(0, 2, 3, 1))
-    strides, dilations = two(ints(node, "strides", [1] * (len(shape) - 2))), two(ints(node, "dilations", [1] * (len(shape) - 2)))
+    strides, dilations = (
+        two(ints(node, "strides", [1] * (len(shape) - 2))),
+        two(ints(node, "dilations", [1] * (len(shape) - 2))),
+    )
     kernel = (weights.shape[1], weights.shape[2])
     pads = spatial_pads(node, size, kernel, strides, dilations)
-    bias, multipliers = requantisation(walk, name, weights, scales, node.inputs[2] if len(node.inputs) > 2 else None, out)
-    operation = Conv(weights, bias, multipliers, Window(kernel, strides, dilations, pads), integer(node, "group", 1), _mid(out))
-    return Made(operation, (name,), order, macs=math.prod(shape_of(node.outputs[0])) * int(np.prod(weights.shape[1:])))
+    bias, multipliers = requantisation(
+        walk, name, weights, scales, node.inputs[2] if len(node.inputs) > 2 else None, out
+    )
+    operation = Conv(
+        weights,
+        bias,
+        multipliers,
+        Window(kernel, strides, dilations, pads),
+        integer(node, "group", 1),
+        _mid(out),
+    )
+    return Made(
+        operation, (name,), order, macs=math.prod(shape_of(node.outputs[0])) * int(np.prod(weights.shape[1:]))
+    )
 
 
 def conv_transpose(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -207,8 +238,15 @@ def conv_transpose(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     weights = np.ascontiguousarray(q.transpose(1, 2, 3, 0)[:, ::-1, ::-1, :])
     kernel = (weights.shape[1], weights.shape[2])
     pads = spatial_pads(node, size, kernel, (1, 1), (1, 1))
-    inner = (kernel[0] - 1 - pads[0], kernel[1] - 1 - pads[1], kernel[0] - 1 - pads[2], kernel[1] - 1 - pads[3])
-    bias, multipliers = requantisation(walk, name, weights, scales, node.inputs[2] if len(node.inputs) > 2 else None, out)
+    inner = (
+        kernel[0] - 1 - pads[0],
+        kernel[1] - 1 - pads[1],
+        kernel[0] - 1 - pads[2],
+        kernel[1] - 1 - pads[3],
+    )
+    bias, multipliers = requantisation(
+        walk, name, weights, scales, node.inputs[2] if len(node.inputs) > 2 else None, out
+    )
     window = Window(kernel, (1, 1), (1, 1), inner)
     upsample = two(ints(node, "strides", [1, 1]))
     operation = Conv(weights, bias, multipliers, window, 1, _mid(out), upsample)
@@ -221,7 +259,9 @@ def gemm(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         raise Unsupported("only alpha = beta = 1 and transA = 0")
     turned = integer(node, "transB", 0)
     q, scales = quantised_weights(walk, node.inputs[1], 0 if turned else 1)
-    return _dense(walk, node, q if turned else q.T, scales, node.inputs[2] if len(node.inputs) > 2 else None, out)
+    return _dense(
+        walk, node, q if turned else q.T, scales, node.inputs[2] if len(node.inputs) > 2 else None, out
+    )
 
 
 def matmul(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -232,7 +272,9 @@ def matmul(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     return _dense(walk, node, q.T, scales, None, out)
 
 
-def _dense(walk: Walk, node: ir.Node, q: Array, scales: Array, bias: ir.Value | None, out: Quantization) -> Made:
+def _dense(
+    walk: Walk, node: ir.Node, q: Array, scales: Array, bias: ir.Value | None, out: Quantization
+) -> Made:
     """``q`` int8 [N, K]."""
     name = walk.activation(node.inputs[0])
     shape = walk.tensor(name).onnx_shape
@@ -263,7 +305,16 @@ def add(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     ra, rb = np.float32(a.scale) / np.float32(out.scale), sign * np.float32(b.scale) / np.float32(out.scale)
     inner = np.float64(ra) * a.zero_point + np.float64(np.float32(rb * np.float32(b.zero_point)))
     addend = np.float32(out.zero_point - np.float32(inner))
-    step = Binary("add", second, (a.zero_point, a.dtype), (b.zero_point, b.dtype), _mid(out), float(ra), float(rb), float(addend))
+    step = Binary(
+        "add",
+        second,
+        (a.zero_point, a.dtype),
+        (b.zero_point, b.dtype),
+        _mid(out),
+        float(ra),
+        float(rb),
+        float(addend),
+    )
     return Made(Map(), (first,), order, (step,))
 
 
@@ -272,7 +323,9 @@ def mul(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     first, second, order = _pair(walk, node)
     a, b = walk.tensor(first).quantization, walk.tensor(second).quantization
     factor = np.float32(np.float32(a.scale) * np.float32(b.scale)) / np.float32(out.scale)
-    step = Binary("mul", second, (a.zero_point, a.dtype), (b.zero_point, b.dtype), _mid(out), float(factor), 0.0, 0.0)
+    step = Binary(
+        "mul", second, (a.zero_point, a.dtype), (b.zero_point, b.dtype), _mid(out), float(factor), 0.0, 0.0
+    )
     return Made(Map(), (first,), order, (step,))
 
 
@@ -358,7 +411,12 @@ def lrn(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     scale = walk.tensor(name).quantization.scale
     size = integer(node, "size", 1)
     alpha = number(node, "alpha", 1e-4) / size * scale * scale
-    operation = Lrn(size, float(np.float32(alpha)), float(np.float32(number(node, "bias", 1.0))), float(np.float32(scale) / np.float32(out.scale)))
+    operation = Lrn(
+        size,
+        float(np.float32(alpha)),
+        float(np.float32(number(node, "bias", 1.0))),
+        float(np.float32(scale) / np.float32(out.scale)),
+    )
     return Made(operation, (name,), order)
 
 
@@ -377,7 +435,9 @@ def softmax(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         raise Unsupported(f"shape {shape}")
     scale = float(np.float32(walk.tensor(name).quantization.scale))
     table = np.array([round(math.exp(-i * scale) * 2.0**31) for i in range(256)], np.uint64).astype(np.uint32)
-    return Made(Softmax(table, float(np.float32(1) / np.float32(out.scale))), (walk.in_order(name, order),), order)
+    return Made(
+        Softmax(table, float(np.float32(1) / np.float32(out.scale))), (walk.in_order(name, order),), order
+    )
 
 
 def concat(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -401,12 +461,18 @@ def pad(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     """Pad with a constant that the output's scale can hold."""
     name = walk.activation(node.inputs[0])
     tensor = walk.tensor(name)
-    if text(node, "mode", "constant") != "constant" or tensor.quantization != out or len(tensor.onnx_shape) > 4:
+    if (
+        text(node, "mode", "constant") != "constant"
+        or tensor.quantization != out
+        or len(tensor.onnx_shape) > 4
+    ):
         raise Unsupported("only constant padding, of the same scale, up to rank 4")
     given = walk.constant(node.inputs[1]) if len(node.inputs) > 1 else np.array(ints(node, "pads", []))
     if given is None or (len(node.inputs) > 3 and node.inputs[3] is not None) or (given < 0).any():
         raise Unsupported("pads must be constant and not negative, of all axes")
-    value = walk.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
+    value = (
+        walk.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
+    )
     if value is None:
         raise Unsupported("the value is not constant")
     info = np.iinfo(out.dtype)
@@ -424,10 +490,16 @@ def resize(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     name, shape, order, size = image(walk, node)
     target = shape_of(node.outputs[0])
     mode = text(node, "mode", "nearest")
-    coordinates = text(node, "coordinate_transformation_mode", "half_pixel" if node.op_type == "Resize" else "asymmetric")
+    coordinates = text(
+        node, "coordinate_transformation_mode", "half_pixel" if node.op_type == "Resize" else "asymmetric"
+    )
     if len(shape) != 4 or target[:2] != shape[:2]:
         raise Unsupported("only rows and columns")
-    if mode not in ("nearest", "linear") or coordinates == "tf_crop_and_resize" or integer(node, "antialias", 0):
+    if (
+        mode not in ("nearest", "linear")
+        or coordinates == "tf_crop_and_resize"
+        or integer(node, "antialias", 0)
+    ):
         raise Unsupported(f"mode {mode}, {coordinates}")
     rounding = text(node, "nearest_mode", "round_prefer_floor" if node.op_type == "Resize" else "floor")
     scales = _resize_scales(walk, node, shape, target)
@@ -436,7 +508,9 @@ def resize(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         for n, m, s in zip(size, target[2:], scales, strict=True)
     ]
     quantization = walk.tensor(name).quantization
-    factor = np.float32(np.float64(np.float32(quantization.scale)) / (np.float64(np.float32(out.scale)) * 2.0**22))
+    factor = np.float32(
+        np.float64(np.float32(quantization.scale)) / (np.float64(np.float32(out.scale)) * 2.0**22)
+    )
     return Made(Resize(tables[0], tables[1], 4 if mode == "linear" else 1, float(factor)), (name,), order)
 
 

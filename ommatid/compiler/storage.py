@@ -80,7 +80,9 @@ def plan_storage(network: Network) -> Storage:
     for layer in layers:
         source = layer.inputs[0]
         if isinstance(layer.operation, View) and layer.output not in spots:
-            spots[layer.output] = Spot(own(source).buffer, own(source).offset, dense_strides(shapes[layer.output]))
+            spots[layer.output] = Spot(
+                own(source).buffer, own(source).offset, dense_strides(shapes[layer.output])
+            )
             free.add(layer.name)
         elif isinstance(layer.operation, Slice) and layer.output not in spots and layer.output not in dense:
             spot, cut = own(source), layer.operation

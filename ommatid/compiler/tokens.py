@@ -75,9 +75,7 @@ def _conflicts(
             for i2 in range(n[k, 2]):
                 for i1 in range(n[k, 1]):
                     for i0 in range(n[k, 0]):
-                        first = (
-                            address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                        )
+                        first = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
                         for word in range(first // 16, (first + run[k] - 1) // 16 + 1):
                             writer = last_write[word]
                             if writer >= 0 and writer != i:
@@ -104,7 +102,7 @@ def _fence(engine: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
             mine = np.flatnonzero(engine[begin:end] == queue)
             if len(mine):
                 need[end, queue] = begin + mine[-1]
-        begin = end + 1
+        begin = int(end) + 1
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -145,7 +143,9 @@ def _edges(engine: Any, need: Any) -> Any:
     return producers[:edges].copy(), consumers[:edges].copy()
 
 
-def _within_capacity(producers: np.ndarray[Any, Any], consumers: np.ndarray[Any, Any]) -> list[tuple[int, int]]:
+def _within_capacity(
+    producers: np.ndarray[Any, Any], consumers: np.ndarray[Any, Any]
+) -> list[tuple[int, int]]:
     """The orderings of one token, merged so that it never holds more than its capacity in program order.
 
     Two neighbours (j, i), (k, l) become (k, i): i then waits a little longer, which covers l.

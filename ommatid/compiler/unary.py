@@ -122,7 +122,11 @@ def apply(node: ir.Node, arguments: Sequence[Array]) -> Array | None:
             low = arguments[1] if len(arguments) > 1 else np.float64(attribute("min", -math.inf))
             high = arguments[2] if len(arguments) > 2 else np.float64(attribute("max", math.inf))
             return np.minimum(np.maximum(arguments[0], low), high)
-        if node.op_type == "Gelu" and "approximate" in node.attributes and node.attributes["approximate"].as_string() == "tanh":
+        if (
+            node.op_type == "Gelu"
+            and "approximate" in node.attributes
+            and node.attributes["approximate"].as_string() == "tanh"
+        ):
             x = arguments[0]
             return 0.5 * x * (1 + _each(math.tanh)(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
         if node.op_type in UNARY:
@@ -132,4 +136,6 @@ def apply(node: ir.Node, arguments: Sequence[Array]) -> Array | None:
 
 def is_elementwise(node: ir.Node) -> bool:
     """Whether ``apply`` knows the node's operator."""
-    return node.domain in ("", "ai.onnx") and (node.op_type in PAIRS or node.op_type in UNARY or node.op_type == "Clip")
+    return node.domain in ("", "ai.onnx") and (
+        node.op_type in PAIRS or node.op_type in UNARY or node.op_type == "Clip"
+    )

@@ -121,7 +121,9 @@ def macs(stream: Array, target: Target) -> Array:
     result = np.zeros(len(stream), np.int64)
     for mnemonic in ("conv", "dwconv"):
         records = view(stream, mnemonic)
-        where = np.flatnonzero(stream["opcode"] == next(r.opcode for r in INSTRUCTIONS if r.mnemonic == mnemonic))
+        where = np.flatnonzero(
+            stream["opcode"] == next(r.opcode for r in INSTRUCTIONS if r.mnemonic == mnemonic)
+        )
         r = records[where]
         per_pixel = _i(r["kh"]) * _i(r["kw"])
         per_pixel *= _i(r["cin"]) * _i(r["cout"]) if mnemonic == "conv" else _i(r["c"])
@@ -140,4 +142,3 @@ def dram_bytes(stream: Array, target: Target) -> Array:
     bursts = (offset + table["run"] - 1) // burst + 1
     np.add.at(result, table["instruction"], bursts * table["n"].prod(axis=1) * burst)
     return result
-

@@ -162,9 +162,7 @@ def _out_image(r: Records, target: Target) -> tuple[Any, Loops]:
 def conv_steps(r: Records, target: Target) -> Any:
     """Weight tiles along K for one group of output channels: K runs along the kernel row, or tap by tap."""
     k = target.mx_k_bytes
-    per_row = np.where(
-        r["row_mode"] == 1, _ceil(_u(r["kw"]) * r["cin"], k), _u(r["kw"]) * _ceil(r["cin"], k)
-    )
+    per_row = np.where(r["row_mode"] == 1, _ceil(_u(r["kw"]) * r["cin"], k), _u(r["kw"]) * _ceil(r["cin"], k))
     return _u(r["kh"]) * per_row
 
 

@@ -16,9 +16,7 @@ from ommatid.isa.target import Target
 FORMAT_VERSION = 1
 
 #: A named range of memory. ``role`` indexes ROLES; ``layer`` is the layer it serves, -1 for several.
-SYMBOL = np.dtype(
-    [("memory", "u1"), ("role", "u1"), ("layer", "<i4"), ("address", "<u4"), ("bytes", "<u4")]
-)
+SYMBOL = np.dtype([("memory", "u1"), ("role", "u1"), ("layer", "<i4"), ("address", "<u4"), ("bytes", "<u4")])
 ROLES = ("constants", "instructions", "input", "output", "activation", "weights", "tile", "accumulator")
 
 

@@ -70,7 +70,9 @@ def write_whole(path: str | Path, data: bytes) -> None:
 def to_bytes(program: Program) -> bytes:
     """The file's bytes; the same program gives the same bytes."""
     tensors = _tensors(program)
-    header = _header(program) | {"checksums": {name: _digest(array) for name, array in sorted(tensors.items())}}
+    header = _header(program) | {
+        "checksums": {name: _digest(array) for name, array in sorted(tensors.items())}
+    }
     text = _canonical(header)
     metadata = {KEY: text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
     return _sorted_header(safetensors.numpy.save(tensors, metadata))
@@ -85,7 +87,7 @@ def _sorted_header(data: bytes) -> bytes:
 
 
 def _tensors(program: Program) -> dict[str, Array]:
-    tensors = {
+    tensors: dict[str, Array] = {
         "instructions": np.frombuffer(program.instructions.tobytes(), np.uint8),
         "operands": program.operands.astype(np.int32),
         "layer_of": program.layer_of.astype(np.int32),
@@ -140,7 +142,9 @@ def load(source: str | Path | bytes | bytearray | memoryview) -> Program:
         try:
             data = Path(source).read_bytes()
         except IsADirectoryError:
-            raise ProgramFileError(f"{name}: is a folder, not a program", "give the path of the .omm file") from None
+            raise ProgramFileError(
+                f"{name}: is a folder, not a program", "give the path of the .omm file"
+            ) from None
         except OSError as error:
             raise ProgramFileError(f"{name}: cannot be read: {error.strerror}", "check the path") from None
     else:
@@ -197,7 +201,7 @@ def _program(header: dict[str, Any], tensors: dict[str, Array]) -> Program:
     partitions = []
     for number, fields in enumerate(header["partitions"]):
         model = tensors.get(f"partition_{number}")
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         partitions.append(Partition(**lists, model=model.tobytes() if model is not None else b""))
     return Program(
         target=target_from_dict(header["target"]),

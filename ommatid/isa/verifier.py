@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
-from ommatid.isa.instructions import BY_OPCODE, HEADER, Engine, Field, Memory, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, HEADER, Field, Memory, Mode, view
 from ommatid.isa.program import ROLES, Program
 
 Array = np.ndarray[Any, Any]
@@ -68,10 +68,12 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 problems.append(f"{describe(program, int(i))}: {field.name} = {value} is not allowed")
         if row.mnemonic == "conv":
             bad = (records["row_mode"] == 1) & (
-                ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1)) | (records["dilation_w"] != 1)
+                ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1))
+                | (records["dilation_w"] != 1)
             )
             problems += [
-                f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1" for i in where[bad]
+                f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1"
+                for i in where[bad]
             ]
     cores = stream["core"] >= program.target.cores
     problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(cores)]
@@ -97,7 +99,9 @@ def _partitions(program: Program) -> list[str]:
         if partition.placement != "npu":
             continue
         if partition.begin != at or partition.end <= partition.begin:
-            problems.append(f"partition {number} covers instructions {partition.begin} to {partition.end}, not from {at}")
+            problems.append(
+                f"partition {number} covers instructions {partition.begin} to {partition.end}, not from {at}"
+            )
         at = partition.end
         ends = program.instructions["opcode"][partition.begin : partition.end]
         is_end = np.array([BY_OPCODE[int(op)].mnemonic == "end" for op in ends])
@@ -124,7 +128,9 @@ def _out_of_bounds(program: Program, table: Array) -> list[str]:
     symbols = program.symbols[np.where(nobody, 0, named)] if len(program.symbols) else None
     for k in np.flatnonzero(outside):
         memory = Memory(int(table["memory"][k])).name
-        problems.append(f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside the {memory} of {size[k]} bytes")
+        problems.append(
+            f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside the {memory} of {size[k]} bytes"
+        )
     for k in np.flatnonzero(nobody & ~outside):
         problems.append(f"{_operand(program, table[k])}: no symbol is named for it")
     if symbols is None:
@@ -132,9 +138,13 @@ def _out_of_bounds(program: Program, table: Array) -> list[str]:
     begin = symbols["address"].astype(np.int64)
     wrong = (symbols["memory"] != table["memory"]) | (low < begin) | (high > begin + symbols["bytes"])
     for k in np.flatnonzero(wrong & ~nobody & ~outside):
-        problems.append(f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside its symbol {named[k]}")
+        problems.append(
+            f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside its symbol {named[k]}"
+        )
     fixed = np.isin(symbols["role"], [ROLES.index(r) for r in ("constants", "instructions", "input")])
-    for k in np.flatnonzero((table["mode"] != Mode.READ) & fixed & ~nobody & (table["memory"] == Memory.DRAM)):
+    for k in np.flatnonzero(
+        (table["mode"] != Mode.READ) & fixed & ~nobody & (table["memory"] == Memory.DRAM)
+    ):
         problems.append(f"{_operand(program, table[k])}: writes to {ROLES[symbols['role'][k]]}")
     return problems
 
@@ -171,7 +181,13 @@ def _order_and_data(program: Program, table: Array) -> list[str]:
 
 
 def _run_partition(
-    program: Program, begin: int, end: int, queue: Array, masks: tuple[Array, Array], order: Array, clock: Array
+    program: Program,
+    begin: int,
+    end: int,
+    queue: Array,
+    masks: tuple[Array, Array],
+    order: Array,
+    clock: Array,
 ) -> list[str]:
     """Run one partition's queues; fills its part of ``order`` and ``clock``. What came before it is over."""
     part = slice(begin, end)
@@ -300,13 +316,17 @@ def _shadowed(
     problems = []
     for i, kind, other, word in found.tolist():
         by = "" if kind == 3 else f" {describe(program, other)}" if other >= 0 else " the host"
-        problems.append(f"{describe(program, i)} {kinds[kind]}{by} ({memory.name} byte {base + word * WORD_BYTES})")
+        problems.append(
+            f"{describe(program, i)} {kinds[kind]}{by} ({memory.name} byte {base + word * WORD_BYTES})"
+        )
     return problems
 
 
 def _initial_symbols(program: Program, memory: Memory, base: int) -> tuple[Array, Array, Array]:
     """What the host or CPU partitions write: (address, bytes, symbol) of the tensors of no layer."""
-    rows = [(p.symbol, program.symbols[p.symbol]) for p in program.placed if p.layer < 0 and p.memory == memory]
+    rows = [
+        (p.symbol, program.symbols[p.symbol]) for p in program.placed if p.layer < 0 and p.memory == memory
+    ]
     address = np.array([int(s["address"]) - base for _, s in rows], np.int64)
     size = np.array([int(s["bytes"]) for _, s in rows], np.int64)
     return address, size, np.array([number for number, _ in rows], np.int64)
@@ -341,7 +361,12 @@ def _shadow(
                         for word in range(begin // 16, (begin + run[k] - 1) // 16 + 1):
                             kind, other = -1, -1
                             last = writer[word]
-                            if last >= 0 and last != i and queue[last] != mine and clock[i, queue[last]] < last:
+                            if (
+                                last >= 0
+                                and last != i
+                                and queue[last] != mine
+                                and clock[i, queue[last]] < last
+                            ):
                                 kind, other = 0, last
                             if mode[k] != 2 and kind < 0:
                                 if last == -2:

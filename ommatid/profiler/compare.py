@@ -67,15 +67,21 @@ class TensorReport:
         self._equal += int((error < step / 2).sum())
         self.max_abs_error = max(self.max_abs_error, float(error.max(initial=0)))
         self.max_steps = max(self.max_steps, round(float(error.max(initial=0)) / step))
-        self.sqnr_db = 10 * float(np.log10(max(self._signal, 1e-30) / max(self._noise, self._signal * 1e-12, 1e-30)))
-        self.cosine = self._dot / max(float(np.sqrt(self._signal * self._norm)), 1e-30) if self._signal else 1.0
+        self.sqnr_db = 10 * float(
+            np.log10(max(self._signal, 1e-30) / max(self._noise, self._signal * 1e-12, 1e-30))
+        )
+        self.cosine = (
+            self._dot / max(float(np.sqrt(self._signal * self._norm)), 1e-30) if self._signal else 1.0
+        )
         self.equal = self._equal / max(self._count, 1)
 
     def witness(self, codes: Array, zero_point: int) -> None:
         """Judge whether the reference's codes are varied enough to prove anything (design 3.8)."""
         info = np.iinfo(codes.dtype)
         self._values |= set(np.unique(codes).tolist())
-        self._limits += sum(int((codes == limit).sum()) for limit in (info.min, info.max) if limit != zero_point)
+        self._limits += sum(
+            int((codes == limit).sum()) for limit in (info.min, info.max) if limit != zero_point
+        )
         needed = 32 if codes.size >= 256 else 4
         self.evidence = len(self._values) >= needed and self._limits <= 0.05 * max(self._count, 1)
 
@@ -133,7 +139,9 @@ def make_reference(model: onnx.ModelProto, names: Iterable[str]) -> Reference:
     return Reference(session, outputs, frozenset(exact))
 
 
-def layerwise(program: Program, qdq: onnx.ModelProto, samples: Sequence[Feeds], mode: str = "single") -> list[TensorReport]:
+def layerwise(
+    program: Program, qdq: onnx.ModelProto, samples: Sequence[Feeds], mode: str = "single"
+) -> list[TensorReport]:
     """Every tensor of the program that onnxruntime has too, on the same QDQ model."""
     reference = make_reference(qdq, [p.tensor.name for p in program.placed])
     reports: dict[str, TensorReport] = {}
@@ -144,7 +152,12 @@ def layerwise(program: Program, qdq: onnx.ModelProto, samples: Sequence[Feeds], 
 
 
 def _run_beside(
-    program: Program, feeds: Feeds, expected: Mapping[str, Array], reports: dict[str, TensorReport], mode: str, exact: frozenset[str]
+    program: Program,
+    feeds: Feeds,
+    expected: Mapping[str, Array],
+    reports: dict[str, TensorReport],
+    mode: str,
+    exact: frozenset[str],
 ) -> None:
     machine = Machine(program)
     ready: dict[int, list[Placed]] = defaultdict(list)
@@ -155,13 +168,19 @@ def _run_beside(
     def compare(m: Machine, index: int) -> None:
         for placed in ready.get(index, ()):
             tensor = placed.tensor
-            if tensor.name not in expected or expected[tensor.name].dtype != np.dtype(tensor.quantization.dtype):
+            if tensor.name not in expected or expected[tensor.name].dtype != np.dtype(
+                tensor.quantization.dtype
+            ):
                 continue
             codes = expected[tensor.name]
             ours = to_onnx(m.read(placed), tensor)
-            report = reports.setdefault(tensor.name, TensorReport(tensor.name, mode, "qdq", exact=tensor.name in exact))
+            report = reports.setdefault(
+                tensor.name, TensorReport(tensor.name, mode, "qdq", exact=tensor.name in exact)
+            )
             report.add(
-                dequantize(ours, tensor.quantization), dequantize(codes, tensor.quantization), tensor.quantization.scale
+                dequantize(ours, tensor.quantization),
+                dequantize(codes, tensor.quantization),
+                tensor.quantization.scale,
             )
             report.witness(codes, tensor.quantization.zero_point)
             if mode == "single":
@@ -202,7 +221,6 @@ def _original(name: str) -> str:
     return name.removesuffix("_QuantizeLinear_Output")
 
 
-
 def compare_files(program: Program, model: str, data: Any, mode: str, preprocess: Any) -> list[TensorReport]:
     """Reports of a program against the ONNX model that it was made from, float or QDQ.
 
@@ -216,5 +234,7 @@ def compare_files(program: Program, model: str, data: Any, mode: str, preprocess
     if quantised:
         return layerwise(program, to_proto(imported), feeds, mode)
     if mode == "single":
-        raise CompileError(f"{model}: is not a QDQ model, which mode single needs", "save one with compile --save-qdq")
+        raise CompileError(
+            f"{model}: is not a QDQ model, which mode single needs", "save one with compile --save-qdq"
+        )
     return against_float(program, to_proto(imported), feeds)

@@ -68,7 +68,8 @@ def page() -> Array:
     """scikit-image's scanned page with three channels, uint8 [191, 384, 3]."""
     from skimage import data
 
-    return np.stack([data.page()] * 3, axis=-1)
+    grey: Array = data.page()  # type: ignore[no-untyped-call]
+    return np.stack([grey] * 3, axis=-1)
 
 
 def run_demo(picture: str, target: str = "ommatid-1k") -> DemoResult:
@@ -84,7 +85,14 @@ def run_demo(picture: str, target: str = "ommatid-1k") -> DemoResult:
     boxes, lines = read(page(), session)
     write_whole(picture, drawn(page(), boxes))
     return DemoResult(
-        lines, expected, boxes, profile(session.program), session, picture, session.program.target.name, npu_macs_share(session.program)
+        lines,
+        expected,
+        boxes,
+        profile(session.program),
+        session,
+        picture,
+        session.program.target.name,
+        npu_macs_share(session.program),
     )
 
 
@@ -93,7 +101,9 @@ def _check_packages() -> None:
         import rapidocr_onnxruntime  # noqa: F401
         import skimage  # noqa: F401
     except ImportError as error:
-        raise DemoError(f"the demo needs the package {error.name!r}", 'pip install "ommatid[demo]" (Python 3.11 or 3.12)') from None
+        raise DemoError(
+            f"the demo needs the package {error.name!r}", 'pip install "ommatid[demo]" (Python 3.11 or 3.12)'
+        ) from None
 
 
 def detector_path() -> Path:
@@ -113,7 +123,9 @@ def detector_session(target: str) -> InferenceSession:
             buffer = io.BytesIO()
             np.save(buffer, detector_input(view))
             write_whole(path, buffer.getvalue())
-    return InferenceSession(detector_path(), target=target, shapes={"x": SHAPE}, calibration=str(folder), **RECIPE)
+    return InferenceSession(
+        detector_path(), target=target, shapes={"x": SHAPE}, calibration=str(folder), **RECIPE
+    )
 
 
 def calibration_views() -> list[Array]:
@@ -142,7 +154,9 @@ def detector_input(image: Array) -> Array:
     """What RapidOCR feeds its detector for a page, float32 of SHAPE."""
     import onnxruntime
 
-    recorder = _Recorder(onnxruntime.InferenceSession(str(detector_path()), providers=["CPUExecutionProvider"]))
+    recorder = _Recorder(
+        onnxruntime.InferenceSession(str(detector_path()), providers=["CPUExecutionProvider"])
+    )
     read(image, recorder)
     assert recorder.feed is not None
     return recorder.feed.astype(np.float32)
@@ -156,7 +170,11 @@ def detector_replaced(session: Any) -> Iterator[None]:
     original = infer_engine.InferenceSession
 
     def make(path: Any, *args: Any, **kwargs: Any) -> Any:
-        return session if session is not None and Path(str(path)).name == DETECTOR else original(path, *args, **kwargs)
+        return (
+            session
+            if session is not None and Path(str(path)).name == DETECTOR
+            else original(path, *args, **kwargs)
+        )
 
     infer_engine.InferenceSession = make
     try:
@@ -181,7 +199,9 @@ def drawn(image: Array, boxes: list[Any]) -> bytes:
     from PIL import Image, ImageDraw
 
     scale = 3
-    canvas = Image.fromarray(image).resize((image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.LANCZOS)
+    canvas = Image.fromarray(image).resize(
+        (image.shape[1] * scale, image.shape[0] * scale), Image.Resampling.LANCZOS
+    )
     draw = ImageDraw.Draw(canvas)
     for box in boxes:
         points = [(x * scale, y * scale) for x, y in box]

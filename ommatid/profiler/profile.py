@@ -81,7 +81,8 @@ def profile(program: Program) -> Profile:
     engines = _summed(runs)
     seconds = cycles / (program.target.clock_mhz * 1e6)
     utilization = {
-        name: sum(e.busy_cycles for e in engines if e.engine == name) / max(cycles, 1) for name in ENGINE_NAMES[:4]
+        name: sum(e.busy_cycles for e in engines if e.engine == name) / max(cycles, 1)
+        for name in ENGINE_NAMES[:4]
     }
     rows = tuple(
         LayerProfile(
@@ -123,7 +124,11 @@ def _bound(busy: Array, cycles: int) -> str:
     """The engine that is busy most, "dram" for the two of DMA; "dependency" if none is for half the time."""
     if not cycles:
         return "dependency"
-    shares = {"mx": busy[Engine.MX], "vx": busy[Engine.VX], "dram": max(busy[Engine.LOAD], busy[Engine.STORE], (busy[Engine.LOAD] + busy[Engine.STORE]) * 0.75)}
+    shares = {
+        "mx": busy[Engine.MX],
+        "vx": busy[Engine.VX],
+        "dram": max(busy[Engine.LOAD], busy[Engine.STORE], (busy[Engine.LOAD] + busy[Engine.STORE]) * 0.75),
+    }
     name = max(shares, key=lambda key: shares[key])
     return name if shares[name] >= 0.5 * cycles else "dependency"
 

@@ -20,7 +20,14 @@ def show(result: Profile, console: Console, most: int | None = None) -> None:
 def summary(result: Profile) -> RenderableType:
     """Cycles, time and the engines' use."""
     table = Table(title=None, show_header=True, header_style="bold")
-    for name, justify in (("engine", "left"), ("busy", "right"), ("token", "right"), ("dram", "right"), ("fetch", "right"), ("idle", "right")):
+    for name, justify in (
+        ("engine", "left"),
+        ("busy", "right"),
+        ("token", "right"),
+        ("dram", "right"),
+        ("fetch", "right"),
+        ("idle", "right"),
+    ):
         table.add_column(name, justify="left" if justify == "left" else "right")
     total = max(result.cycles, 1)
     for e in result.engines:
@@ -63,6 +70,17 @@ def to_csv(result: Profile) -> str:
     writer.writerow(["name", "op", "nodes", "cycles", "macs", "dram_bytes", "efficiency", "bound"])
     for row in result.layers:
         efficiency = "" if row.efficiency is None else f"{row.efficiency:.6f}"
-        writer.writerow([row.name, row.op, " ".join(row.nodes), row.cycles, row.macs, row.dram_bytes, efficiency, row.bound])
+        writer.writerow(
+            [
+                row.name,
+                row.op,
+                " ".join(row.nodes),
+                row.cycles,
+                row.macs,
+                row.dram_bytes,
+                efficiency,
+                row.bound,
+            ]
+        )
     writer.writerow(["idle", "", "", result.idle_cycles, 0, 0, "", ""])
     return buffer.getvalue()

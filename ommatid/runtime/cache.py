@@ -55,7 +55,9 @@ def _key(source: Any, options: dict[str, Any]) -> str | None:
             for extra in sorted(path.parent.glob(f"{path.name}.data*")):
                 digest.update(extra.read_bytes())
         else:
-            digest.update(source if isinstance(source, bytes) else source.SerializeToString(deterministic=True))
+            digest.update(
+                source if isinstance(source, bytes) else source.SerializeToString(deterministic=True)
+            )
     except (OSError, AttributeError):
         return None
     for name, value in sorted(options.items()):

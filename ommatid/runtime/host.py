@@ -14,7 +14,9 @@ Array = np.ndarray[Any, Any]
 def quantize(real: Array, quantization: Quantization) -> Array:
     """QuantizeLinear: a float32 array as int8 or uint8, rounded half to even."""
     info = np.iinfo(quantization.dtype)
-    steps = np.rint(real.astype(np.float32) / np.float32(quantization.scale)) + np.float32(quantization.zero_point)
+    steps = np.rint(real.astype(np.float32) / np.float32(quantization.scale)) + np.float32(
+        quantization.zero_point
+    )
     return np.clip(steps, info.min, info.max).astype(quantization.dtype)
 
 
@@ -31,7 +33,9 @@ def to_memory(onnx_array: Array, tensor: Tensor) -> Array:
 
 def to_onnx(memory: Array, tensor: Tensor) -> Array:
     """The ONNX tensor of bytes as they lie in memory."""
-    return np.ascontiguousarray(memory.reshape(tensor.shape).transpose(tensor.to_onnx).reshape(tensor.onnx_shape))
+    return np.ascontiguousarray(
+        memory.reshape(tensor.shape).transpose(tensor.to_onnx).reshape(tensor.onnx_shape)
+    )
 
 
 class CpuPartition:
@@ -49,6 +53,10 @@ class CpuPartition:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.add_session_config_entry("session.qdqisint8allowed", "1")
-            self._session = onnxruntime.InferenceSession(self.partition.model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                self.partition.model, options, providers=["CPUExecutionProvider"]
+            )
         feeds = {name: values[name] for name in self.partition.inputs}
-        return dict(zip(self.partition.outputs, self._session.run(list(self.partition.outputs), feeds), strict=True))
+        return dict(
+            zip(self.partition.outputs, self._session.run(list(self.partition.outputs), feeds), strict=True)
+        )

@@ -60,7 +60,9 @@ class InferenceSession:
         self.strict = strict
         self.cycles = 0
         self._placed = placed_by_name(self.program)
-        self._cpu = {i: CpuPartition(p) for i, p in enumerate(self.program.partitions) if p.placement == "cpu"}
+        self._cpu = {
+            i: CpuPartition(p) for i, p in enumerate(self.program.partitions) if p.placement == "cpu"
+        }
         self._machine: Machine | None = None
         self._cycles_of_one: int | None = None
 
@@ -87,7 +89,9 @@ class InferenceSession:
             self._cycles_of_one = sum(simulate(self.program, p.begin, p.end).cycles for p in npu)
         return self._cycles_of_one
 
-    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Array]:
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+    ) -> list[Array]:
         """The outputs named (None: all) for these feeds; ``cycles`` is then what the run took.
 
         A batch larger than the program's runs as several passes.
@@ -117,7 +121,10 @@ class InferenceSession:
                 raise RunError(f"input {name!r} is missing", f"feed {port.dtype} of shape {list(port.shape)}")
             array = np.asarray(feeds[name])
             if array.dtype != TYPES[port.dtype]:
-                raise RunError(f"input {name!r} has type {array.dtype}; {port.dtype} is needed", "convert it with .astype")
+                raise RunError(
+                    f"input {name!r} has type {array.dtype}; {port.dtype} is needed",
+                    "convert it with .astype",
+                )
             if array.shape != port.shape:
                 passes, rows = self._batches(port, array)
                 missing = passes * port.shape[0] - len(array)
@@ -126,7 +133,12 @@ class InferenceSession:
         return arrays, passes, rows
 
     def _batches(self, port: Port, array: Array) -> tuple[int, int]:
-        if array.ndim != len(port.shape) or array.shape[1:] != port.shape[1:] or not len(array) or not port.shape:
+        if (
+            array.ndim != len(port.shape)
+            or array.shape[1:] != port.shape[1:]
+            or not len(array)
+            or not port.shape
+        ):
             raise RunError(
                 f"input {port.name!r} has shape {list(array.shape)}; {list(port.shape)} is needed",
                 "compile with --shape for this size (only the batch may differ)",
@@ -189,7 +201,9 @@ def _program(source: Any, options: dict[str, Any]) -> Program:
     if isinstance(source, Program):
         return source
     is_path = isinstance(source, str | Path)
-    data = Path(source).read_bytes() if is_path and Path(source).is_file() else b"" if is_path else bytes(source)
+    data = (
+        Path(source).read_bytes() if is_path and Path(source).is_file() else b"" if is_path else bytes(source)
+    )
     if is_path and str(source).endswith(".omm"):
         return load(source)
     if not is_path and b'"__metadata__"' in data[:200]:
