@@ -18,20 +18,21 @@ def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         single = ir.FloatType()
-        function = builder.module.declare_intrinsic("llvm.fma", [single], ir.FunctionType(single, [single] * 3))
-        return builder.call(function, args)
+        shape = ir.FunctionType(single, [single] * 3)
+        return builder.call(builder.module.declare_intrinsic("llvm.fma", [single], shape), args)
 
     return signature, codegen
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def number(byte: int, signed: int) -> int:
+def number(byte: int, signed: int) -> Any:
     """The value of a byte (0..255) as int8 (``signed`` 1) or uint8."""
-    return np.int32(byte) - ((np.int32(byte) & 128) << 1) * signed
+    flip = np.int32(128 * signed)
+    return np.int32((np.int32(byte) ^ flip) - flip)
 
 
 @numba.njit(cache=True, inline="always")  # type: ignore[untyped-decorator]
-def quantised(t: float, zero: int, signed: int) -> int:
+def quantised(t: float, zero: int, signed: int) -> Any:
     """The byte of float32 ``t``: clamped to the type's range, rounded half to even, zero point added."""
     low = np.float32(-128 * signed - zero)
     high = np.float32(255 - 128 * signed - zero)

@@ -1,4 +1,8 @@
-"""``conv`` and ``dwconv``: int8 weights by 8-bit activations into int32 accumulators, exactly."""
+"""``conv``: 8-bit activations by int8 weights into int32 accumulators, exactly.
+
+The products are summed by a float32 matrix multiplication of the machine's BLAS: with at most EXACT_DEPTH
+products in a sum, every partial sum is an integer below 2**24, so that no order of summation rounds.
+"""
 
 from __future__ import annotations
 
@@ -7,125 +11,109 @@ from typing import Any
 import numba
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import number
-
-PIXELS = 4  # pixels multiplied together: enough to keep the weights in registers
+EXACT_DEPTH = 512  # times 255 * 128, the largest product, stays below 2**24
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def gather_row(
-    sram: Any, base: int, row: int, pixel: int, in_h: int, in_w: int, y: int, x: int,
-    kh: int, kw: int, dil_h: int, dil_w: int, cin: int, zero: int, signed: int, length: int, row_mode: int, out: Any,
-) -> None:  # fmt: skip
-    """The inputs of one output pixel less the zero point, in the order of the weights' K; padding is 0.
-
-    ``y`` and ``x`` are the input coordinates of kernel tap (0, 0); ``length`` is the padded K of a kernel row
-    (``row_mode``) or of a tap.
-    """
-    at = 0
-    out[:] = 0
-    flip = 128 * signed  # int8 as its bits xor 128, less 128
-    for i in range(kh):
-        line = y + i * dil_h
-        inside = 0 <= line < in_h
-        for j in range(kw):
-            column = x + j * dil_w
-            start = at + (j * cin if row_mode else j * length)
-            if inside and 0 <= column < in_w:
-                source = base + line * row + column * pixel
-                for k in range(cin):
-                    out[start + k] = np.int16((sram[source + k] ^ flip) - np.int32(flip) - np.int32(zero))
-        at += length if row_mode else length * kw
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def unpack_group(sram: Any, address: int, steps: int, k: int, lanes: int, out: Any) -> None:
-    """The weight tiles of one group of output channels as int16 [step * k, lanes]."""
-    at = address
-    for step in range(steps):
-        for quad in range(k // 4):
-            for lane in range(lanes):
-                for q in range(4):
-                    byte = np.int16(sram[at])
-                    out[step * k + quad * 4 + q, lane] = byte - ((byte & 128) << 1)
-                    at += 1
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def multiply_pixels(inputs: Any, weights: Any, depth: int, sums: Any) -> None:
-    """sums[p, lane] = inputs[p] . weights[:, lane] for PIXELS pixels (int32)."""
-    lanes = weights.shape[1]
-    sums[:, :] = 0
-    for k in range(depth):
-        a, b, c, d = np.int32(inputs[0, k]), np.int32(inputs[1, k]), np.int32(inputs[2, k]), np.int32(inputs[3, k])
-        for lane in range(lanes):
-            w = np.int32(weights[k, lane])
-            sums[0, lane] += a * w
-            sums[1, lane] += b * w
-            sums[2, lane] += c * w
-            sums[3, lane] += d * w
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def conv(r: Any, sram: Any, acc: Any, k: int, lanes: int) -> None:
     """Execute a ``conv`` record; ``k`` and ``lanes`` are the array's; ``acc`` is int32."""
-    f = r[0]
-    kh, kw, cin, cout = np.int64(f.kh), np.int64(f.kw), np.int64(f.cin), np.int64(f.cout)
-    out_w, pixels = np.int64(f.out_w), np.int64(f.out_h) * np.int64(f.out_w)
-    row_mode = np.int64(f.row_mode)
-    length = (kw * cin if row_mode else cin) + k - 1
-    length -= length % k
-    depth = kh * length * (1 if row_mode else kw)
-    inputs = np.empty((pixels + PIXELS, depth), np.int16)
-    for p in range(pixels):
-        y = (p // out_w) * np.int64(f.stride_h) - np.int64(f.pad_top)
-        x = (p % out_w) * np.int64(f.stride_w) - np.int64(f.pad_left)
-        gather_row(
-            sram, np.int64(f.src), np.int64(f.src_row), np.int64(f.src_pixel), np.int64(f.in_h), np.int64(f.in_w),
-            y, x, kh, kw, np.int64(f.dilation_h), np.int64(f.dilation_w), cin, np.int64(f.src_zero),
-            np.int64(f.src_type), length, row_mode, inputs[p],
-        )  # fmt: skip
-    inputs[pixels:] = 0
-    weights = np.empty((depth, lanes), np.int16)
-    sums = np.empty((PIXELS, lanes), np.int32)
-    groups = (cout + lanes - 1) // lanes
-    first = np.int64(f.acc) // 4
-    step = np.int64(f.acc_pixel) // 4
-    for group in range(groups):
-        unpack_group(sram, np.int64(f.weights) + group * depth * lanes, depth // k, k, lanes, weights)
-        channels = min(lanes, cout - group * lanes)
-        for p in range(0, pixels, PIXELS):
-            multiply_pixels(inputs[p : p + PIXELS], weights, depth, sums)
-            for q in range(min(PIXELS, pixels - p)):
-                at = first + (p + q) * step + group * lanes
-                for lane in range(channels):
-                    acc[at + lane] = sums[q, lane] + (acc[at + lane] if f.accumulate else 0)
+    image = padded_image(r, sram)
+    one_tap = r["kh"][0] == r["kw"][0] == r["stride_h"][0] == r["stride_w"][0] == 1
+    inputs = image.reshape(-1, image.shape[2]) if one_tap else gather(r, image)
+    weights = unpack(r, sram, k, lanes)
+    accumulate = bool(r["accumulate"][0])
+    for begin in range(0, inputs.shape[1], EXACT_DEPTH):
+        part = slice(begin, begin + EXACT_DEPTH)
+        deposit(r, inputs[:, part] @ weights[part], acc, accumulate or begin > 0)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def dwconv(r: Any, sram: Any, acc: Any) -> None:
-    """Execute a ``dwconv`` record; ``acc`` is int32."""
+def padded_image(r: Any, sram: Any) -> Any:
+    """The input that all output pixels see, less the zero point: float32 [rows, columns, cin], padding 0."""
     f = r[0]
-    channels = np.int64(f.c)
-    zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
-    kh, kw, tap_bytes = np.int64(f.kh), np.int64(f.kw), np.int64(f.weights_tap)
-    weights = np.empty((kh * kw, channels), np.int32)
-    for tap in range(kh * kw):
-        for c in range(channels):
-            weights[tap, c] = number(sram[np.int64(f.weights) + tap * tap_bytes + c], 1)
-    sums = np.empty(channels, np.int32)
-    for p in range(np.int64(f.out_h) * np.int64(f.out_w)):
-        y = (p // np.int64(f.out_w)) * np.int64(f.stride_h) - np.int64(f.pad_top)
-        x = (p % np.int64(f.out_w)) * np.int64(f.stride_w) - np.int64(f.pad_left)
-        sums[:] = 0
+    cin, top, left = np.int64(f.cin), np.int64(f.pad_top), np.int64(f.pad_left)
+    rows = (np.int64(f.out_h) - 1) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(f.dilation_h) + 1
+    columns = (
+        (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w) + 1
+    )
+    image = np.zeros((rows, columns, cin), np.float32)
+    first, last = max(left, 0), min(columns, np.int64(f.in_w) + left)
+    zero, signed, pixel = np.int64(f.src_zero), np.int64(f.src_type), np.int64(f.src_pixel)
+    for y in range(max(top, 0), min(rows, np.int64(f.in_h) + top)):
+        line = np.int64(f.src) + (y - top) * np.int64(f.src_row)
+        if pixel == cin and last > first:
+            start = line + (first - left) * pixel
+            flat = image[y].ravel()
+            centre(sram[start : start + (last - first) * cin], zero, signed, flat[first * cin : last * cin])
+        else:
+            for x in range(first, last):
+                start = line + (x - left) * pixel
+                centre(sram[start : start + cin], zero, signed, image[y, x])
+    return image
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def centre(source: Any, zero: int, signed: int, out: Any) -> None:
+    """out = source - zero point, as float32."""
+    flip = np.int32(128 * signed)
+    shift = np.int32(flip + zero)
+    for i in range(len(out)):
+        out[i] = np.float32(np.int32((np.int32(source[i]) ^ flip) - shift))
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def gather(r: Any, image: Any) -> Any:
+    """The inputs of every output pixel in the order of the weights: float32 [pixels, kh * kw * cin]."""
+    f = r[0]
+    cin, kh, kw, out_w = np.int64(f.cin), np.int64(f.kh), np.int64(f.kw), np.int64(f.out_w)
+    taps, run = (1, kw * cin) if f.dilation_w == 1 else (kw, cin)
+    pixels = np.int64(f.out_h) * out_w
+    inputs = np.empty((pixels, kh * kw * cin), np.float32)
+    for p in range(pixels):
+        y, x = (p // out_w) * np.int64(f.stride_h), (p % out_w) * np.int64(f.stride_w)
+        at = 0
         for i in range(kh):
-            line = y + i * np.int64(f.dilation_h)
-            for j in range(kw):
-                column = x + j * np.int64(f.dilation_w)
-                if 0 <= line < np.int64(f.in_h) and 0 <= column < np.int64(f.in_w):
-                    at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
-                    for c in range(channels):
-                        sums[c] += (number(sram[at + c], signed) - zero) * weights[i * kw + j, c]
-        at = (np.int64(f.acc) + p * np.int64(f.acc_pixel)) // 4
-        for c in range(channels):
-            acc[at + c] = sums[c] + (acc[at + c] if f.accumulate else 0)
+            line = image[y + i * np.int64(f.dilation_h)].ravel()
+            for j in range(taps):
+                start = (x + j * np.int64(f.dilation_w)) * cin
+                source, to = line[start : start + run], inputs[p, at : at + run]
+                for k in range(run):
+                    to[k] = source[k]
+                at += run
+    return inputs
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def unpack(r: Any, sram: Any, k: int, lanes: int) -> Any:
+    """The weight tiles as float32 [kh * kw * cin, cout rounded up to whole groups]."""
+    f = r[0]
+    rows, length = np.int64(f.kh), np.int64(f.kw) * np.int64(f.cin)
+    if not f.row_mode:
+        rows, length = rows * np.int64(f.kw), np.int64(f.cin)
+    groups = (np.int64(f.cout) + lanes - 1) // lanes
+    row_bytes = (length + k - 1) // k * k * lanes
+    weights = np.empty((rows * length, groups * lanes), np.float32)
+    for group in range(groups):
+        for row in range(rows):
+            start = np.int64(f.weights) + (group * rows + row) * row_bytes
+            for j in range(length):
+                at = start + j // 4 * 4 * lanes
+                quad = sram[at : at + 4 * lanes]
+                to = weights[row * length + j, group * lanes : (group + 1) * lanes]
+                for lane in range(lanes):
+                    to[lane] = np.float32(np.int8(quad[4 * lane + j % 4]))
+    return weights
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def deposit(r: Any, sums: Any, acc: Any, accumulate: bool) -> None:
+    """Put (or add) the sums [pixel, channel] into the accumulators."""
+    f = r[0]
+    cout, first, step = np.int64(f.cout), np.int64(f.acc) // 4, np.int64(f.acc_pixel) // 4
+    for p in range(len(sums)):
+        to, source = acc[first + p * step : first + p * step + cout], sums[p]
+        if accumulate:
+            for c in range(cout):
+                to[c] += np.int32(source[c])
+        else:
+            for c in range(cout):
+                to[c] = np.int32(source[c])

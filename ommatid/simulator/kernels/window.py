@@ -1,4 +1,4 @@
-"""``pool``, ``reduce``, ``resize``, ``softmax`` and ``lrn``: the vector engine's other instructions."""
+"""``pool`` and ``resize``: several input pixels make an output pixel."""
 
 from __future__ import annotations
 
@@ -15,52 +15,46 @@ def pool(r: Any, sram: Any) -> None:
     """Execute a ``pool`` record."""
     f = r[0]
     channels = np.int64(f.c)
-    zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
-    values = np.empty(channels, np.int32)
+    kh, kw = np.int64(f.kh), np.int64(f.kw)
+    values, row = np.empty(channels, np.int32), np.empty(channels, np.uint8)
     for y in range(np.int64(f.out_h)):
         for x in range(np.int64(f.out_w)):
-            values[:] = 0 if f.kind else -255 - 255
+            values[:] = 0 if f.kind else -128 * np.int64(f.src_type)
             taps = 0
-            for i in range(np.int64(f.kh)):
-                line = y * np.int64(f.stride_h) - np.int64(f.pad_top) + i * np.int64(f.dilation_h)
-                for j in range(np.int64(f.kw)):
-                    column = x * np.int64(f.stride_w) - np.int64(f.pad_left) + j * np.int64(f.dilation_w)
-                    if 0 <= line < np.int64(f.in_h) and 0 <= column < np.int64(f.in_w):
-                        taps += 1
-                        at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
-                        if f.kind:
-                            for c in range(channels):
-                                values[c] += number(sram[at + c], signed) - zero
-                        else:
-                            for c in range(channels):
-                                values[c] = max(values[c], number(sram[at + c], signed))
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
+            for tap in range(kh * kw):
+                line = y * np.int64(f.stride_h) - np.int64(f.pad_top) + tap // kw * np.int64(f.dilation_h)
+                column = x * np.int64(f.stride_w) - np.int64(f.pad_left) + tap % kw * np.int64(f.dilation_w)
+                if 0 <= line < np.int64(f.in_h) and 0 <= column < np.int64(f.in_w):
+                    taps += 1
+                    at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
+                    take_tap(sram[at : at + channels], f, values)
             if f.kind:
-                count = np.float32(np.int64(f.kh) * np.int64(f.kw) if f.count_pad else max(taps, 1))
-                for c in range(channels):
-                    t = np.float32(np.float32(values[c]) * f.factor) / count
-                    sram[to + c] = quantised(np.float32(t), np.int32(f.dst_zero), np.int32(f.dst_type))
+                average_row(values, kh * kw if f.count_pad else max(taps, 1), f, row)
             else:
-                lowest = -128 * np.int32(f.src_type)
-                for c in range(channels):
-                    sram[to + c] = np.uint8(max(values[c], lowest) & 255)
+                row[:] = values.astype(np.uint8)
+            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
+            sram[to : to + channels] = row
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def reduce(r: Any, sram: Any, acc: Any) -> None:
-    """Execute a ``reduce`` record; ``acc`` is int32."""
-    f = r[0]
-    channels = np.int64(f.c)
+def take_tap(source: Any, f: Any, values: Any) -> None:
+    """One tap into the sums (average, less the zero point) or the maxima."""
     zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
-    sums = np.zeros(channels, np.int32)
-    for y in range(np.int64(f.h)):
-        for x in range(np.int64(f.w)):
-            at = np.int64(f.src) + y * np.int64(f.src_row) + x * np.int64(f.src_pixel)
-            for c in range(channels):
-                sums[c] += number(sram[at + c], signed) - zero
-    first = np.int64(f.acc) // 4
-    for c in range(channels):
-        acc[first + c] = sums[c] + (acc[first + c] if f.accumulate else 0)
+    if f.kind:
+        for c in range(len(values)):
+            values[c] += np.int32(number(source[c], signed) - zero)
+    else:
+        for c in range(len(values)):
+            values[c] = max(values[c], number(source[c], signed))
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def average_row(values: Any, taps: int, f: Any, row: Any) -> None:
+    """The mean of the sums of ``taps`` elements, in the output's scale."""
+    zero, signed, count = np.int32(f.dst_zero), np.int32(f.dst_type), np.float32(taps)
+    for c in range(len(row)):
+        scaled = np.float32(np.float32(values[c]) * f.factor)
+        row[c] = quantised(np.float32(scaled / count), zero, signed)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -68,72 +62,29 @@ def resize(r: Any, sram: Any) -> None:
     """Execute a ``resize`` record."""
     f = r[0]
     channels, out_h, out_w = np.int64(f.c), np.int64(f.out_h), np.int64(f.out_w)
-    zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
     rows = sram[np.int64(f.rows) : np.int64(f.rows) + out_h * 8].copy().view(np.uint16)
     columns = sram[np.int64(f.columns) : np.int64(f.columns) + out_w * 8].copy().view(np.uint16)
-    sums = np.empty(channels, np.int32)
+    sums, row = np.empty(channels, np.int32), np.empty(channels, np.uint8)
+    zero, signed = np.int32(f.dst_zero), np.int32(f.dst_type)
     for y in range(out_h):
         for x in range(out_w):
             sums[:] = 0
-            for i in range(2):
-                for j in range(2):
-                    weight = np.int32(rows[4 * y + 2 + i]) * np.int32(columns[4 * x + 2 + j])
-                    if weight:
-                        at = (
-                            np.int64(f.src)
-                            + np.int64(rows[4 * y + i]) * np.int64(f.src_row)
-                            + np.int64(columns[4 * x + j]) * np.int64(f.src_pixel)
-                        )
-                        for c in range(channels):
-                            sums[c] += (number(sram[at + c], signed) - zero) * weight
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
+            for tap in range(4):
+                i, j = tap // 2, tap % 2
+                weight = np.int64(rows[4 * y + 2 + i]) * np.int64(columns[4 * x + 2 + j])
+                line, column = np.int64(rows[4 * y + i]), np.int64(columns[4 * x + j])
+                if weight:
+                    at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
+                    add_weighted(sram[at : at + channels], weight, f, sums)
             for c in range(channels):
-                t = np.float32(sums[c]) * f.factor
-                sram[to + c] = quantised(t, np.int32(f.dst_zero), np.int32(f.dst_type))
+                row[c] = quantised(np.float32(sums[c]) * f.factor, zero, signed)
+            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
+            sram[to : to + channels] = row
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def softmax(r: Any, sram: Any) -> None:
-    """Execute a ``softmax`` record."""
-    f = r[0]
-    channels = np.int64(f.c)
-    signed = np.int32(f.src_type)
-    table = sram[np.int64(f.table) : np.int64(f.table) + 1024].copy().view(np.uint32)
-    for y in range(np.int64(f.h)):
-        for x in range(np.int64(f.w)):
-            at = np.int64(f.src) + y * np.int64(f.src_row) + x * np.int64(f.src_pixel)
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
-            top = np.int32(-255)
-            for c in range(channels):
-                top = max(top, number(sram[at + c], signed))
-            total = np.uint64(0)
-            for c in range(channels):
-                total += np.uint64(table[top - number(sram[at + c], signed)])
-            for c in range(channels):
-                e = np.float32(table[top - number(sram[at + c], signed)])
-                t = np.float32(e / np.float32(total)) * f.factor
-                sram[to + c] = quantised(np.float32(t), np.int32(f.dst_zero), np.int32(f.dst_type))
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def lrn(r: Any, sram: Any) -> None:
-    """Execute an ``lrn`` record."""
-    f = r[0]
-    channels, size = np.int64(f.c), np.int64(f.size)
-    zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
-    below, above = (size - 1) // 2, size // 2
-    values = np.empty(channels, np.int32)
-    for y in range(np.int64(f.h)):
-        for x in range(np.int64(f.w)):
-            at = np.int64(f.src) + y * np.int64(f.src_row) + x * np.int64(f.src_pixel)
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
-            for c in range(channels):
-                values[c] = number(sram[at + c], signed) - zero
-            for c in range(channels):
-                total = np.int64(0)
-                for d in range(max(c - below, 0), min(c + above, channels - 1) + 1):
-                    total += np.int64(values[d]) * np.int64(values[d])
-                u = np.float32(np.float32(f.alpha * np.float32(total)) + f.bias)
-                root = np.sqrt(u)
-                t = np.float32(np.float32(values[c]) * f.factor) / np.float32(root * np.sqrt(root))
-                sram[to + c] = quantised(np.float32(t), np.int32(f.dst_zero), np.int32(f.dst_type))
+def add_weighted(source: Any, weight: int, f: Any, sums: Any) -> None:
+    """sums += (source - zero point) * weight."""
+    zero, signed, factor = np.int32(f.src_zero), np.int32(f.src_type), np.int32(weight)
+    for c in range(len(sums)):
+        sums[c] += np.int32(np.int32(number(source[c], signed) - zero) * factor)

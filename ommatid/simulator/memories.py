@@ -1,0 +1,50 @@
+"""The memories of a chip, and tensors in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from ommatid.isa.instructions import Memory
+from ommatid.isa.program import Placed, Program
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Memories:
+    """The memories of a chip with a program's constants in DRAM; all else starts as zeros.
+
+    ``dram`` is uint8 of the program's ``dram_bytes``; ``sram`` (uint8) and ``acc`` (int32) have one array for
+    each core up to the last that the program uses.
+    """
+
+    program: Program
+    dram: Array = field(init=False)
+    sram: list[Array] = field(init=False)
+    acc: list[Array] = field(init=False)
+
+    def __post_init__(self) -> None:
+        target = self.program.target
+        cores = int(self.program.instructions["core"].max(initial=0)) + 1
+        self.dram = np.zeros(self.program.dram_bytes, np.uint8)
+        self.dram[: len(self.program.constants)] = self.program.constants
+        self.sram = [np.zeros(target.sram_bytes, np.uint8) for _ in range(cores)]
+        self.acc = [np.zeros(target.accumulator_bytes // 4, np.int32) for _ in range(cores)]
+
+    def window(self, placed: Placed) -> Array:
+        """A tensor's bytes in memory as an array of its memory shape and type, without copying."""
+        memory = self.dram if placed.memory == Memory.DRAM else self.sram[0]
+        dtype = np.dtype(placed.tensor.quantization.dtype)
+        return as_strided(memory[placed.address :].view(dtype), placed.tensor.shape, placed.strides)
+
+    def write(self, placed: Placed, values: Array) -> None:
+        """Put a tensor (its memory shape, int8 or uint8) where it lies."""
+        self.window(placed)[...] = values
+
+    def read(self, placed: Placed) -> Array:
+        """A copy of a tensor (its memory shape, int8 or uint8)."""
+        return self.window(placed).copy()
