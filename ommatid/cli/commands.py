@@ -30,6 +30,7 @@ def common(output: str | None = None) -> Callable[[Command], Command]:
         function = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(function)
         function = click.option("-q", "--quiet", is_flag=True, help="No progress, no messages.")(function)
         function = click.option("-v", "--verbose", is_flag=True, help="More messages.")(function)
+        function = click.version_option(package_name="ommatid")(function)
         return click.option(
             "-o", "--output", type=click.Path(), help=output or "Write what is printed to this file."
         )(function)
