@@ -1,0 +1,259 @@
+"""Bad input: the right exit status, one ``error:`` line naming the culprit, no traceback, no partial file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from ommatid.isa.program_file import load, save
+from tests import networks
+
+Path_ = Path
+
+
+def refused(ran: Any, culprit: str, status: int = 2) -> None:
+    """The command failed as the design says."""
+    lines = ran.err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert ran.status == status, (ran.out, ran.err)
+    assert len(errors) == 1 and culprit in errors[0], ran.err
+    assert "Traceback" not in ran.err and "Traceback" not in ran.out
+    assert not list(Path.cwd().glob("*.omm")) and not list(Path.cwd().glob(".*"))
+
+
+def write(name: str, data: bytes | onnx.ModelProto) -> str:
+    """A file in the current folder."""
+    Path(name).write_bytes(data if isinstance(data, bytes) else data.SerializeToString())
+    return name
+
+
+# --- models ----------------------------------------------------------------------------------------------
+
+
+def test_truncated_model(ommatid: Any) -> None:
+    data = networks.convolution().SerializeToString()
+    for part in (len(data) // 3, len(data) // 2, len(data) - 1):
+        refused(ommatid("compile", write("cut.onnx", data[:part])), "cut.onnx")
+
+
+def test_empty_file(ommatid: Any) -> None:
+    refused(ommatid("compile", write("empty.onnx", b"")), "empty.onnx")
+
+
+def test_random_bytes(ommatid: Any) -> None:
+    generator = np.random.default_rng(0)
+    for size in (1, 10, 1000, 100_000):
+        refused(ommatid("compile", write("noise.onnx", generator.bytes(size))), "noise.onnx")
+
+
+def test_folder(ommatid: Any) -> None:
+    Path("folder.onnx").mkdir()
+    refused(ommatid("compile", "folder.onnx"), "folder.onnx")
+
+
+def test_absent_file(ommatid: Any) -> None:
+    for command in ("compile", "check", "run", "profile", "verify", "inspect", "disasm", "asm"):
+        refused(ommatid(command, "absent.file"), "absent.file")
+
+
+def test_unknown_operator(ommatid: Any) -> None:
+    model = networks.model([helper.make_node("Frobnicate", ["x"], ["y"], "strange")], {"x": [1, 3, 4, 4]}, {"y": None})
+    refused(ommatid("compile", write("m.onnx", model)), "Frobnicate")
+
+
+def test_dangling_edge(ommatid: Any) -> None:
+    model = networks.model([helper.make_node("Relu", ["nobody"], ["y"], "r")], {"x": [1, 3, 4, 4]}, {"y": None})
+    refused(ommatid("compile", write("m.onnx", model)), "nobody")
+
+
+def test_zero_sized_dimension(ommatid: Any) -> None:
+    model = networks.model([helper.make_node("Relu", ["x"], ["y"], "r")], {"x": [1, 3, 0, 4]}, {"y": [1, 3, 0, 4]})
+    refused(ommatid("compile", write("m.onnx", model)), "'x'")
+
+
+def test_dynamic_shape(ommatid: Any) -> None:
+    model = networks.convolution(batch="batch")
+    ran = ommatid("compile", write("m.onnx", model))
+    refused(ran, "'x'")
+    assert "--shape" in ran.err
+
+
+def test_wrong_shape_options(ommatid: Any) -> None:
+    write("m.onnx", networks.convolution(batch="batch"))
+    refused(ommatid("compile", "m.onnx", "--shape", "z=1,3,8,8"), "'z'")
+    refused(ommatid("compile", "m.onnx", "--shape", "x=1,3"), "'x'")
+    refused(ommatid("compile", "m.onnx", "--shape", "x=1,3,8,big"), "x=1,3,8,big")
+    refused(ommatid("compile", "m.onnx", "--shape", "x=1,3,8,-8"), "x=1,3,8,-8")
+
+
+def test_nan_weight(ommatid: Any) -> None:
+    model = networks.convolution()
+    weights = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    weights[0, 0, 0, 0] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    refused(ommatid("compile", write("m.onnx", model)), "'w'")
+
+
+def quantised(scale: float) -> onnx.ModelProto:
+    """Two roundings of x around a Relu, the first of this scale."""
+    constants = {"s": np.float32(scale), "z": np.uint8(0), "t": np.float32(0.1)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], "q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], "d"),
+        helper.make_node("Relu", ["d"], ["r"], "relu"),
+        helper.make_node("QuantizeLinear", ["r", "t", "z"], ["p"], "p"),
+        helper.make_node("DequantizeLinear", ["p", "t", "z"], ["y"], "y"),
+    ]
+    arrays = {name: np.asarray(value) for name, value in constants.items()}
+    return networks.model(nodes, {"x": [1, 3, 4, 4]}, {"y": [1, 3, 4, 4]}, arrays)
+
+
+@pytest.mark.parametrize("scale", [np.inf, np.nan, 0.0, -1.0])
+def test_unusable_scale(ommatid: Any, scale: float) -> None:
+    refused(ommatid("compile", write("m.onnx", quantised(scale))), "'s'")
+
+
+def test_model_larger_than_dram(ommatid: Any, tmp_path: Path) -> None:
+    ran = ommatid("targets", "--json")
+    table = next(t for t in ran.json["targets"] if t["name"] == "ommatid-256")
+    lines = [f"{k} = {json.dumps(v)}" for k, v in (table | {"name": "tiny", "dram_mib": 1}).items()]
+    Path("tiny.toml").write_text("\n".join(lines))
+    generator = np.random.default_rng(0)
+    weights = generator.standard_normal((1024, 2048, 1, 1)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "wide")
+    model = networks.model([node], {"x": [1, 2048, 1, 1]}, {"y": [1, 1024, 1, 1]}, {"w": weights})
+    refused(ommatid("compile", write("m.onnx", model), "--target", "tiny.toml"), "tiny")
+
+
+# --- calibration and targets -------------------------------------------------------------------------------
+
+
+def test_calibration(ommatid: Any, files: Path) -> None:
+    model = files / "model.onnx"
+    refused(ommatid("compile", model, "--calibration", "nowhere"), "nowhere")
+    Path("nothing").mkdir()
+    refused(ommatid("compile", model, "--calibration", "nothing"), "nothing")
+    np.savez("wrong.npz", x=np.zeros((2, 3, 9, 9), np.float32))
+    refused(ommatid("compile", model, "--calibration", "wrong.npz"), "wrong.npz")
+    np.savez("other.npz", z=np.zeros((2, 3, 8, 8), np.float32))
+    refused(ommatid("compile", model, "--calibration", "other.npz"), "other.npz")
+    write("broken.npz", b"not a zip file")
+    refused(ommatid("compile", model, "--calibration", "broken.npz"), "broken.npz")
+    Path("pictures").mkdir()
+    write("pictures/a.png", b"not a picture")
+    refused(ommatid("compile", model, "--calibration", "pictures"), "a.png")
+
+
+def test_unknown_target(ommatid: Any, files: Path) -> None:
+    refused(ommatid("compile", files / "model.onnx", "--target", "ommatid-9k"), "ommatid-9k")
+
+
+@pytest.mark.parametrize("text", ["not toml [", 'name = "x"\n', 'name = "x"\ncores = "many"\n', "\xff\xfe"])
+def test_malformed_target(ommatid: Any, files: Path, text: str) -> None:
+    write("chip.toml", text.encode("latin-1"))
+    refused(ommatid("compile", files / "model.onnx", "--target", "chip.toml"), "chip.toml")
+
+
+def test_unwritable_output(ommatid: Any, files: Path) -> None:
+    refused(ommatid("compile", files / "model.onnx", "-o", "no/such/folder/m.omm"), "no/such/folder")
+    Path("taken").mkdir()
+    refused(ommatid("compile", files / "model.onnx", "-o", "taken"), "taken")
+    write("file", b"")
+    refused(ommatid("run", files / "model.omm", "-i", files / "x.npy", "-o", "file"), "file")
+
+
+# --- running ----------------------------------------------------------------------------------------------
+
+
+def test_wrong_feeds(ommatid: Any, files: Path) -> None:
+    program = files / "model.omm"
+    x = networks.inputs()["x"]
+    np.save("double.npy", x.astype(np.float64))
+    refused(ommatid("run", program, "-i", "double.npy"), "float64")
+    refused(ommatid("run", program), "'x'")
+    np.save("small.npy", x[:, :, :7])
+    refused(ommatid("run", program, "-i", "small.npy"), "[1, 3, 7, 8]")
+    np.savez("other.npz", z=x)
+    refused(ommatid("run", program, "-i", "other.npz"), "'z'")
+    write("bad.npy", b"\x93NUMPY")
+    refused(ommatid("run", program, "-i", "bad.npy"), "bad.npy")
+    write("bad.png", b"\x89PNG")
+    refused(ommatid("run", program, "-i", "bad.png"), "bad.png")
+
+
+# --- programs ----------------------------------------------------------------------------------------------
+
+
+def test_newer_version(ommatid: Any, files: Path, monkeypatch: Any) -> None:
+    from ommatid.isa import program_file
+
+    program = load(files / "model.omm")
+    with monkeypatch.context() as later:
+        later.setattr(program_file, "FORMAT_VERSION", program_file.FORMAT_VERSION + 1)
+        save(program, "newer.program")
+    ran = ommatid("run", "newer.program", "-i", files / "x.npy")
+    refused(ran, "newer.program")
+    assert "upgrade" in ran.err
+
+
+def test_altered_programs(ommatid: Any, files: Path) -> None:
+    data = (files / "model.omm").read_bytes()
+    generator = np.random.default_rng(0)
+    for _ in range(25):
+        changed = bytearray(data)
+        changed[generator.integers(len(data))] ^= 1 << int(generator.integers(8))
+        refused(ommatid("verify", write("altered.program", bytes(changed))), "altered.program")
+    for length in generator.integers(0, len(data), 25):
+        refused(ommatid("verify", write("cut.program", data[:length])), "cut.program")
+
+
+def test_a_model_is_not_a_program(ommatid: Any, files: Path) -> None:
+    refused(ommatid("run", files / "model.onnx", "-i", files / "x.npy"), "model.onnx")
+
+
+def test_assembly_that_is_none(ommatid: Any) -> None:
+    refused(ommatid("asm", write("a.s", b"this is no assembly\n"), "-o", "a.program"), "a.s")
+    refused(ommatid("asm", write("b.s", b"\xff\xfe\x00"), "-o", "b.program"), "b.s")
+
+
+# --- how errors look ---------------------------------------------------------------------------------------
+
+
+def test_errors_as_json(ommatid: Any) -> None:
+    ran = ommatid("compile", "absent.onnx", "--json")
+    assert ran.status == 2
+    assert list(ran.json) == ["schema", "message", "node", "hint", "exit"]
+    assert ran.json["schema"] == "ommatid.error/1" and ran.json["exit"] == 2
+    assert ommatid("compile", "--json").json["exit"] == 2
+    assert ommatid("compile", "m.onnx", "--json", "--bogus").json["exit"] == 2
+
+
+def test_usage(ommatid: Any) -> None:
+    refused(ommatid("frobnicate"), "frobnicate")
+    refused(ommatid("compile"), "MODEL")
+    refused(ommatid("compile", "m.onnx", "--activations", "int4"), "int4")
+
+
+def test_internal_error_and_interruption(ommatid: Any, files: Path, monkeypatch: Any) -> None:
+    from ommatid.isa import verifier
+
+    def broken(program: Any) -> list[str]:
+        raise RuntimeError("a fault")
+
+    def interrupted(program: Any) -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verifier, "verify", broken)
+    ran = ommatid("verify", files / "model.omm")
+    refused(ran, "internal error", status=3)
+    log = Path(ran.err.split("details are in ")[1].split()[0])
+    assert "a fault" in log.read_text()
+    log.unlink()
+    monkeypatch.setattr(verifier, "verify", interrupted)
+    assert ommatid("verify", files / "model.omm").status == 130

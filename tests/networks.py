@@ -1,0 +1,47 @@
+"""Small ONNX models for tests of the upper parts, built by keyword."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Array = np.ndarray[Any, Any]
+
+
+def model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], constants: dict[str, Array] | None = None, opset: int = 17) -> onnx.ModelProto:  # fmt: skip
+    """A model of float inputs and outputs (name: shape)."""
+
+    def infos(table: dict[str, Any]) -> list[Any]:
+        return [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in table.items()]
+
+    weights = [numpy_helper.from_array(a, n) for n, a in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), weights)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("custom", 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=9)
+
+
+def convolution(batch: Any = 1, size: int = 8) -> onnx.ModelProto:
+    """x [batch, 3, size, size] -> Conv 3x3 -> Relu -> Conv 1x1 -> y [batch, 5, size, size]."""
+    generator = np.random.default_rng(1)
+    constants = {
+        "w": generator.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "b": generator.standard_normal(8).astype(np.float32),
+        "v": generator.standard_normal((5, 8, 1, 1)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "v"], ["y"], "second"),
+    ]
+    made = model(nodes, {"x": [batch, 3, size, size]}, {"y": [batch, 5, size, size]}, constants)
+    helper.set_model_props(made, {"alphabet": "abc\ndef"})
+    return made
+
+
+def inputs(seed: int = 0, batch: int = 1, size: int = 8) -> dict[str, Array]:
+    """Feeds for ``convolution``."""
+    generator = np.random.default_rng(seed)
+    return {"x": generator.standard_normal((batch, 3, size, size)).astype(np.float32)}
