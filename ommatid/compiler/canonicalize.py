@@ -279,6 +279,33 @@ def _swish(model: ir.Model, node: ir.Node) -> bool:
     return _hard_swish(model, node) or _fold_affine(model, node)
 
 
+def _add(model: ir.Model, node: ir.Node) -> bool:
+    """Affine by channel, else a gated residual."""
+    return _fold_affine(model, node) or _gated_residual(model, node)
+
+
+def _gated_residual(model: ir.Model, node: ir.Node) -> bool:
+    """x + x * gate is x * (gate + 1) where the gate is smaller than x: one pass over x, not two."""
+    for x, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
+        product = _alone(other)
+        if x is None or product is None or product.op_type != "Mul" or x not in product.inputs[:2]:
+            continue
+        gate = product.inputs[1] if product.inputs[0] is x else product.inputs[0]
+        sizes = [math.prod(fixed_shape(v) or (0,)) if v is not None else 0 for v in (x, gate)]
+        if gate is None or gate is x or not 0 < sizes[1] < sizes[0] or _constant(gate) is not None:
+            continue
+        label = node.outputs[0].name
+        one = _new_constant(model, f"{label}__one", np.ones(1, np.float32))
+        raised = ir.node("Add", [gate, one], name=f"{product.name}__gate")
+        raised.outputs[0].name = f"{label}__gate"
+        model.graph.insert_before(node, raised)
+        new = ir.node("Mul", [x, raised.outputs[0]], name=node.name)
+        _replace(model, node, new)
+        model.graph.remove(product, safe=True)
+        return True
+    return False
+
+
 def _sum(model: ir.Model, node: ir.Node) -> bool:
     """Sum of several is a chain of Adds."""
     values = list(node.inputs)
@@ -311,7 +338,7 @@ REWRITES: dict[str, Callable[[ir.Model, ir.Node], bool]] = {
     "BatchNormalization": _fold_affine,
     "Conv": _fold_before,
     "Mul": _swish,
-    "Add": _fold_affine,
+    "Add": _add,
     "Div": _hard_swish,
     "Sum": _sum,
     "AveragePool": _global_pool,

@@ -185,6 +185,15 @@ def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> t
     return cycles * channel_blocks, len(blocks) * channel_blocks
 
 
+def _burst_waste(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
+    """Bytes that storing a chunk's channels moves, over those it needs: short runs cost whole bursts."""
+    run, burst = plan.chunk_channels, target.dram_burst_bytes
+    if run >= shape.channels:
+        return 1.0
+    bursts = -(-run // burst) + (0 if run % burst == 0 and shape.channels % burst == 0 else 1)
+    return bursts * burst / run
+
+
 def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     """Estimated cycles of the layer with its neighbours overlapping half of the first load and last store."""
     stripes = shape.images * -(-shape.rows // plan.stripe_rows)
@@ -193,7 +202,7 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     elements = shape.images * shape.rows * shape.columns * shape.channels
     vector = elements / target.vx_elements_per_cycle + 16 * instructions * stripes
     input_bytes = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
-    output_bytes = plan.stripe_rows * shape.output_row_bytes
+    output_bytes = plan.stripe_rows * shape.output_row_bytes * _burst_waste(shape, plan, target)
     operand_bytes = plan.stripe_rows * shape.operand_row_bytes
     weights = _weight_bytes(shape, shape.channels)
     loads = weights * (1 if _stays(shape, plan) else stripes)
