@@ -27,6 +27,10 @@ def lower_concat(low: Lowering, layer: Layer) -> None:
     rank = len(low.network.tensors[layer.output].shape)
     axis = concat.axis + 4 - rank if concat.axis or rank == 1 else 0
     whole = low.storage.spots[layer.output]
+    if axis == 3 and not low.stays(layer.output) and all(low.storage.spots[n].buffer != whole.buffer for n in layer.inputs):
+        _concat_stripes(low, layer, tables)
+        low.end_layer()
+        return
     at = 0
     for i, name in enumerate(layer.inputs):
         spot = low.storage.spots[name]
@@ -36,6 +40,25 @@ def lower_concat(low: Lowering, layer: Layer) -> None:
             _copy_part(low, layer, name, axis, at, tables.get(i))
         at += low.network.tensors[name].shape[concat.axis]
     low.end_layer()
+
+
+def _concat_stripes(low: Lowering, layer: Layer, tables: dict[int, tuple[int, int]]) -> None:
+    """A Concat of channels into DRAM: whole rows are put together in SRAM, so that stores are contiguous."""
+    n, h, w, c = low.shape(layer.output)
+    tiles = sum(0 if low.stays(name) else w * low.shape(name)[3] for name in layer.inputs)
+    rows = stripe_rows(low, h, w * c, w * c + tiles)
+    for image, first in itertools.product(range(n), range(0, h, rows)):
+        count = min(rows, h - first)
+        target = low.open(layer.output, image, first, count)
+        at = 0
+        for i, name in enumerate(layer.inputs):
+            channels = low.shape(name)[3]
+            source = low.bring(name, image, first, count)
+            part = replace(target, address=target.at(first, 0, at), channels=channels)
+            copy_map(low, source, part, tables.get(i))
+            low.drop(source)
+            at += channels
+        low.close(layer.output, image, target)
 
 
 def _copy_part(

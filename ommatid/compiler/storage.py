@@ -13,6 +13,11 @@ from dataclasses import dataclass
 from ommatid.compiler.layers import Binary, Concat, Layer, Network, Slice, View
 
 
+#: Above this size a Concat is likely to lie in DRAM, where writing some of its channels at a time wastes bursts:
+#: unless all of its inputs can be written in place, whole rows are put together in SRAM instead.
+NARROW_STORE_BYTES = 256 * 1024
+
+
 @dataclass(frozen=True)
 class Spot:
     """A tensor's bytes: ``offset`` in the buffer named ``buffer``, ``strides`` along its memory shape."""
@@ -67,14 +72,21 @@ def plan_storage(network: Network) -> Storage:
     for layer in reversed(layers):
         if isinstance(layer.operation, Concat) and layer.output not in sliced:
             whole = own(layer.output)
-            inside = []
-            for name, offset in _parts(layer, shapes, whole):
-                contiguous = math.prod(shapes[layer.output][: layer.operation.axis]) == 1
-                movable = name not in spots and name not in sliced and (contiguous or name not in dense)
-                table = layer.operation.tables[layer.inputs.index(name)]
-                if movable and table is None and layer.inputs.count(name) == 1:
-                    spots[name] = Spot(whole.buffer, offset, whole.strides)
-                    inside.append(name)
+            parts = _parts(layer, shapes, whole)
+            contiguous = math.prod(shapes[layer.output][: layer.operation.axis]) == 1
+            inside = [
+                i
+                for i, (name, _) in enumerate(parts)
+                if name not in spots
+                and name not in sliced
+                and (contiguous or name not in dense)
+                and layer.operation.tables[i] is None
+                and layer.inputs.count(name) == 1
+            ]
+            if len(inside) < len(parts) and not contiguous and sizes.get(layer.output, 0) > NARROW_STORE_BYTES:
+                continue
+            for i in inside:
+                spots[parts[i][0]] = Spot(whole.buffer, parts[i][1], whole.strides)
             if len(inside) == len(layer.inputs):
                 free.add(layer.name)
     for layer in layers:

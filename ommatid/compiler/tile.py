@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from ommatid.compiler.sram import DoesNotFit, aligned
 from ommatid.isa.target import Target
 
+#: What a DRAM cycle costs where it is hidden behind the array: neighbouring layers want the bandwidth too.
+DRAM_WEIGHT = 0.3
+
 
 @dataclass(frozen=True)
 class ConvShape:
@@ -211,4 +214,4 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     ends = input_bytes + operand_bytes + chunk_bytes + output_bytes * plan.chunk_channels / shape.channels
     bandwidth = target.dram_bytes_per_cycle
     issue = 4 * instructions * stripes
-    return max(array, vector, dram / bandwidth) + 0.5 * ends / bandwidth + issue
+    return max(array, vector, dram / bandwidth) + DRAM_WEIGHT * dram / bandwidth + 0.5 * ends / bandwidth + issue
