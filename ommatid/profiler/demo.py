@@ -25,8 +25,9 @@ Array = np.ndarray[Any, Any]
 DETECTOR = "ch_PP-OCRv4_det_infer.onnx"
 #: What RapidOCR makes of the 191 x 384 page before it calls the detector.
 SHAPE = (1, 3, 736, 1472)
-#: Ranges by which the detector keeps the page's lines in 8 bits (plain ones lose some).
-RECIPE: dict[str, Any] = {"activations": "uint8", "method": "minmax"}
+#: Ranges by which the detector keeps the page's lines in 8 bits. Two lines score 0.50 and 0.51 in float against
+#: RapidOCR's threshold of 0.5; of the percentiles from 99.95 to 99.995 this one leaves both the most room.
+RECIPE: dict[str, Any] = {"activations": "uint8", "method": "percentile", "percentile": 99.985}
 
 
 class DemoError(ValueError):
