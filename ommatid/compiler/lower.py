@@ -204,6 +204,13 @@ class Lowering:
             fields |= {f"n{i}": count, f"src_s{i}": src_stride, f"dst_s{i}": dst_stride}
         self.emitter.emit(mnemonic, {"src": src_symbol, "dst": dst_symbol}, **fields)
 
+    def make_room(self, need_bytes: int) -> None:
+        """Before a layer that needs much of the SRAM: begin the circle anew, so that small tiles do not
+        stand in the middle of the only range that is large enough."""
+        low, high = max(self.sram.gaps(), key=lambda gap: gap[1] - gap[0], default=(0, 0))
+        if need_bytes > (high - low) // 3:
+            self.sram.pointer = low
+
     # --- constants and accumulators ------------------------------------------------------------------
 
     def weights(self, size: int) -> tuple[int, int]:

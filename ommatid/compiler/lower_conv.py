@@ -23,7 +23,7 @@ from ommatid.compiler.lower import (
     load_chain,
     type_flag,
 )
-from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts, plan_conv
+from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts, plan_conv, sram_bytes
 from ommatid.isa.weights import pack_weights
 
 Array = np.ndarray[Any, Any]
@@ -146,6 +146,7 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
     shape = _conv_shape(low, layer, phases, depthwise, unit_bytes, steps, unit)
     budget = max((b - a for a, b in low.sram.gaps()), default=0)
     plan = plan_conv(shape, target, budget)
+    low.make_room(sram_bytes(shape, plan))
     blocks = _blocks(conv, depthwise, plan.block_channels)
     blob, offsets = _weight_blob(conv, phases, blocks, depthwise, row_mode, low)
     source, symbol = low.emitter.constant(blob)

@@ -27,7 +27,11 @@ def lower_concat(low: Lowering, layer: Layer) -> None:
     rank = len(low.network.tensors[layer.output].shape)
     axis = concat.axis + 4 - rank if concat.axis or rank == 1 else 0
     whole = low.storage.spots[layer.output]
-    if axis == 3 and not low.stays(layer.output) and all(low.storage.spots[n].buffer != whole.buffer for n in layer.inputs):
+    if (
+        axis == 3
+        and not low.stays(layer.output)
+        and all(low.storage.spots[n].buffer != whole.buffer for n in layer.inputs)
+    ):
         _concat_stripes(low, layer, tables)
         low.end_layer()
         return

@@ -281,7 +281,9 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
 
 def _evaluate(model: ir.Model, node: ir.Node) -> list[np.ndarray[Any, Any]]:
     feeds = {
-        v.name or "": v.const_value.numpy() for v in node.inputs if v is not None and v.const_value is not None
+        v.name or "": v.const_value.numpy()
+        for v in node.inputs
+        if v is not None and v.const_value is not None
     }
     proto = ir.to_proto(node)
     graph = onnx.helper.make_graph(

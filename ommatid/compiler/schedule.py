@@ -6,6 +6,7 @@ schedule is made again: lowering is quick, and every later decision then sees th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -137,6 +138,12 @@ def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: L
         for name in (*operands(layer), layer.output):
             low.home(name)
         if layer.name not in low.storage.free_layers:
+            rows = (
+                math.prod(low.shape(name)[2:])
+                for name in (*operands(layer), layer.output)
+                if not low.stays(name)
+            )
+            low.make_room(4 * sum(rows))
             LOWER[type(layer.operation)](low, layer)
     except DoesNotFit as problem:
         raise _LayerDoesNotFit(index, layer, problem.need_bytes) from None

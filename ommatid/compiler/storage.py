@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from ommatid.compiler.layers import Binary, Concat, Layer, Network, Slice, View
 
-
 #: Above this size a Concat is likely to lie in DRAM, where writing some of its channels at a time wastes bursts:
 #: unless all of its inputs can be written in place, whole rows are put together in SRAM instead.
 NARROW_STORE_BYTES = 256 * 1024
@@ -83,7 +82,11 @@ def plan_storage(network: Network) -> Storage:
                 and layer.operation.tables[i] is None
                 and layer.inputs.count(name) == 1
             ]
-            if len(inside) < len(parts) and not contiguous and sizes.get(layer.output, 0) > NARROW_STORE_BYTES:
+            if (
+                len(inside) < len(parts)
+                and not contiguous
+                and sizes.get(layer.output, 0) > NARROW_STORE_BYTES
+            ):
                 continue
             for i in inside:
                 spots[parts[i][0]] = Spot(whole.buffer, parts[i][1], whole.strides)

@@ -69,7 +69,7 @@ def plan_conv(shape: ConvShape, target: Target, free_bytes: int) -> ConvPlan:
         for rows in _stripe_rows(shape.rows):
             for chunk in _chunks(shape, block_channels):
                 plan = ConvPlan(rows, block_channels, chunk, pixels)
-                need = _sram_bytes(shape, plan)
+                need = sram_bytes(shape, plan)
                 smallest = min(smallest, need)
                 if need <= free_bytes:
                     price = _price(shape, plan, target)
@@ -87,7 +87,7 @@ def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -
     if not shape.depthwise and shape.rows * shape.columns <= pixels:
         most = 32 if shape.kernel == (1, 1) else shape.kernel[0]
         for parts in range(2, most + 1):
-            rest = _sram_bytes(shape, ConvPlan(shape.rows, unit, 1, pixels))
+            rest = sram_bytes(shape, ConvPlan(shape.rows, unit, 1, pixels))
             rest -= 2 * aligned(shape.weight_bytes_per_unit)
             if rest + 2 * aligned(shape.weight_bytes_per_unit // parts) <= free_bytes:
                 return ConvPlan(shape.rows, unit, 1, pixels, parts)
@@ -134,7 +134,7 @@ def _weight_bytes(shape: ConvShape, channels: int) -> int:
     return -(-channels // shape.block_unit) * shape.weight_bytes_per_unit
 
 
-def _sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
+def sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
     """Bytes of tile buffers: two of each kind where there are several, for loading ahead of computing."""
     stripes = shape.images * -(-shape.rows // plan.stripe_rows)
     chunks = -(-_blocks(shape, plan) // plan.chunk_blocks)
@@ -214,4 +214,6 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     ends = input_bytes + operand_bytes + chunk_bytes + output_bytes * plan.chunk_channels / shape.channels
     bandwidth = target.dram_bytes_per_cycle
     issue = 4 * instructions * stripes
-    return max(array, vector, dram / bandwidth) + DRAM_WEIGHT * dram / bandwidth + 0.5 * ends / bandwidth + issue
+    return (
+        max(array, vector, dram / bandwidth) + DRAM_WEIGHT * dram / bandwidth + 0.5 * ends / bandwidth + issue
+    )
