@@ -11,7 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 Array = np.ndarray[Any, Any]
 
 
-def model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], constants: dict[str, Array] | None = None, opset: int = 17) -> onnx.ModelProto:  # fmt: skip
+def model(
+    nodes: list[Any],
+    inputs: dict[str, Any],
+    outputs: dict[str, Any],
+    constants: dict[str, Array] | None = None,
+    opset: int = 17,
+) -> onnx.ModelProto:
     """A model of float inputs and outputs (name: shape)."""
 
     def infos(table: dict[str, Any]) -> list[Any]:
@@ -19,7 +25,7 @@ def model(nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], con
 
     weights = [numpy_helper.from_array(a, n) for n, a in (constants or {}).items()]
     graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), weights)
-    imports = [helper.make_opsetid("", opset), helper.make_opsetid("custom", 1)]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=9)
 
 
@@ -38,6 +44,13 @@ def convolution(batch: Any = 1, size: int = 8) -> onnx.ModelProto:
     ]
     made = model(nodes, {"x": [batch, 3, size, size]}, {"y": [batch, 5, size, size]}, constants)
     helper.set_model_props(made, {"alphabet": "abc\ndef"})
+    return made
+
+
+def with_host_part() -> onnx.ModelProto:
+    """As ``convolution``, with an operator between the convolutions that the NPU does not have."""
+    made = convolution()
+    made.graph.node[1].CopyFrom(helper.make_node("Celu", ["c"], ["r"], "celu"))
     return made
 
 

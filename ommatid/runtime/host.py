@@ -33,8 +33,8 @@ def to_memory(onnx_array: Array, tensor: Tensor) -> Array:
 
 def to_onnx(memory: Array, tensor: Tensor) -> Array:
     """The ONNX tensor of bytes as they lie in memory."""
-    return np.ascontiguousarray(
-        memory.reshape(tensor.shape).transpose(tensor.to_onnx).reshape(tensor.onnx_shape)
+    return np.array(
+        memory.reshape(tensor.shape).transpose(tensor.to_onnx).reshape(tensor.onnx_shape), order="C"
     )
 
 

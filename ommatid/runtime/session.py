@@ -198,14 +198,28 @@ def _joined(parts: list[Array], rows: int | None) -> Array:
 
 
 def _program(source: Any, options: dict[str, Any]) -> Program:
+    """The program in ``source``: itself, loaded, or compiled. Programs are known by their first bytes."""
     if isinstance(source, Program):
         return source
-    is_path = isinstance(source, str | Path)
-    data = (
-        Path(source).read_bytes() if is_path and Path(source).is_file() else b"" if is_path else bytes(source)
-    )
-    if is_path and str(source).endswith(".omm"):
-        return load(source)
-    if not is_path and b'"__metadata__"' in data[:200]:
-        return load(data)
+    if isinstance(source, str | Path):
+        if Path(source).suffix == ".omm" or _starts_as_program(_first_bytes(Path(source))):
+            return load(source)
+    elif isinstance(source, bytes | bytearray | memoryview):
+        source = bytes(source)
+        if _starts_as_program(source):
+            return load(source)
     return compiled(source, options)
+
+
+def _first_bytes(path: Path) -> bytes:
+    """What a file begins with; nothing where it cannot be read, which the compiler then says better."""
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""
+
+
+def _starts_as_program(data: bytes) -> bool:
+    """A safetensors file whose header begins with its metadata, as ``save`` writes it."""
+    return data[8:24] == b'{"__metadata__":'

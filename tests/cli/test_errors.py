@@ -63,17 +63,23 @@ def test_absent_file(ommatid: Any) -> None:
 
 
 def test_unknown_operator(ommatid: Any) -> None:
-    model = networks.model([helper.make_node("Frobnicate", ["x"], ["y"], "strange")], {"x": [1, 3, 4, 4]}, {"y": None})
+    model = networks.model(
+        [helper.make_node("Frobnicate", ["x"], ["y"], "strange")], {"x": [1, 3, 4, 4]}, {"y": None}
+    )
     refused(ommatid("compile", write("m.onnx", model)), "Frobnicate")
 
 
 def test_dangling_edge(ommatid: Any) -> None:
-    model = networks.model([helper.make_node("Relu", ["nobody"], ["y"], "r")], {"x": [1, 3, 4, 4]}, {"y": None})
+    model = networks.model(
+        [helper.make_node("Relu", ["nobody"], ["y"], "r")], {"x": [1, 3, 4, 4]}, {"y": None}
+    )
     refused(ommatid("compile", write("m.onnx", model)), "nobody")
 
 
 def test_zero_sized_dimension(ommatid: Any) -> None:
-    model = networks.model([helper.make_node("Relu", ["x"], ["y"], "r")], {"x": [1, 3, 0, 4]}, {"y": [1, 3, 0, 4]})
+    model = networks.model(
+        [helper.make_node("Relu", ["x"], ["y"], "r")], {"x": [1, 3, 0, 4]}, {"y": [1, 3, 0, 4]}
+    )
     refused(ommatid("compile", write("m.onnx", model)), "'x'")
 
 

@@ -23,7 +23,9 @@ def test_every_command_has_help_and_the_common_options(ommatid) -> None:  # type
     for name in COMMANDS:
         ran = ommatid(name, "--help")
         assert ran.status == 0
-        assert all(option in ran.out for option in ("--json", "--output", "--quiet", "--verbose", "--version"))
+        assert all(
+            option in ran.out for option in ("--json", "--output", "--quiet", "--verbose", "--version")
+        )
 
 
 def test_version(ommatid) -> None:  # type: ignore[no-untyped-def]
