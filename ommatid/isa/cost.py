@@ -106,6 +106,10 @@ if COSTS.keys() != {row.mnemonic for row in INSTRUCTIONS}:
     raise TypeError("cost.COSTS and the instruction table differ")
 
 
+#: Opcodes of the instructions that have an operand in DRAM.
+_DRAM_OPCODES = [r.opcode for r in INSTRUCTIONS if any(o.memory == Memory.DRAM for o in r.operands)]
+
+
 def cost_cycles(stream: Array, target: Target) -> Array:
     """Engine cycles of each instruction of a stream (int64)."""
     cycles = np.zeros(len(stream), np.int64)
@@ -134,11 +138,12 @@ def macs(stream: Array, target: Target) -> Array:
 def dram_bytes(stream: Array, target: Target) -> Array:
     """DRAM bytes that each instruction moves, every run rounded out to whole bursts (int64)."""
     result = np.zeros(len(stream), np.int64)
-    table = accesses(stream, target)
+    dma = np.flatnonzero(np.isin(stream["opcode"], _DRAM_OPCODES))
+    table = accesses(stream[dma], target)
     table = table[table["memory"] == Memory.DRAM]
     burst = target.dram_burst_bytes
     # runs of one access are taken to lie to the bursts as its first run does
     offset = table["address"] % burst
     bursts = (offset + table["run"] - 1) // burst + 1
-    np.add.at(result, table["instruction"], bursts * table["n"].prod(axis=1) * burst)
+    np.add.at(result, dma[table["instruction"]], bursts * table["n"].prod(axis=1) * burst)
     return result
