@@ -95,7 +95,10 @@ def test_chain_by_tokens() -> None:
     assert timing.finish.tolist() == [250, 286, 342, 542, 543]
     assert timing.cycles == 543
     assert account(timing, "mx").macs == 80 * 16 * 16
-    assert account(timing, "mx").stall_cycles == {"token": 200, "dram": 0, "fetch": 50}
+    # until 250 mx waits for bytes from DRAM; vx for mx as well, which moves none
+    assert account(timing, "mx").stall_cycles == {"token": 0, "dram": 200, "fetch": 50}
+    assert account(timing, "vx").stall_cycles == {"token": 236, "dram": 0, "fetch": 50}
+    assert account(timing, "ctl").stall_cycles == {"token": 292, "dram": 200, "fetch": 50}
     assert account(timing, "mx").idle_cycles == 543 - 286
     check_accounts(timing)
 
@@ -145,6 +148,21 @@ def test_instructions_are_fetched_in_blocks() -> None:
     assert timing.start.tolist() == [320 + i for i in range(32)] + [400 + i for i in range(8)]
     assert timing.cycles == 408
     assert account(timing, "ctl").stall_cycles == {"token": 0, "dram": 0, "fetch": 320 + 48}
+    check_accounts(timing)
+
+
+def test_the_fetcher_stays_near_the_first_instruction_that_waits() -> None:
+    b = Builder()
+    b.load(run=128 * 1024, signal=["mx"])
+    b.conv(wait=["load"])
+    for _ in range(398):
+        b.end()
+    timing = simulate(b.program())
+    # blocks are fetched up to instruction 287, 256 or more beyond the conv, which waits for the load
+    assert timing.start[1] == timing.finish[0]
+    assert timing.start[287] < timing.start[1] <= timing.start[288]
+    # from then on ctl waits for tokens, as the fetcher does, and no longer for the fetcher
+    assert account(timing, "ctl").stall_cycles["token"] == timing.start[1] - timing.finish[287]
     check_accounts(timing)
 
 
