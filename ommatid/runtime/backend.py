@@ -13,25 +13,34 @@ from ommatid.runtime.session import InferenceSession
 
 
 class OmmatidRep(BackendRep):
-    """A compiled model."""
+    """A model, compiled when it first runs: without calibration data, its first inputs are these."""
 
-    def __init__(self, session: InferenceSession) -> None:
-        self.session = session
+    def __init__(self, model: onnx.ModelProto, options: dict[str, Any]) -> None:
+        initializers = {tensor.name for tensor in model.graph.initializer}
+        self.names = [value.name for value in model.graph.input if value.name not in initializers]
+        self._model = model
+        self._options = options
+        self._session: InferenceSession | None = None
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs for inputs by position, by name, or the only one.
 
         Raises:
-            RunError: they do not fit the model's inputs.
+            CompileError, TargetError: the model cannot be compiled.
+            RunError: the inputs do not fit it.
         """
-        names = [port.name for port in self.session.get_inputs()]
+        feeds = self._feeds(inputs)
+        if self._session is None:
+            options = {"calibration": [feeds], **self._options}
+            self._session = InferenceSession(self._model, **options)
+        return tuple(self._session.run(None, feeds))
+
+    def _feeds(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
-            feeds = dict(inputs)
-        elif isinstance(inputs, np.ndarray) or not isinstance(inputs, Sequence):
-            feeds = {names[0]: inputs}
-        else:
-            feeds = dict(zip(names, inputs, strict=False))
-        return tuple(self.session.run(None, {name: np.asarray(value) for name, value in feeds.items()}))
+            return {name: np.asarray(value) for name, value in inputs.items()}
+        several = isinstance(inputs, Sequence) and not isinstance(inputs, str)
+        values = inputs if several else [inputs]
+        return {name: np.asarray(value) for name, value in zip(self.names, values, strict=False)}
 
 
 class OmmatidBackend(Backend):
@@ -44,13 +53,13 @@ class OmmatidBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> OmmatidRep:
-        """Compile a model.
+        """A model that is ready to run.
 
         Raises:
-            CompileError, TargetError: it cannot be compiled.
+            onnx.checker.ValidationError: it is not a valid model.
         """
         super().prepare(model, device, **kwargs)
-        return OmmatidRep(InferenceSession(model, **kwargs))
+        return OmmatidRep(model, kwargs)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
