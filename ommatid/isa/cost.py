@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.footprint import WORD_BYTES, accesses
-from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Memory, conv_steps, view
+from ommatid.isa.footprint import WORD_BYTES, accesses, byte_count
+from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, STREAM, Memory, conv_steps, view
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -80,10 +80,32 @@ def _copy(r: Array, target: Target) -> Array:
 
 def _dma(port: str) -> Callable[[Array, Target], Array]:
     def cycles(r: Array, target: Target) -> Array:
-        runs = np.prod([_i(r[f"n{i}"]) for i in (1, 2, 3)], axis=0)
-        return runs * _ceil(_ceil(r["run"], WORD_BYTES) * WORD_BYTES, getattr(target, port))
+        table = accesses(r.view(STREAM), target)
+        sram = table[table["memory"] == Memory.SRAM]
+        return np.maximum(blocks(sram, WORD_BYTES), _ceil(byte_count(sram), getattr(target, port)))
 
     return cycles
+
+
+def blocks(table: Array, size: int) -> Array:
+    """Aligned blocks of ``size`` bytes that the runs of each access touch, each run on its own (int64).
+
+    Loops step through the places within a block with a period, so that few places stand for all runs.
+    """
+    owner, place, weight = np.arange(len(table)), table["address"] % size, np.ones(len(table), np.int64)
+    for i in range(table["n"].shape[1]):
+        n, step = table["n"][owner, i], table["s"][owner, i] % size
+        period = np.minimum(n, size // np.gcd(step, size))
+        each = np.repeat(np.arange(len(owner)), period)
+        k = np.arange(len(each)) - np.repeat(np.cumsum(period) - period, period)
+        weight = weight[each] * ((n[each] - 1 - k) // period[each] + 1)
+        key, inverse = np.unique(
+            owner[each] * size + (place[each] + k * step[each]) % size, return_inverse=True
+        )
+        weight = np.bincount(inverse, weight).astype(np.int64)
+        owner, place = key // size, key % size
+    touched = (place + table["run"][owner] - 1) // size + 1
+    return np.bincount(owner, weight * touched, len(table)).astype(np.int64)
 
 
 #: Mnemonic: the formula.
@@ -142,8 +164,5 @@ def dram_bytes(stream: Array, target: Target) -> Array:
     table = accesses(stream[dma], target)
     table = table[table["memory"] == Memory.DRAM]
     burst = target.dram_burst_bytes
-    # runs of one access are taken to lie to the bursts as its first run does
-    offset = table["address"] % burst
-    bursts = (offset + table["run"] - 1) // burst + 1
-    np.add.at(result, dma[table["instruction"]], bursts * table["n"].prod(axis=1) * burst)
+    np.add.at(result, dma[table["instruction"]], blocks(table, burst) * burst)
     return result

@@ -202,10 +202,10 @@ def fetch(work: Any, s: Any) -> None:
     """Start on the next block of instructions, unless it is too far ahead."""
     while s.oldest < len(work) and work[s.oldest].start >= 0:
         s.oldest += 1
-    if s.active[FETCHER] or s.fetched == len(work) or s.fetched - s.oldest >= FETCH_AHEAD:
+    block = min(FETCH_BLOCK, len(work) - s.fetched)
+    if s.active[FETCHER] or block == 0 or s.fetched + block - s.oldest > FETCH_AHEAD:
         return
-    size = min(FETCH_BLOCK, len(work) - s.fetched) * INSTRUCTION_BYTES
-    ask_dram(s, FETCHER, float(size), s.request_rate)
+    ask_dram(s, FETCHER, float(block * INSTRUCTION_BYTES), s.request_rate)
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]

@@ -158,11 +158,11 @@ def test_the_fetcher_stays_near_the_first_instruction_that_waits() -> None:
     for _ in range(398):
         b.end()
     timing = simulate(b.program())
-    # blocks are fetched up to instruction 287, 256 or more beyond the conv, which waits for the load
+    # blocks are fetched up to instruction 255; the next would end more than 256 beyond the conv, which waits
     assert timing.start[1] == timing.finish[0]
-    assert timing.start[287] < timing.start[1] <= timing.start[288]
+    assert timing.start[255] < timing.start[1] <= timing.start[256]
     # from then on ctl waits for tokens, as the fetcher does, and no longer for the fetcher
-    assert account(timing, "ctl").stall_cycles["token"] == timing.start[1] - timing.finish[287]
+    assert account(timing, "ctl").stall_cycles["token"] == timing.start[1] - timing.finish[255]
     check_accounts(timing)
 
 
