@@ -508,7 +508,11 @@ def asm_command(source: str, output: str | None, as_json: bool, quiet: bool, ver
     from ommatid.isa.assembly import assemble
 
     path = output or str(Path(source).with_suffix(".omm"))
-    save(assemble(Path(source).read_text(encoding="utf-8")), path)
+    try:
+        program = assemble(Path(source).read_text(encoding="utf-8"))
+    except ValueError as error:  # not text, or not assembly
+        raise Failure(f"{source}: {error}", getattr(error, "hint", "see `ommatid disasm`")) from None
+    save(program, path)
     if as_json:
         print_json("asm", {"program": path})
     elif not quiet:

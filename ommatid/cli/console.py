@@ -81,7 +81,7 @@ def clean(value: Any) -> Any:
 def run_guarded(work: Callable[[], Any], as_json: bool) -> None:
     """Run the command line; every error becomes one line (or JSON object) and an exit status."""
     try:
-        work()
+        status = work()
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -93,6 +93,7 @@ def run_guarded(work: Callable[[], Any], as_json: bool) -> None:
         if os.environ.get("OMMATID_DEBUG"):
             raise
         sys.exit(_report(as_failure(error), as_json))
+    sys.exit(status if isinstance(status, int) else 0)  # click gives the status of ctx.exit() back
 
 
 def _usage_hint(error: click.ClickException) -> str:

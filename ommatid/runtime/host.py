@@ -17,12 +17,13 @@ def quantize(real: Array, quantization: Quantization) -> Array:
     steps = np.rint(real.astype(np.float32) / np.float32(quantization.scale)) + np.float32(
         quantization.zero_point
     )
-    return np.clip(steps, info.min, info.max).astype(quantization.dtype)
+    return np.asarray(np.clip(steps, info.min, info.max)).astype(quantization.dtype)
 
 
 def dequantize(q: Array, quantization: Quantization) -> Array:
     """DequantizeLinear: int8 or uint8 as float32."""
-    return (q.astype(np.int32) - quantization.zero_point).astype(np.float32) * np.float32(quantization.scale)
+    steps = (q.astype(np.int32) - quantization.zero_point).astype(np.float32)
+    return np.asarray(steps * np.float32(quantization.scale))
 
 
 def to_memory(onnx_array: Array, tensor: Tensor) -> Array:

@@ -1,0 +1,166 @@
+"""``--json``: exactly one object, with the keys that scripts may rely on (design, section 7)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ommatid.cli.console import print_json
+from ommatid.isa.program_file import load
+from ommatid.runtime.session import InferenceSession
+from tests import networks
+
+#: As the design states them.
+KEYS = {
+    "compile": "program target npu_node_count cpu_node_count partitions instructions macs cycles lower_bound_cycles "
+    "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s",
+    "run": "outputs cycles latency_ms wall_s",
+    "profile": "cycles latency_ms fps bound utilization cpu_partitions layers",
+    "check": "nodes npu_node_count cpu_node_count ok",
+    "compare": "tensors worst",
+    "verify": "ok problems",
+}
+LAYER = "name op nodes cycles macs dram_bytes efficiency bound"
+TENSOR = "name mode reference sqnr_db cosine max_abs_error equal"
+
+
+def finite(value: Any) -> bool:
+    """No NaN and no infinity anywhere."""
+    if isinstance(value, dict):
+        return all(finite(v) for v in value.values())
+    if isinstance(value, list):
+        return all(finite(v) for v in value)
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def result(ran: Any, command: str, status: int = 0) -> dict[str, Any]:
+    """The command's object, its form checked."""
+    assert ran.status == status, ran.err
+    assert len(ran.out.strip().splitlines()) == 1
+    table = ran.json
+    assert next(iter(table)) == "schema" and table["schema"] == f"ommatid.{command}/1"
+    assert list(table)[1:] == KEYS.get(command, " ".join(list(table)[1:])).split()
+    assert finite(table)
+    return dict(table)
+
+
+def test_compile(ommatid: Any, files: Path) -> None:
+    given = ("--calibration", files / "samples.npz", "--json")
+    table = result(ommatid("compile", files / "model.onnx", "-o", "m.omm", *given), "compile")
+    program = load("m.omm")
+    assert table["program"] == "m.omm" and table["target"] == "ommatid-1k"
+    assert table["npu_node_count"] == 2 and table["cpu_node_count"] == 0
+    assert table["macs"] == 8 * 8 * (8 * 3 * 9 + 5 * 8) and table["instructions"] == len(program.instructions)
+    assert table["cycles"] >= table["lower_bound_cycles"] > 0
+    assert table["dram_bytes"] >= table["compulsory_dram_bytes"] > 0
+    assert table["program_bytes"] == Path("m.omm").stat().st_size
+
+
+def test_compile_is_the_same_twice(ommatid: Any, files: Path) -> None:
+    for name in ("a.omm", "b.omm"):
+        ommatid("compile", files / "model.onnx", "-o", name, "--calibration", files / "samples.npz", "-q")
+    assert Path("a.omm").read_bytes() == Path("b.omm").read_bytes()
+
+
+def test_run(ommatid: Any, files: Path) -> None:
+    table = result(ommatid("run", files / "model.omm", "-i", files / "x.npy", "-o", "out", "--json"), "run")
+    session = InferenceSession(load(files / "model.omm"))
+    wanted = session.run(None, networks.inputs())[0]
+    assert np.array_equal(np.load("out/y.npy"), wanted)
+    digest = hashlib.sha256(wanted.tobytes()).hexdigest()
+    assert table["outputs"] == {"y": {"dtype": "float32", "shape": [1, 5, 8, 8], "sha256": digest}}
+    assert table["cycles"] == session.cycles and table["latency_ms"] == pytest.approx(session.cycles / 1e6)
+
+
+def test_run_on_a_picture_as_the_program_says(ommatid: Any, files: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("photo.png")
+    options = (
+        "--mean",
+        "0.5,0.4,0.3",
+        "--std",
+        "0.2",
+        "--color",
+        "bgr",
+        "--calibration",
+        files / "samples.npz",
+        "-q",
+    )
+    assert ommatid("compile", files / "model.onnx", "-o", "m.omm", *options).status == 0
+    by_picture = result(ommatid("run", "m.omm", "-i", "photo.png", "--json"), "run")
+    real = (
+        pixels[..., ::-1].astype(np.float32) / np.float32(255) - np.float32([0.5, 0.4, 0.3])
+    ) / np.float32(0.2)
+    np.save("x.npy", np.ascontiguousarray(real.transpose(2, 0, 1)[None]))
+    by_array = result(ommatid("run", "m.omm", "-i", "x=x.npy", "--json"), "run")
+    assert by_picture["outputs"] == by_array["outputs"]
+
+
+def test_profile(ommatid: Any, files: Path) -> None:
+    table = result(ommatid("profile", files / "model.omm", "--json"), "profile")
+    assert all(list(row) == LAYER.split() for row in table["layers"])
+    assert all(row["bound"] in ("mx", "vx", "dram", "sram", "dependency") for row in table["layers"])
+    assert all(0 <= share <= 1 for share in table["utilization"].values())
+    assert table["fps"] == pytest.approx(1e3 / table["latency_ms"])
+    names = {node for row in table["layers"] for node in row["nodes"]}
+    assert {"first", "second"} <= names
+
+
+def test_check(ommatid: Any, files: Path) -> None:
+    table = result(ommatid("check", files / "model.onnx", "--json"), "check")
+    assert (
+        table["ok"] and [node["placement"] for node in table["nodes"]] == ["npu"] * 2
+    )  # Relu is the rounding's clamp
+    Path("host.onnx").write_bytes(networks.with_host_part().SerializeToString())
+    table = result(ommatid("check", "host.onnx", "--json"), "check", status=1)
+    assert not table["ok"] and table["cpu_node_count"] == 1
+    node = next(n for n in table["nodes"] if n["placement"] == "cpu")
+    assert list(node) == ["name", "op", "placement", "rule", "hint"] and node["op"] == "Celu"
+    assert node["rule"] and node["hint"]
+
+
+@pytest.mark.parametrize("mode", ["entire", "single"])
+def test_compare(ommatid: Any, files: Path, mode: str) -> None:
+    given = (files / "model.omm", "--data", files / "samples.npz", "--json")
+    table = result(ommatid("compare", files / "model_qdq.onnx", *given, "--mode", mode), "compare")
+    assert all(list(row) == TENSOR.split() for row in table["tensors"]) and len(table["tensors"]) >= 2
+    assert all(
+        row["equal"] == 1 and row["mode"] == mode and row["reference"] == "qdq" for row in table["tensors"]
+    )
+    assert table["worst"] in {row["name"] for row in table["tensors"]}
+
+
+def test_compare_with_the_float_model_and_a_minimum(ommatid: Any, files: Path) -> None:
+    given = (files / "model.onnx", files / "model.omm", "--data", files / "samples.npz")
+    table = result(ommatid("compare", *given, "--json", "--min-sqnr-db", "20"), "compare")
+    assert all(row["reference"] == "float" and 20 < row["sqnr_db"] < 90 for row in table["tensors"])
+    assert ommatid("compare", *given, "--min-sqnr-db", "100").status == 1
+    assert ommatid("compare", *given, "--min-cosine", "0.9999999999").status == 1
+
+
+def test_verify_inspect_targets_ops(ommatid: Any, files: Path) -> None:
+    assert result(ommatid("verify", files / "model.omm", "--json"), "verify")["ok"] is True
+    assert result(ommatid("inspect", files / "model.omm", "--json"), "inspect")["target"] == "ommatid-1k"
+    targets = result(ommatid("targets", "--json"), "targets")["targets"]
+    assert [t["name"] for t in targets] == ["ommatid-256", "ommatid-1k", "ommatid-4k"]
+    assert "Conv" in {row["op"] for row in result(ommatid("ops", "--json"), "ops")["operators"]}
+
+
+def test_text_goes_to_a_file(ommatid: Any, files: Path) -> None:
+    for command in ("profile", "verify", "inspect"):
+        printed = ommatid(command, files / "model.omm")
+        saved = ommatid(command, files / "model.omm", "-o", "text.txt")
+        assert saved.out == "" and Path("text.txt").read_text().strip() == printed.out.strip() != ""
+
+
+def test_a_command_cannot_print_other_keys() -> None:
+    with pytest.raises(TypeError, match="verify"):
+        print_json("verify", {"ok": True})
+    assert json.loads("{}") == {}
