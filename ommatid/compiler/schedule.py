@@ -138,11 +138,8 @@ def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: L
         for name in (*operands(layer), layer.output):
             low.home(name)
         if layer.name not in low.storage.free_layers:
-            rows = (
-                math.prod(low.shape(name)[2:])
-                for name in (*operands(layer), layer.output)
-                if not low.stays(name)
-            )
+            names = [name for name in (*operands(layer), layer.output) if not low.stays(name)]
+            rows = [math.prod(low.network.tensors[name].shape[2:]) for name in names]
             low.make_room(4 * sum(rows))
             LOWER[type(layer.operation)](low, layer)
     except DoesNotFit as problem:

@@ -1,0 +1,72 @@
+"""Workloads as a model developer compiles them: placement, cycles, determinism."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from ommatid.compiler.pipeline import compile_model
+from ommatid.isa.assembly import assemble, disassemble
+from ommatid.isa.program_file import to_bytes
+from ommatid.profiler.profile import profile
+from tests.workloads import SHAPES, images, source
+
+
+def compiled(name: str, target: str = "ommatid-1k") -> object:
+    shapes = {"x": SHAPES[name]} if name in SHAPES else {}
+    return compile_model(source(name), target, shapes=shapes, calibration=_feeds(name))
+
+
+def _feeds(name: str) -> list[dict[str, object]]:
+    names = {"detector": "x"}
+    key = names.get(name) or next(
+        i.name for i in source(name).graph.input if i.name not in {w.name for w in source(name).graph.initializer}
+    )
+    return [{key: x} for x in images(name, 2)]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "most", "overlap"),
+    [("resnet50", 1.6, 0.55), ("densenet121", 1.6, 0.55), ("detector", 3.5, 0.0), ("squeezenet", None, 0.0)],
+)
+def test_cycles(name: str, most: float | None, overlap: float) -> None:
+    program = compiled(name)
+    assert [p.placement for p in program.partitions] == ["npu"]
+    result = profile(program)
+    assert result.cycles >= program.lower_bound_cycles
+    assert most is None or result.cycles <= most * program.lower_bound_cycles
+    busy = {e.engine: e.busy_cycles for e in result.engines}
+    assert result.mx_and_load_cycles >= overlap * min(busy["mx"], busy["load"])
+    assert sum(row.cycles for row in result.layers) + result.idle_cycles == result.cycles
+    for e in result.engines:
+        assert e.busy_cycles + sum(e.stall_cycles.values()) + e.idle_cycles == result.cycles
+
+
+SCRIPT = """
+import hashlib, sys
+from tests.acceptance.test_workloads import compiled
+from ommatid.isa.program_file import to_bytes
+for name in sys.argv[1:]:
+    print(hashlib.sha256(to_bytes(compiled(name))).hexdigest())
+"""
+
+
+@pytest.mark.long
+def test_two_processes_make_the_same_bytes() -> None:
+    def hashes(seed: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", SCRIPT, "squeezenet", "detector"],
+            env={**__import__("os").environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+
+    assert hashes("1") == hashes("2")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["squeezenet", "resnet50", "detector"])
+def test_assembly_gives_back_the_file(name: str) -> None:
+    program = compiled(name)
+    assert to_bytes(assemble(disassemble(program))) == to_bytes(program)

@@ -1,0 +1,125 @@
+"""The networks of docs/workloads.md for tests: with weights, quantised by onnxruntime's own quantize_static."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from ommatid.compiler.canonicalize import canonicalize
+from ommatid.compiler.model import import_model
+
+Array = np.ndarray[Any, Any]
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+SHAPES = {"detector": (1, 3, 640, 640)}
+SIX = ("resnet50", "inception_v1", "inception_v2", "densenet121", "squeezenet", "vgg19")
+NINE = (*SIX, "shufflenet", "bvlc_alexnet", "zfnet512")
+
+
+def detector_path() -> Path:
+    """The text detector's file."""
+    import rapidocr_onnxruntime
+
+    return Path(rapidocr_onnxruntime.__file__).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
+
+
+def light(name: str) -> onnx.ModelProto:
+    """A ``light_*`` architecture with its ConstantOfShape weights replaced by seeded random ones."""
+    model = onnx.load(LIGHT / f"light_{name}.onnx")
+    generator = np.random.default_rng(0)
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.value_info
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred}
+    users: dict[str, tuple[str, int]] = {}
+    for node in model.graph.node:
+        for i, value in enumerate(node.input):
+            users.setdefault(value, (node.op_type, i))
+    kept = []
+    for node in model.graph.node:
+        if node.op_type != "ConstantOfShape":
+            kept.append(node)
+            continue
+        array = _weights(generator, shapes[node.output[0]], *users[node.output[0]])
+        model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), node.output[0]))
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
+
+
+def _weights(generator: Any, shape: list[int], op: str, position: int) -> Array:
+    """He's variance for kernels; scales and variances around one, shifts and means around zero."""
+    if len(shape) > 1 and max(shape[1:]) > 1:
+        return generator.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+    if (op, position) in (("Conv", 1),) or (op == "BatchNormalization" and position in (2, 3)):
+        return generator.standard_normal(shape) * (1.4 if op == "Conv" else 0.1)
+    if op == "BatchNormalization" or op in ("Mul", "Unsqueeze", "Reshape"):
+        return 0.5 + generator.random(shape)
+    return 0.05 * generator.standard_normal(shape)
+
+
+def source(name: str) -> Any:
+    """The float model of a workload."""
+    return detector_path() if name == "detector" else light(name)
+
+
+def images(name: str, count: int, seed: int = 0) -> list[Array]:
+    """Photographs (and, for the detector, pages) at a workload's size, float32 NCHW."""
+    from skimage import data, transform
+
+    shape = SHAPES.get(name, (1, 3, 224, 224))
+    photographs = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    if name == "detector":
+        page = np.stack([data.page()] * 3, axis=-1)
+        photographs = [page, data.coffee(), page[::-1], data.astronaut(), page[:, ::-1]]
+    generator = np.random.default_rng(seed)
+    result = []
+    for i in range(count):
+        picture = transform.resize(photographs[i % len(photographs)], shape[2:]).astype(np.float32)
+        picture = picture * np.float32(0.9 + 0.2 * generator.random()) if i >= len(photographs) else picture
+        result.append(((picture - 0.45) / 0.25).transpose(2, 0, 1)[None].astype(np.float32))
+    return result
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, feeds: list[dict[str, Array]]) -> None:
+        self.feeds = iter(feeds)
+
+    def get_next(self) -> Any:
+        return next(self.feeds, None)
+
+
+def input_name(model: onnx.ModelProto) -> str:
+    """The only input that is no initialiser."""
+    weights = {i.name for i in model.graph.initializer}
+    return str(next(i.name for i in model.graph.input if i.name not in weights))
+
+
+@functools.cache
+def quantized(name: str, activations: str, samples: int = 5) -> onnx.ModelProto:
+    """The workload as onnxruntime's quantize_static makes it: QDQ, per channel, "int8" or "uint8" activations.
+
+    Weights have a reduced range, so that no CPU's 8-bit kernels saturate. The model is fixed in shape and raised to
+    opset 17 first, Sum rewritten as Add, a full-window AveragePool as GlobalAveragePool (docs/workloads.md).
+    """
+    shape = SHAPES.get(name)
+    model = canonicalize(import_model(source(name), {"x": shape} if shape else None))
+    proto = ir.to_proto(model)
+    proto.ir_version = min(proto.ir_version, 10)
+    feeds = [{input_name(proto): x} for x in images(name, samples)]
+    kind = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[activations]
+    logging.getLogger().setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
+        onnx.save(proto, before)
+        quantize_static(
+            before, after, _Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
+            activation_type=kind, weight_type=QuantType.QInt8,
+        )  # fmt: skip
+        return onnx.load(after)
