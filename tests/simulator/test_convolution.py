@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from ommatid.isa.weights import pack_weights
-from ommatid.simulator.kernels.convolution import EXACT_DEPTH
+from ommatid.simulator.kernels.convolution import EXACT_DEPTH, ROWS, WEIGHTS, multiply
 from tests.simulator.builder import Scene
 
 Array = np.ndarray[Any, Any]
@@ -20,6 +20,15 @@ Array = np.ndarray[Any, Any]
 
 def test_partial_sums_are_integers_of_float32() -> None:
     assert EXACT_DEPTH * 255 * 128 < 2**24
+
+
+@pytest.mark.parametrize("m", [1, 31, 32, 65])
+def test_pieces_make_the_whole_product_and_are_small(m: int) -> None:
+    rng = np.random.default_rng(m)
+    a, b = rng.integers(-9, 9, (m, 200)), rng.integers(-9, 9, (100, 24))
+    got = multiply(a.astype(np.float32)[:, 50:150], b.astype(np.float32)[:, 3:19])
+    np.testing.assert_array_equal(got, a[:, 50:150] @ b[:, 3:19])
+    assert ROWS * WEIGHTS <= 2**18 and WEIGHTS <= 9216  # beyond, OpenBLAS takes threads
 
 
 @pytest.mark.parametrize("cin", [360, EXACT_DEPTH, EXACT_DEPTH + 1])

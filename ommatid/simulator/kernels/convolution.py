@@ -1,7 +1,11 @@
 """``conv``: 8-bit activations by int8 weights into int32 accumulators, exactly.
 
-The products are summed by a float32 matrix multiplication of the machine's BLAS: with at most EXACT_DEPTH
-products in a sum, every partial sum is an integer below 2**24, so that no order of summation rounds.
+The products are summed by float32 matrix multiplications of NumPy's BLAS: with at most EXACT_DEPTH products in
+a sum, every partial sum is an integer below 2**24, so that no order of summation rounds.
+
+They are done in small pieces, of which OpenBLAS computes each on the calling thread. It hands larger ones
+(over 2**18 products, or 9216 with one row) to threads that wait for each other, for milliseconds where other
+work shares the cores.
 """
 
 from __future__ import annotations
@@ -11,7 +15,10 @@ from typing import Any
 import numba
 import numpy as np
 
+Array = np.ndarray[Any, Any]
+
 EXACT_DEPTH = 512  # times 255 * 128, the largest product, stays below 2**24
+ROWS, COLUMNS, WEIGHTS = 32, 64, 8192  # of a piece, the most; ROWS * WEIGHTS = 2**18
 
 
 def conv(r: Any, sram: Any, acc: Any, k: int, lanes: int) -> None:
@@ -21,9 +28,21 @@ def conv(r: Any, sram: Any, acc: Any, k: int, lanes: int) -> None:
     inputs = image.reshape(-1, image.shape[2]) if one_tap else gather(r, image)
     weights = unpack(r, sram, k, lanes)
     accumulate = bool(r["accumulate"][0])
-    for begin in range(0, inputs.shape[1], EXACT_DEPTH):
-        part = slice(begin, begin + EXACT_DEPTH)
-        deposit(r, inputs[:, part] @ weights[part], acc, accumulate or begin > 0)
+    for column in range(0, weights.shape[1], COLUMNS):
+        part = weights[:, column : column + COLUMNS]
+        depth = min(EXACT_DEPTH, WEIGHTS // part.shape[1])
+        for begin in range(0, len(part), depth):
+            sums = multiply(inputs[:, begin : begin + depth], part[begin : begin + depth])
+            deposit(r, sums, acc, column, accumulate or begin > 0)
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """The matrix product of float32 a [m, k] and b [k, n], ROWS rows at a time."""
+    (m, k), n = a.shape, b.shape[1]
+    out, whole = np.empty((m, n), np.float32), m - m % ROWS
+    np.matmul(a[:whole].reshape(-1, ROWS, k), b, out=out[:whole].reshape(-1, ROWS, n))
+    np.matmul(a[whole:], b, out=out[whole:])
+    return out
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -105,15 +124,16 @@ def unpack(r: Any, sram: Any, k: int, lanes: int) -> Any:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def deposit(r: Any, sums: Any, acc: Any, accumulate: bool) -> None:
-    """Put (or add) the sums [pixel, channel] into the accumulators."""
+def deposit(r: Any, sums: Any, acc: Any, column: int, accumulate: bool) -> None:
+    """Put (or add) the sums [pixel, channel] into the accumulators from channel ``column`` on."""
     f = r[0]
-    cout, first, step = np.int64(f.cout), np.int64(f.acc) // 4, np.int64(f.acc_pixel) // 4
+    channels = min(sums.shape[1], np.int64(f.cout) - column)
+    first, step = np.int64(f.acc) // 4 + column, np.int64(f.acc_pixel) // 4
     for p in range(len(sums)):
-        to, source = acc[first + p * step : first + p * step + cout], sums[p]
+        to, source = acc[first + p * step : first + p * step + channels], sums[p]
         if accumulate:
-            for c in range(cout):
+            for c in range(channels):
                 to[c] += np.int32(source[c])
         else:
-            for c in range(cout):
+            for c in range(channels):
                 to[c] = np.int32(source[c])
