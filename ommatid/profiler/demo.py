@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,12 +214,27 @@ def drawn(image: Array, boxes: list[Any]) -> bytes:
 
 
 def npu_macs_share(program: Program) -> float:
-    """The part of the network's multiply-accumulates that runs on the NPU; CPU partitions of no MAC node count nothing."""
+    """The part of the network's multiply-accumulates that runs on the NPU, 0 to 1."""
+    on_cpu = sum(_macs(partition.model) for partition in program.partitions if partition.model)
+    return program.macs / max(program.macs + on_cpu, 1)
+
+
+def _macs(model: bytes) -> int:
+    """Multiply-accumulates of an ONNX model of fixed shapes: its convolutions and matrix products."""
     import onnx
 
-    on_cpu = 0
-    for partition in program.partitions:
-        if partition.model:
-            graph = onnx.load_from_string(partition.model).graph
-            on_cpu += sum(node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul") for node in graph.node)
-    return 1.0 if not on_cpu else program.macs / (program.macs + 1)
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
+    values = (*graph.input, *graph.output, *graph.value_info)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
+    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    total = 0
+    for node in (n for n in graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")):
+        data, weights, result = (shapes[name] for name in (*node.input[:2], node.output[0]))
+        if node.op_type == "Conv":
+            total += math.prod(result) * math.prod(weights[1:])
+        elif node.op_type == "ConvTranspose":
+            total += math.prod(data) * math.prod(weights[1:])
+        else:
+            transposed = any(a.name == "transA" and a.i for a in node.attribute)
+            total += math.prod(result) * data[-2 if transposed else -1]
+    return total
