@@ -568,9 +568,7 @@ def demo_command(target: str, output: str | None, as_json: bool, quiet: bool, ve
     for line in result.lines:
         click.echo(f"  {line}")
     click.echo(
-        rendered(
-            summary(result.profile), "The ten costliest layers:", layer_table(result.profile, 10), width=130
-        )
+        rendered(summary(result.profile), "The ten costliest layers:", layer_table(result.profile, 10))
     )
     click.echo(
         f"{100 * result.npu_macs_share:.1f}% of the detector's MACs ran on {result.target}; boxes are drawn in {picture}"

@@ -6,6 +6,8 @@ Concat: a chain of them shares one, so that it costs nothing.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import tempfile
 from pathlib import Path
@@ -87,8 +89,9 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
                 path, QUANTISED, augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=method, extra_options=extra,
             )  # fmt: skip
-            calibrator.collect_data(_Reader(feeds))
-            return calibrator.compute_data()
+            with contextlib.redirect_stdout(io.StringIO()):  # histograms report on standard output
+                calibrator.collect_data(_Reader(feeds))
+                return calibrator.compute_data()
         except CompileError:
             raise
         except Exception as error:

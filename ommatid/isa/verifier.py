@@ -131,6 +131,9 @@ def _out_of_bounds(program: Program, table: Array) -> list[str]:
         problems.append(
             f"{_operand(program, table[k])}: bytes {low[k]} to {high[k]} are outside the {memory} of {size[k]} bytes"
         )
+    written = (table["mode"] != Mode.READ) & (table["memory"] == Memory.DRAM)
+    for k in np.flatnonzero(written & (low < len(program.constants)) & ~outside):
+        problems.append(f"{_operand(program, table[k])}: writes to the constants")
     for k in np.flatnonzero(nobody & ~outside):
         problems.append(f"{_operand(program, table[k])}: no symbol is named for it")
     if symbols is None:

@@ -45,11 +45,11 @@ def layer_table(result: Profile, most: int | None = None) -> Table:
         rows = sorted(rows, key=lambda row: -row.cycles)[:most]
     table = Table(show_header=True, header_style="bold")
     for name in ("layer", "op"):
-        table.add_column(name, overflow="fold")
-    for name in ("cycles", "share", "MACs", "DRAM bytes", "efficiency"):
-        table.add_column(name, justify="right")
-    table.add_column("bound")
-    table.add_column("ONNX nodes", overflow="ellipsis", no_wrap=True, max_width=44)
+        table.add_column(name, no_wrap=True)
+    for name in ("cycles", "share", "MACs", "DRAM bytes", "of roofline"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bound", no_wrap=True)
+    table.add_column("ONNX nodes", overflow="ellipsis", no_wrap=True, max_width=40)
     for row in rows:
         table.add_row(*_cells(row, result.cycles))
     return table

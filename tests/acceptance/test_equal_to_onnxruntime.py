@@ -21,12 +21,20 @@ def check(name: str, activations: str, target: str, samples: int) -> None:
     assert verify(program) == []
     feeds = [{input_name(model): x} for x in images(name, samples)]
     reports = layerwise(program, model, feeds)
-    assert not [r.name for r in reports if r.exact and r.equal < 1], "bits differ from onnxruntime's QLinear kernels"
+    assert not [r.name for r in reports if r.exact and r.equal < 1], (
+        "bits differ from onnxruntime's QLinear kernels"
+    )
     assert not [(r.name, r.max_steps) for r in reports if r.max_steps > 1]
     assert sum(r.exact for r in reports) >= 5
     assert np.mean([r.evidence for r in reports]) >= EVIDENCE.get(name, 0.9)
-    last = [r for r in layerwise(program, model, feeds[:1], mode="entire") if r.evidence or r.name == reports[-1].name]
-    print(f"{last[-1].name}: {last[-1].sqnr_db:.1f} dB, {100 * last[-1].equal:.3f}% of elements equal end to end")
+    last = [
+        r
+        for r in layerwise(program, model, feeds[:1], mode="entire")
+        if r.evidence or r.name == reports[-1].name
+    ]
+    print(
+        f"{last[-1].name}: {last[-1].sqnr_db:.1f} dB, {100 * last[-1].equal:.3f}% of elements equal end to end"
+    )
     assert max(r.sqnr_db for r in last[-2:]) >= 35  # a softmax of random weights is too flat to measure alone
 
 

@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from ommatid.isa.assembly import assemble, disassemble
 
 from ommatid.compiler.pipeline import compile_model
-from ommatid.isa.assembly import assemble, disassemble
 from ommatid.isa.program_file import to_bytes
 from ommatid.profiler.profile import profile
 from tests.workloads import SHAPES, images, source
@@ -22,7 +22,9 @@ def compiled(name: str, target: str = "ommatid-1k") -> object:
 def _feeds(name: str) -> list[dict[str, object]]:
     names = {"detector": "x"}
     key = names.get(name) or next(
-        i.name for i in source(name).graph.input if i.name not in {w.name for w in source(name).graph.initializer}
+        i.name
+        for i in source(name).graph.input
+        if i.name not in {w.name for w in source(name).graph.initializer}
     )
     return [{key: x} for x in images(name, 2)]
 
