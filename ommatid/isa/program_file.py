@@ -69,8 +69,8 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 def to_bytes(program: Program) -> bytes:
     """The file's bytes; the same program gives the same bytes."""
-    tensors = _tensors(program)
-    header = _header(program) | {
+    tensors = tensors_of(program)
+    header = header_of(program) | {
         "checksums": {name: _digest(array) for name, array in sorted(tensors.items())}
     }
     text = _canonical(header)
@@ -86,7 +86,8 @@ def _sorted_header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
-def _tensors(program: Program) -> dict[str, Array]:
+def tensors_of(program: Program) -> dict[str, Array]:
+    """The program's arrays by name, in the order of the file."""
     tensors: dict[str, Array] = {
         "instructions": np.frombuffer(program.instructions.tobytes(), np.uint8),
         "operands": program.operands.astype(np.int32),
@@ -103,7 +104,8 @@ def _tensors(program: Program) -> dict[str, Array]:
 _PLAIN = ("dram_bytes", "lower_bound_cycles", "roofline_cycles", "compulsory_dram_bytes", "metadata", "info")
 
 
-def _header(program: Program) -> dict[str, Any]:
+def header_of(program: Program) -> dict[str, Any]:
+    """All else of a program, as plain JSON data."""
     partitions = [dataclasses.asdict(dataclasses.replace(p, model=b"")) for p in program.partitions]
     for partition in partitions:
         del partition["model"]
@@ -179,7 +181,7 @@ def from_bytes(data: bytes, name: str = "program") -> Program:
     if header["checksums"].keys() != tensors.keys() or _sorted_header(data) != data:
         raise ProgramFileError(f"{name}: its header was altered", again)
     try:
-        return _program(header, tensors)
+        return program_of(header, tensors)
     except (KeyError, TypeError, ValueError, TargetError) as error:
         raise ProgramFileError(f"{name}: its metadata is not that of a program: {error}", again) from None
 
@@ -197,7 +199,8 @@ def _check_version(header: dict[str, Any], name: str) -> None:
             )
 
 
-def _program(header: dict[str, Any], tensors: dict[str, Array]) -> Program:
+def program_of(header: dict[str, Any], tensors: dict[str, Array]) -> Program:
+    """The inverse of ``header_of`` and ``tensors_of``."""
     partitions = []
     for number, fields in enumerate(header["partitions"]):
         model = tensors.get(f"partition_{number}")
