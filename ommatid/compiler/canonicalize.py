@@ -1,6 +1,7 @@
 """Canonicalisation of float models, before quantisation: what exporters spell out becomes one operator again.
 
-Each rewrite is a function of a node that returns whether it changed the graph; ``REWRITES`` is their list.
+Each rewrite is a function of a node that returns whether it changed the graph. ``REWRITES`` is their list;
+``LATER`` are those that would take apart what the first ones look for.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ def canonicalize(model: ir.Model) -> ir.Model:
         CompileError: the model's operators cannot be raised to that opset.
     """
     model = raise_opset(model)
-    changed = True
-    while changed:
-        changed = False
-        for node in list(model.graph):
-            rewrite = REWRITES.get(node.op_type)
-            if node.graph is not None and rewrite is not None and node.domain in ("", "ai.onnx"):
-                changed |= rewrite(model, node)
-        fold(model)
+    for rewrites in (REWRITES, LATER):
+        changed = True
+        while changed:
+            changed = False
+            for node in list(model.graph):
+                rewrite = rewrites.get(node.op_type)
+                if node.graph is not None and rewrite is not None and node.domain in ("", "ai.onnx"):
+                    changed |= rewrite(model, node)
+            fold(model)
     name_nodes(model)
     return model
 
@@ -128,8 +130,11 @@ def _by_channel(array: Array, channels: int, rank: int) -> Array | None:
 # --- rewrites -------------------------------------------------------------------------------------------
 
 
-def _fold_affine(model: ir.Model, node: ir.Node) -> bool:
-    """BatchNormalization, or Mul or Add by channel, into the convolution or normalisation before it."""
+def _fold_affine(model: ir.Model, node: ir.Node, scalars: bool = False) -> bool:
+    """BatchNormalization, or Mul or Add by channel, into the convolution or normalisation before it.
+
+    One number for all channels is folded only where ``scalars``: it may belong to an h-swish.
+    """
     if node.op_type == "BatchNormalization":
         source = node.inputs[0]
         parts = [_constant(v) for v in node.inputs[1:5]]
@@ -157,6 +162,7 @@ def _fold_affine(model: ir.Model, node: ir.Node) -> bool:
     if (
         node.op_type != "BatchNormalization"
         and before.op_type != "BatchNormalization"
+        and not scalars
         and _constant_is_scalar(node)
     ):
         return False
@@ -306,6 +312,11 @@ def _gated_residual(model: ir.Model, node: ir.Node) -> bool:
     return False
 
 
+def _fold_scalar(model: ir.Model, node: ir.Node) -> bool:
+    """Mul or Add of one number into the convolution before it."""
+    return _fold_affine(model, node, scalars=True)
+
+
 def _sum(model: ir.Model, node: ir.Node) -> bool:
     """Sum of several is a chain of Adds."""
     values = list(node.inputs)
@@ -343,3 +354,5 @@ REWRITES: dict[str, Callable[[ir.Model, ir.Node], bool]] = {
     "Sum": _sum,
     "AveragePool": _global_pool,
 }
+
+LATER: dict[str, Callable[[ir.Model, ir.Node], bool]] = {"Mul": _fold_scalar, "Add": _fold_scalar}

@@ -80,7 +80,8 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     used = {name for layer in layers for name in (*operands(layer), layer.output)}
     written_by_cpu = {name for p in cpu for name in p.outputs}
     fed = frozenset(name for name in walk.fed if name in used or name in {p.tensor for p in inputs})
-    fed |= frozenset(name for name in written_by_cpu if name in used)
+    shown = {p.tensor for p in outputs}
+    fed |= frozenset(name for name in written_by_cpu if name in used or name in shown)
     tensors = {
         name: tensor
         for name, tensor in walk.tensors.items()

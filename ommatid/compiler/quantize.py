@@ -23,6 +23,7 @@ from ommatid.compiler.calibration import samples
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.model import fold, name_nodes
 from ommatid.compiler.operators import MOVERS, RULES
+from ommatid.compiler.rounding import drop_inner_roundings, saturate
 
 if TYPE_CHECKING:
     from ommatid.compiler.front import FrontOptions
@@ -55,13 +56,15 @@ def quantize(model: ir.Model, options: FrontOptions) -> ir.Model:
     proto = ir.to_proto(model)
     proto.ir_version = min(proto.ir_version, 10)
     ranges = _ranges(proto, model, options)
+    saturate(model, ranges)
     _share_concat_ranges(model, ranges)
-    quantised = _to_qdq(proto, ranges, options)
-    if options.save_qdq:
-        onnx.save(quantised, options.save_qdq)
-    result = ir.from_proto(quantised)
+    result = ir.from_proto(_to_qdq(proto, ranges, options))
+    drop_inner_roundings(result)
+    result.metadata_props.clear()  # the quantiser leaves a mark of its own
     result.metadata_props.update(model.metadata_props)
     common.TopologicalSortPass()(result)
+    if options.save_qdq:
+        onnx.save(ir.to_proto(result), options.save_qdq)
     name_nodes(result)
     fold(result)
     return result
@@ -90,7 +93,8 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
                 calibrate_method=method, extra_options=extra,
             )  # fmt: skip
             with contextlib.redirect_stdout(io.StringIO()):  # histograms report on standard output
-                calibrator.collect_data(_Reader(feeds))
+                for sample in feeds:  # one at a time: it holds all tensors of what it is given
+                    calibrator.collect_data(_Reader(iter([sample])))
                 return calibrator.compute_data()
         except CompileError:
             raise

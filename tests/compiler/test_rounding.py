@@ -1,0 +1,59 @@
+"""Fewer roundings: the QDQ model keeps those that count, and onnxruntime agrees that it is the same network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import helper
+
+from ommatid.compiler.pipeline import compile_model
+from ommatid.profiler.compare import layerwise
+from tests import networks
+
+SAMPLES = [networks.inputs(seed, size=16) for seed in range(4)]
+
+
+def swish_block() -> onnx.ModelProto:
+    """Conv, scaled and shifted by one number, HardSwish, scaled and shifted again, Conv without padding."""
+    made = networks.convolution(size=16)
+    for name, value in {"s": 0.7, "t": 0.2, "u": 1.3, "o": -0.4}.items():
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value], np.float32), name))
+    between = [
+        helper.make_node("Mul", ["s", "c"], ["c1"], "scale"),
+        helper.make_node("Add", ["c1", "t"], ["c2"], "shift"),
+        helper.make_node("HardSwish", ["c2"], ["h"], "swish"),
+        helper.make_node("Mul", ["u", "h"], ["h1"], "scale2"),
+        helper.make_node("Add", ["h1", "o"], ["r"], "shift2"),
+    ]
+    first, _, second = (onnx.NodeProto.FromString(n.SerializeToString()) for n in made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend([first, *between, second])
+    return made
+
+
+def test_a_chain_of_functions_is_rounded_once(tmp_path: Path) -> None:
+    model, path = swish_block(), tmp_path / "qdq.onnx"
+    program = compile_model(model, calibration=SAMPLES, save_qdq=str(path))
+    qdq = onnx.load(path)
+    counts = Counter(node.op_type for node in qdq.graph.node)
+    # x, the first convolution with its scaling, the whole of h-swish, the second convolution
+    assert counts["QuantizeLinear"] == 4 and counts["Mul"] == counts["Add"] == 1
+    quantised = onnxruntime.InferenceSession(str(path)).run(None, SAMPLES[0])[0]
+    real = onnxruntime.InferenceSession(model.SerializeToString()).run(None, SAMPLES[0])[0]
+    assert 10 * np.log10((real**2).sum() / ((real - quantised) ** 2).sum()) > 30
+    assert all(report.max_steps <= 1 for report in layerwise(program, qdq, SAMPLES))
+
+
+def test_ranges_begin_where_h_swish_does(tmp_path: Path) -> None:
+    path = tmp_path / "qdq.onnx"
+    compile_model(swish_block(), calibration=SAMPLES, save_qdq=str(path))
+    qdq = onnx.load(path)
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in qdq.graph.initializer}
+    swish = next(node for node in qdq.graph.node if node.op_type == "HardSwish")
+    dequantize = next(node for node in qdq.graph.node if node.output[0] == swish.input[0])
+    scale, zero = (constants[name] for name in dequantize.input[1:])
+    assert -3 - scale <= -float(scale) * int(zero) <= -3 + scale
