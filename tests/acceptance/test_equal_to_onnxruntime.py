@@ -19,6 +19,7 @@ def check(name: str, activations: str, target: str, samples: int) -> None:
     model = quantized(name, activations)
     program = compile_model(model, target)
     assert verify(program) == []
+    assert [p.placement for p in program.partitions] == ["npu"]  # so are all MACs and activation bytes
     feeds = [{input_name(model): x} for x in images(name, samples)]
     reports = layerwise(program, model, feeds)
     assert not [r.name for r in reports if r.exact and r.equal < 1], (

@@ -121,7 +121,7 @@ def test_token_faults(name: str) -> None:
     feeds = images(name, 1)[0]
     expected = output_bits(program, feeds, None)
     for faulty in harmless:
-        for _ in range(50 if name == "squeezenet" else 5):
+        for _ in range(50):
             delays = rng.integers(0, 2000, len(program.instructions))
             assert output_bits(faulty, feeds, simulate(faulty, delays=delays).order()) == expected
 

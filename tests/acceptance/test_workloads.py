@@ -6,9 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from ommatid.isa.assembly import assemble, disassemble
 
 from ommatid.compiler.pipeline import compile_model
+from ommatid.isa.assembly import assemble, disassemble
 from ommatid.isa.program_file import to_bytes
 from ommatid.profiler.profile import profile
 from tests.workloads import SHAPES, images, source
