@@ -12,6 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.blocks import (
+    Block,
+    Call,
+    Phase,
+    blocks_of,
+    is_pointwise,
+    phases_of,
+    weight_blob,
+    weight_unit,
+)
 from ommatid.compiler.bounds import is_depthwise
 from ommatid.compiler.layers import Conv, Layer
 from ommatid.compiler.lower import (
@@ -24,40 +34,9 @@ from ommatid.compiler.lower import (
     type_flag,
 )
 from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts, plan_conv, sram_bytes
-from ommatid.isa.weights import pack_weights
 
 Array = np.ndarray[Any, Any]
 PIECE_BYTES = 16 * 1024  # weights that stay are loaded in pieces, so that the first block can start early
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One plain convolution: ``weights`` int8 [cout, kh, kw, cin]; its output pixel (i, j) is pixel
-    (row + i * up[0], column + j * up[1]) of the layer's output."""
-
-    weights: Array
-    pad_top: int
-    pad_left: int
-    row: int
-    column: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """One ``conv`` or ``dwconv`` of a block: output channels ``low`` to ``high``, input channels from ``source``."""
-
-    low: int
-    high: int
-    source: int
-
-
-@dataclass(frozen=True)
-class Block:
-    """Output channels ``low`` to ``high``, computed into one half of the accumulators."""
-
-    low: int
-    high: int
-    calls: tuple[Call, ...]
 
 
 @dataclass(frozen=True)
@@ -90,29 +69,6 @@ class Job:
     weight_bytes: int
 
 
-def phases_of(conv: Conv) -> tuple[Phase, ...]:
-    """The plain convolutions that a convolution is made of (one, unless transposed)."""
-    top, left = conv.window.pads[:2]
-    if conv.upsample == (1, 1):
-        return (Phase(conv.weights, top, left, 0, 0),)
-    phases = []
-    for a in range(conv.upsample[0]):
-        for b in range(conv.upsample[1]):
-            taps_h, pad_top = _phase(conv.weights, 1, a, conv.upsample[0], top)
-            taps, pad_left = _phase(taps_h, 2, b, conv.upsample[1], left)
-            phases.append(Phase(np.ascontiguousarray(taps), pad_top, pad_left, a, b))
-    return tuple(phases)
-
-
-def _phase(weights: Array, axis: int, phase: int, up: int, pad: int) -> tuple[Array, int]:
-    """The taps that meet input pixels in this phase, and the padding before the first; one zero tap if none."""
-    first = (pad - phase) % up
-    taps = weights[(slice(None),) * axis + (slice(first, None, up),)]
-    if taps.shape[axis] == 0:
-        taps = np.zeros_like(weights[(slice(None),) * axis + (slice(0, 1),)])
-    return taps, (pad - phase - first) // up
-
-
 def lower_conv(low: Lowering, layer: Layer) -> None:
     """Emit the instructions of a convolution layer.
 
@@ -142,13 +98,13 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
     c = low.shape(layer.input_name)[3]
     pixel = low.strides(layer.input_name)[2] if low.stays(layer.input_name) else c
     row_mode = not depthwise and conv.groups == 1 and conv.window.dilations[1] == 1 and pixel == c
-    unit_bytes, steps, unit = _weight_unit(conv, phases, depthwise, row_mode, low)
+    unit_bytes, steps, unit = weight_unit(conv, phases, depthwise, row_mode, target)
     shape = _conv_shape(low, layer, phases, depthwise, unit_bytes, steps, unit)
     budget = max((b - a for a, b in low.sram.gaps()), default=0)
     plan = plan_conv(shape, target, budget)
     low.make_room(sram_bytes(shape, plan))
-    blocks = _blocks(conv, depthwise, plan.block_channels)
-    blob, offsets = _weight_blob(conv, phases, blocks, depthwise, row_mode, low)
+    blocks = blocks_of(conv, depthwise, plan.block_channels)
+    blob, offsets = weight_blob(conv, phases, blocks, depthwise, row_mode, target)
     source, symbol = low.emitter.constant(blob)
     parameters = np.concatenate(
         [
@@ -176,31 +132,6 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
         symbol,
         blob.nbytes,
     )
-
-
-def _weight_unit(
-    conv: Conv, phases: tuple[Phase, ...], depthwise: bool, row_mode: bool, low: Lowering
-) -> tuple[int, int, int]:
-    """Packed bytes of one unit of output channels, weight tiles along K for 16 of them, channels of a unit."""
-    if depthwise:
-        unit = min(low.target.mx_k_bytes, conv.groups)
-        return unit * sum(p.weights.shape[1] * p.weights.shape[2] for p in phases), 0, unit
-    lanes, k = low.target.mx_channels, low.target.mx_k_bytes
-    steps = 0
-    for phase in phases:
-        _, kh, kw, cin = phase.weights.shape
-        steps += kh * (-(-kw * cin // k) if row_mode else kw * -(-cin // k))
-    group_channels = conv.weights.shape[0] // conv.groups
-    if conv.groups > 1 and group_channels < lanes:
-        per_unit = max(1, lanes // group_channels)
-        return per_unit * steps * k * lanes, steps * per_unit, group_channels * per_unit
-    unit = lanes if conv.groups == 1 else _divisor(group_channels, lanes)
-    return steps * k * lanes * -(-unit // lanes), steps * -(-unit // lanes) * lanes // max(unit, 1), unit
-
-
-def _divisor(channels: int, lanes: int) -> int:
-    """A block size for groups: as many lanes as divide a group's channels evenly, or the whole group."""
-    return next((m for m in range(lanes, 4 * lanes + 1, lanes) if channels % m == 0), channels)
 
 
 def _conv_shape(
@@ -239,71 +170,9 @@ def _conv_shape(
         input_row_bytes=0 if low.stays(layer.input_name) else w * c,
         output_row_bytes=0 if low.stays(layer.output) else up_h * out_w * cout,
         operand_row_bytes=operand_bytes,
-        flat=_flat(conv, phases),
+        flat=is_pointwise(conv, phases),
         depthwise=depthwise,
     )
-
-
-def _flat(conv: Conv, phases: tuple[Phase, ...]) -> bool:
-    """A pointwise convolution: its pixels need not keep rows apart."""
-    return (
-        conv.upsample == (1, 1)
-        and phases[0].weights.shape[1:3] == (1, 1)
-        and conv.window.strides == (1, 1)
-        and conv.window.pads == (0, 0, 0, 0)
-    )
-
-
-def _blocks(conv: Conv, depthwise: bool, size: int) -> tuple[Block, ...]:
-    cout, groups = conv.weights.shape[0], conv.groups
-    if depthwise or groups == 1:
-        ranges = [(a, min(a + size, cout)) for a in range(0, cout, size)]
-        return tuple(Block(a, b, (Call(a, b, a if depthwise else 0),)) for a, b in ranges)
-    per_group, cin = cout // groups, conv.weights.shape[3]
-    calls = [
-        Call(g * per_group + a, g * per_group + min(a + size, per_group), g * cin)
-        for g in range(groups)
-        for a in range(0, per_group, size)
-    ]
-    blocks: list[Block] = []
-    for call in calls:
-        if blocks and call.high - blocks[-1].low <= size:
-            last = blocks.pop()
-            blocks.append(Block(last.low, call.high, (*last.calls, call)))
-        else:
-            blocks.append(Block(call.low, call.high, (call,)))
-    return tuple(blocks)
-
-
-def _weight_blob(
-    conv: Conv,
-    phases: tuple[Phase, ...],
-    blocks: tuple[Block, ...],
-    depthwise: bool,
-    row_mode: bool,
-    low: Lowering,
-) -> tuple[Array, tuple[tuple[tuple[int, ...], ...], ...]]:
-    """All weights in the order of their use, and the offset of each block's, phase's and call's."""
-    parts: list[Array] = []
-    offsets: list[tuple[tuple[int, ...], ...]] = []
-    at = 0
-    for block in blocks:
-        of_block = []
-        for phase in phases:
-            of_phase = []
-            for call in block.calls:
-                weights = phase.weights[call.low : call.high]
-                if depthwise:
-                    packed = np.ascontiguousarray(weights[..., 0].transpose(1, 2, 0)).view(np.uint8).ravel()
-                    packed = np.concatenate([packed, np.zeros(-len(packed) % 16, np.uint8)])
-                else:
-                    packed = pack_weights(weights, row_mode, low.target)
-                parts.append(packed)
-                of_phase.append(at)
-                at += len(packed)
-            of_block.append(tuple(of_phase))
-        offsets.append(tuple(of_block))
-    return np.concatenate(parts), tuple(offsets)
 
 
 @dataclass(frozen=True)
@@ -395,7 +264,7 @@ def _bring_operand(low: Lowering, job: Job, image: int, first: int, rows: int) -
 
 def _is_flat(job: Job, source: Region, target: Region, operand: Region | None) -> bool:
     """Whether the pixels of a stripe can be taken as one row everywhere."""
-    if job.depthwise or not _flat(job.conv, job.phases) or not (source.flat and target.flat):
+    if job.depthwise or not is_pointwise(job.conv, job.phases) or not (source.flat and target.flat):
         return False
     if operand is None or operand.rows == operand.columns == 1:
         return True

@@ -10,10 +10,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from ommatid.compiler.attributes import integer, ints, shape_of
 from ommatid.compiler.layers import Layer, Operation, Slice, View
 from ommatid.compiler.model import fixed_shape
 from ommatid.compiler.quantized import Unsupported, Walk
-from ommatid.compiler.rules import integer, ints, shape_of
 
 
 def _finish(

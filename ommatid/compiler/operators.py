@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from ommatid.compiler import movers, rules, unary
+from ommatid.compiler import movers, rules_matrix, rules_shape, rules_vector, unary
 from ommatid.compiler.quantized import Mover, Rule
 
 RULES: dict[str, Rule] = {
-    "Conv": rules.conv,
-    "ConvTranspose": rules.conv_transpose,
-    "Gemm": rules.gemm,
-    "MatMul": rules.matmul,
-    "Add": rules.add,
-    "Sum": rules.add,
-    "Sub": rules.add,
-    "Mul": rules.mul,
-    "MaxPool": rules.pool,
-    "AveragePool": rules.pool,
-    "GlobalAveragePool": rules.mean,
-    "ReduceMean": rules.mean,
-    "LRN": rules.lrn,
-    "Softmax": rules.softmax,
-    "Concat": rules.concat,
-    "Pad": rules.pad,
-    "Resize": rules.resize,
-    "Upsample": rules.resize,
+    "Conv": rules_matrix.conv,
+    "ConvTranspose": rules_matrix.conv_transpose,
+    "Gemm": rules_matrix.gemm,
+    "MatMul": rules_matrix.matmul,
+    "Add": rules_vector.add,
+    "Sum": rules_vector.add,
+    "Sub": rules_vector.add,
+    "Mul": rules_vector.mul,
+    "MaxPool": rules_vector.pool,
+    "AveragePool": rules_vector.pool,
+    "GlobalAveragePool": rules_vector.mean,
+    "ReduceMean": rules_vector.mean,
+    "LRN": rules_vector.lrn,
+    "Softmax": rules_vector.softmax,
+    "Concat": rules_shape.concat,
+    "Pad": rules_shape.pad,
+    "Resize": rules_shape.resize,
+    "Upsample": rules_shape.resize,
 }
 
 MOVERS: dict[str, Mover] = {
