@@ -101,25 +101,34 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(next(i.name for i in model.graph.input if i.name not in weights))
 
 
-@functools.cache
-def quantized(name: str, activations: str, samples: int = 5) -> onnx.ModelProto:
-    """The workload as onnxruntime's quantize_static makes it: QDQ, per channel, "int8" or "uint8" activations.
+def statically_quantized(
+    model: onnx.ModelProto, feeds: list[dict[str, Array]], activations: str = "uint8"
+) -> onnx.ModelProto:
+    """The model in QDQ form as onnxruntime's quantize_static makes it, per channel.
 
-    Weights have a reduced range, so that no CPU's 8-bit kernels saturate. The model is fixed in shape and raised to
-    opset 17 first, Sum rewritten as Add, a full-window AveragePool as GlobalAveragePool (docs/workloads.md).
+    Weights have a reduced range, so that no CPU's 8-bit kernels saturate.
     """
-    shape = SHAPES.get(name)
-    model = canonicalize(import_model(source(name), {"x": shape} if shape else None))
-    proto = ir.to_proto(model)
-    proto.ir_version = min(proto.ir_version, 10)
-    feeds = [{input_name(proto): x} for x in images(name, samples)]
     kind = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[activations]
     logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         before, after = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
-        onnx.save(proto, before)
+        onnx.save(model, before)
         quantize_static(
             before, after, _Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
             activation_type=kind, weight_type=QuantType.QInt8,
         )  # fmt: skip
         return onnx.load(after)
+
+
+@functools.cache
+def quantized(name: str, activations: str, samples: int = 5) -> onnx.ModelProto:
+    """The workload, quantised by onnxruntime; "int8" or "uint8" activations.
+
+    The model is fixed in shape and raised to opset 17 first, Sum rewritten as Add, a full-window AveragePool as
+    GlobalAveragePool (docs/workloads.md).
+    """
+    shape = SHAPES.get(name)
+    model = canonicalize(import_model(source(name), {"x": shape} if shape else None))
+    proto = ir.to_proto(model)
+    proto.ir_version = min(proto.ir_version, 10)
+    return statically_quantized(proto, [{input_name(proto): x} for x in images(name, samples)], activations)

@@ -16,6 +16,7 @@ from ommatid.compiler.operators import MOVERS, RULES
 from ommatid.compiler.partition import make_stages
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.quantized import Walk
+from ommatid.compiler.rounding import round_before_selecting
 from ommatid.compiler.storage import operands
 from ommatid.isa.program import Port
 
@@ -105,6 +106,7 @@ def walk_model(source: Any, options: FrontOptions) -> Walk:
         names = {o.name for o in model.graph.outputs}
         model = quantize(canonicalize(model), options)
         assert names == {o.name for o in model.graph.outputs}
+    round_before_selecting(model)
     walk = Walk(model, RULES, MOVERS)
     walk.run()
     return walk

@@ -1,6 +1,7 @@
-"""Fewer roundings, and finer ones: what makes 8 bits enough for networks full of h-swish and gates.
+"""Where values are rounded: fewer roundings and finer ones, and roundings next to what computes the value.
 
-Both change which QDQ model is made, and nothing about how it is computed: onnxruntime runs the same model.
+The first two change which QDQ model is made, and nothing about how it is computed: onnxruntime runs the same
+model. The last moves a rounding where that cannot change a bit.
 """
 
 from __future__ import annotations
@@ -66,6 +67,36 @@ def drop_inner_roundings(model: ir.Model) -> None:
         if len(consumers) == 1 and _is_unary(before) and _is_unary(consumers[0]):
             ir.convenience.replace_all_uses_with(back.outputs[0], value)
             model.graph.remove([back, node], safe=True)
+
+
+def round_before_selecting(model: ir.Model) -> None:
+    """Quantise the input of a MaxPool instead of its output alone, so that both it and what feeds it are layers.
+
+    The largest of rounded values is the rounded largest: rounding keeps their order. Quantisers that do not know
+    an operator (onnxruntime's LRN) leave ``LRN, MaxPool, QuantizeLinear``.
+    """
+    for quantize in list(model.graph):
+        pooled = quantize.inputs[0] if quantize.op_type == "QuantizeLinear" else None
+        while pooled is not None and (pool := pooled.producer()) is not None and pool.op_type == "MaxPool":
+            value = pool.inputs[0]
+            maker = value.producer() if value is not None else None
+            alone = len(pooled.uses()) == 1 and not pooled.is_graph_output() and len(pool.outputs) == 1
+            if value is None or maker is None or maker.op_type == "DequantizeLinear" or not alone:
+                break
+            _round(value, pool, quantize)
+            pooled = value
+
+
+def _round(value: ir.Value, reader: ir.Node, like: ir.Node) -> None:
+    """Let ``reader`` read ``value`` quantised and dequantised with the parameters of ``like``."""
+    inputs = list(like.inputs[1:])
+    codes = ir.Value(name=f"{value.name}_before_{reader.name}", shape=value.shape, type=like.outputs[0].type)
+    real = ir.Value(name=f"{codes.name}_real", shape=value.shape, type=value.type)
+    to_codes = ir.Node("", "QuantizeLinear", [value, *inputs], attributes=like.attributes.values(),
+                       outputs=[codes], name=f"{codes.name}_q")  # fmt: skip
+    to_real = ir.Node("", "DequantizeLinear", [codes, *inputs], outputs=[real], name=f"{codes.name}_dq")
+    reader.graph.insert_before(reader, [to_codes, to_real])  # type: ignore[union-attr]
+    reader.replace_input_with(0, real)
 
 
 def _is_unary(node: ir.Node) -> bool:

@@ -13,6 +13,7 @@ from onnx import helper
 from ommatid.compiler.pipeline import compile_model
 from ommatid.profiler.compare import layerwise
 from tests import networks
+from tests.workloads import statically_quantized
 
 SAMPLES = [networks.inputs(seed, size=16) for seed in range(4)]
 
@@ -57,3 +58,24 @@ def test_ranges_begin_where_h_swish_does(tmp_path: Path) -> None:
     dequantize = next(node for node in qdq.graph.node if node.output[0] == swish.input[0])
     scale, zero = (constants[name] for name in dequantize.input[1:])
     assert -3 - scale <= -float(scale) * int(zero) <= -3 + scale
+
+
+def test_the_largest_is_rounded_before_it_is_chosen() -> None:
+    """onnxruntime's quantiser leaves LRN in float: LRN, MaxPool, MaxPool, QuantizeLinear."""
+    made = networks.convolution(size=16)
+    first, relu, second = (onnx.NodeProto.FromString(n.SerializeToString()) for n in made.graph.node)
+    window = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    between = [
+        helper.make_node("LRN", ["r"], ["n"], "norm", size=3),
+        helper.make_node("MaxPool", ["n"], ["p"], "pool", **window),
+        helper.make_node("MaxPool", ["p"], ["o"], "pool again", **window),
+    ]
+    second.input[0] = "o"
+    del made.graph.node[:]
+    made.graph.node.extend([first, relu, *between, second])
+    qdq = statically_quantized(made, SAMPLES)
+    program = compile_model(qdq)
+    assert [p.placement for p in program.partitions] == ["npu"]
+    reports = layerwise(program, qdq, SAMPLES)
+    assert {r.name for r in reports} >= {"r_QuantizeLinear_Output", "o_QuantizeLinear_Output"}
+    assert all(report.max_steps <= 1 for report in reports)
