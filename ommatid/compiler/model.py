@@ -217,7 +217,7 @@ def fold(model: ir.Model) -> None:
     """Infer shapes, compute what is constant, and drop what is not used, until nothing changes."""
     for _ in range(8):
         _infer(model)
-        changed = _drop_no_ops(model)
+        changed = _drop_no_ops(model) | _drop_empty_windows(model)
         for node in list(model.graph):
             changed |= _fold_node(model, node)
         common.RemoveUnusedNodesPass()(model)
@@ -245,6 +245,45 @@ def _drop_no_ops(model: ir.Model) -> bool:
             model.graph.remove(node, safe=True)
             changed = True
     return changed
+
+
+def _drop_empty_windows(model: ir.Model) -> bool:
+    """Spell out the ceil_mode of pooling whose last window would begin behind the image.
+
+    Such a window does not count (ONNX MaxPool-11, AveragePool-19), but shape inference counts it.
+    """
+    pools = [
+        n for n in model.graph if n.op_type in ("MaxPool", "AveragePool") and "ceil_mode" in n.attributes
+    ]
+    changed = [pool for pool in pools if pool.attributes["ceil_mode"].as_int() and _spell_out_ceil(pool)]
+    for node in model.graph if changed else ():
+        for value in node.outputs if node.domain in _DEFAULT_DOMAINS else ():
+            value.shape = None  # may have been inferred from the window too many
+    return bool(changed)
+
+
+def _spell_out_ceil(pool: ir.Node) -> bool:
+    """Padding behind the image instead of ceil_mode, if a window is empty; the padding changes no result."""
+    size, out = (fixed_shape(v) if v is not None else None for v in (pool.inputs[0], pool.outputs[0]))
+    if size is None or out is None:
+        return False
+    rank = len(size) - 2
+    strides, dilations, pads = (
+        list(pool.attributes[name].as_ints()) if name in pool.attributes else [default] * count
+        for name, default, count in (("strides", 1, rank), ("dilations", 1, rank), ("pads", 0, 2 * rank))
+    )
+    counted = "count_include_pad" in pool.attributes and pool.attributes["count_include_pad"].as_int()
+    empty = [(out[2 + d] - 1) * strides[d] >= size[2 + d] + pads[d] for d in range(rank)]
+    if not any(empty) or counted:
+        return False
+    kernel = pool.attributes["kernel_shape"].as_ints()
+    for d in range(rank):
+        if not empty[d]:
+            reach = (out[2 + d] - 1) * strides[d] + dilations[d] * (kernel[d] - 1) + 1
+            pads[rank + d] = max(pads[rank + d], reach - size[2 + d] - pads[d])
+    pool.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
+    pool.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    return True
 
 
 def _fold_node(model: ir.Model, node: ir.Node) -> bool:

@@ -143,6 +143,10 @@ def _to_qdq(proto: onnx.ModelProto, ranges: Any, options: FrontOptions) -> onnx.
     logging.getLogger().setLevel(logging.ERROR)
     try:
         quantizer = QDQQuantizer(proto, True, False, QuantType.QInt8, kind, ranges, [], [], QUANTISED, {})
+        for value in proto.graph.input:
+            # The quantiser leaves what only moves or compares bytes as it is, unless its input is quantised.
+            if value.name in ranges.data:
+                quantizer.quantize_activation_tensor(value.name)
         quantizer.quantize_model()
     finally:
         logging.getLogger().setLevel(level)

@@ -29,8 +29,10 @@ def add(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     """Add or Sub of two activations, dimensions of 1 repeated (design 3.6)."""
     first, second, order = _pair(walk, node)
     a, b = walk.tensor(first).quantization, walk.tensor(second).quantization
-    sign = np.float32(-1 if node.op_type == "Sub" else 1)
-    ra, rb = np.float32(a.scale) / np.float32(out.scale), sign * np.float32(b.scale) / np.float32(out.scale)
+    ra, rb = np.float32(a.scale) / np.float32(out.scale), np.float32(b.scale) / np.float32(out.scale)
+    if node.op_type == "Sub":
+        turned = walk.tensor(walk.activation(node.inputs[0])).onnx_shape != shape_of(node.outputs[0])
+        ra, rb = (-ra, rb) if turned else (ra, -rb)
     inner = np.float64(ra) * a.zero_point + np.float64(np.float32(rb * np.float32(b.zero_point)))
     addend = np.float32(out.zero_point - np.float32(inner))
     step = Binary(
@@ -67,8 +69,6 @@ def _pair(walk: Walk, node: ir.Node) -> tuple[str, str, tuple[int, ...]]:
     if len(shapes[0]) != len(shapes[1]) or result not in shapes or len(result) > 4:
         raise Unsupported(f"operands of shapes {shapes[0]} and {shapes[1]}")
     if shapes[0] != result:
-        if node.op_type == "Sub":
-            raise Unsupported("Sub whose first operand is repeated")
         names.reverse()
     order = walk.order(names[0])
     names = [walk.in_order(name, order) for name in names]
@@ -107,8 +107,10 @@ def mean(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         raise Unsupported("only images")
     if node.op_type == "ReduceMean":
         axes = _axes(walk, node, len(shape))
-        if axes != [2, 3] or not integer(node, "keepdims", 1):
-            raise Unsupported("only axes 2 and 3 with keepdims")
+        if axes != [2, 3]:
+            raise Unsupported("only axes 2 and 3")
+        if not integer(node, "keepdims", 1):
+            order = (0, 1)
     if size[0] * size[1] * 255 >= 2**31:
         raise Unsupported("the sum could overflow")
     scale = np.float32(walk.tensor(name).quantization.scale)
