@@ -81,10 +81,16 @@ def _copy(r: Array, target: Target) -> Array:
 def _dma(port: str) -> Callable[[Array, Target], Array]:
     def cycles(r: Array, target: Target) -> Array:
         table = accesses(r.view(STREAM), target)
-        sram = table[table["memory"] == Memory.SRAM]
+        sram = table[(table["memory"] == Memory.SRAM) & (table["core"] == r["core"][table["instruction"]])]
         return np.maximum(blocks(sram, WORD_BYTES), _ceil(byte_count(sram), getattr(target, port)))
 
     return cycles
+
+
+def _send(r: Array, target: Target) -> Array:
+    table = accesses(r.view(STREAM), target)
+    both = blocks(table, WORD_BYTES).reshape(-1, 2).max(axis=1)
+    return np.maximum(both, _ceil(byte_count(table).reshape(-1, 2).max(axis=1), WORD_BYTES))
 
 
 def blocks(table: Array, size: int) -> Array:
@@ -113,6 +119,7 @@ COSTS: dict[str, Callable[[Array, Target], Array]] = {
     "load": _dma("port_load_bytes_per_cycle"),
     "fill": _dma("port_load_bytes_per_cycle"),
     "store": _dma("port_store_bytes_per_cycle"),
+    "send": _send,
     "conv": _conv,
     "dwconv": _dwconv,
     "map": _map,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import BY_OPCODE, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, MOST_CORES, Memory, Mode, view
 from ommatid.isa.target import Target
 
 WORD_BYTES = 16
@@ -21,6 +21,7 @@ ACCESS = np.dtype(
         ("instruction", "i4"),
         ("slot", "i1"),  # the operand's place in its instruction's row
         ("memory", "i1"),
+        ("core", "i1"),  # whose SRAM or accumulators; 0 for DRAM
         ("mode", "i1"),
         ("address", "i8"),
         ("run", "i8"),
@@ -31,9 +32,10 @@ ACCESS = np.dtype(
 
 
 def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
-    """All memory operands of a stream as ACCESS records, ordered by instruction, then operand.
+    """All memory operands of a stream as ACCESS records, ordered by instruction, then operand, then core.
 
-    Absent operands are left out. Loops are merged into the run where they are contiguous; loops of one
+    An operand in several cores' memories has a record for each; absent operands are left out. Loops are merged
+    into the run where they are contiguous; loops of one
     repetition have stride 0.
     """
     parts = []
@@ -45,16 +47,29 @@ def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, An
             run, loops = operand.extent(records, target)
             part = np.zeros(len(where), ACCESS)
             part["instruction"], part["slot"], part["memory"] = where, slot, int(operand.memory)
+            part["core"] = 0 if operand.memory == Memory.DRAM else records["core"]
             part["mode"] = operand.mode if isinstance(operand.mode, Mode) else operand.mode(records)
             part["address"], part["run"] = records[operand.field], run
             part["n"] = 1
             for i, (count, stride) in enumerate(loops):
                 part["n"][:, i], part["s"][:, i] = count, stride
+            if operand.cores is not None:
+                part = _in_cores(part, operand.cores(records))
             parts.append(_merged(part[part["run"] > 0]))
     if not parts:
         return np.zeros(0, ACCESS)
     table = np.concatenate(parts)
-    return table[np.lexsort((table["slot"], table["instruction"]))]
+    return table[np.lexsort((table["core"], table["slot"], table["instruction"]))]
+
+
+def _in_cores(part: np.ndarray[Any, Any], masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Each access once for every core of its mask."""
+    copies = []
+    for core in range(MOST_CORES):
+        copy = part[masks >> core & 1 == 1]
+        copy["core"] = core
+        copies.append(copy)
+    return np.concatenate(copies)
 
 
 def _merged(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

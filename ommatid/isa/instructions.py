@@ -18,7 +18,8 @@ import numpy as np
 from ommatid.isa.target import Target
 
 INSTRUCTION_BYTES = 128
-ISA_VERSION = 1
+MOST_CORES = 4
+ISA_VERSION = 2
 
 
 class Memory(IntEnum):
@@ -71,7 +72,8 @@ class Operand:
     """One memory operand: a run of bytes repeated by up to four loops, from the address in ``field``.
 
     ``extent(records, target)`` gives (run bytes, loops); a run of 0 means that the operand is absent.
-    ``mode`` may be a function of the records where a flag turns a write into an update.
+    ``mode`` may be a function of the records where a flag turns a write into an update. ``cores`` gives a mask
+    of the cores whose memory is meant, where that is not the instruction's own.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Operand:
     mode: Mode | Callable[[Records], Any]
     field: str
     extent: Extent
+    cores: Callable[[Records], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Instruction:
 
 HEADER = (
     Field("opcode", "u1", "the instruction"),
-    Field("core", "u1", "the core that executes it", high=3),
+    Field("core", "u1", "the core that executes it", high=MOST_CORES - 1),
     Field("reserved", "u2", "zero", high=0),
     Field("wait", "u4", "token queues to take one token from: bit 8 * core + engine of the producer"),
     Field("signal", "u4", "token queues to put one token into: bit 8 * core + engine of the consumer"),
@@ -280,10 +283,13 @@ def _dst() -> Operand:
 INSTRUCTIONS: tuple[Instruction, ...] = (
     Instruction(
         "load", 1, Engine.LOAD, "Copies bytes from DRAM to SRAM.",
-        _dma_fields(Memory.DRAM, Memory.SRAM),
+        (
+            *_dma_fields(Memory.DRAM, Memory.SRAM),
+            Field("multicast", "u1", "further cores whose SRAM gets the bytes too: bit c for core c", high=2**MOST_CORES - 1),
+        ),
         (
             Operand("src", Memory.DRAM, Mode.READ, "src", _dma("src")),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _dma("dst")),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _dma("dst"), lambda r: 1 << _u(r["core"]) | r["multicast"]),
         ),
     ),
     Instruction(
@@ -473,6 +479,14 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         (
             Operand("src", Memory.SRAM, Mode.READ, "src", _copy("src")),
             Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _copy("dst")),
+        ),
+    ),
+    Instruction(
+        "send", 14, Engine.STORE, "Copies bytes from SRAM to another core's SRAM.",
+        (*_dma_fields(Memory.SRAM, Memory.SRAM), Field("peer", "u1", "the core that receives", high=MOST_CORES - 1)),
+        (
+            Operand("src", Memory.SRAM, Mode.READ, "src", _dma("src")),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _dma("dst"), lambda r: 1 << _u(r["peer"])),
         ),
     ),
     Instruction("end", 13, Engine.CTL, "Ends a partition: its tokens say that all of it is done.", (), ()),

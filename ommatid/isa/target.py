@@ -65,6 +65,8 @@ class Target:
             if not low <= value <= high or (multiple and value % multiple):
                 steps = f" in steps of {multiple}" if multiple > 1 else ""
                 raise TargetError(f"target {self.name}: {name} = {value}: must be {low}..{high}{steps}")
+        if self.sram_banks & (self.sram_banks - 1):
+            raise TargetError(f"target {self.name}: sram_banks = {self.sram_banks}: must be a power of two")
 
     @property
     def sram_bytes(self) -> int:

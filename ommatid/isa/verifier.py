@@ -15,15 +15,14 @@ import numba
 import numpy as np
 
 from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
-from ommatid.isa.instructions import BY_OPCODE, HEADER, Field, Memory, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, HEADER, MOST_CORES, Field, Memory, Mode, view
 from ommatid.isa.program import ROLES, Program
 
 Array = np.ndarray[Any, Any]
 
 TOKEN_CAPACITY = 15
 MOST_PROBLEMS = 100
-CORES = 4
-QUEUES = 5 * CORES
+QUEUES = 5 * MOST_CORES
 
 
 def verify(program: Program) -> list[str]:
@@ -66,6 +65,12 @@ def _illegal_descriptors(program: Program) -> list[str]:
             for i in where[_out_of_range(field, records[field.name])][:5]:
                 value = view(stream, row.mnemonic)[field.name][i]
                 problems.append(f"{describe(program, int(i))}: {field.name} = {value} is not allowed")
+        for operand in row.operands:
+            cores = np.ones(len(where), np.int64) if operand.cores is None else operand.cores(records)
+            problems += [
+                f"{describe(program, int(i))}, operand {operand.name}: the target has no such core"
+                for i in where[cores >> program.target.cores != 0]
+            ]
         if row.mnemonic == "conv":
             bad = (records["row_mode"] == 1) & (
                 ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1))
@@ -75,8 +80,8 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1"
                 for i in where[bad]
             ]
-    cores = stream["core"] >= program.target.cores
-    problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(cores)]
+    absent = stream["core"] >= program.target.cores
+    problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(absent)]
     return problems
 
 
@@ -177,7 +182,7 @@ def _order_and_data(program: Program, table: Array) -> list[str]:
         for core in range(program.target.cores if memory != Memory.DRAM else 1):
             part = table[table["memory"] == memory]
             if memory != Memory.DRAM:
-                part = part[stream["core"][part["instruction"]] == core]
+                part = part[part["core"] == core]
             if len(part):
                 problems += _shadowed(program, part, order, queue, clock, memory)
     return problems

@@ -42,6 +42,12 @@ class Machine(Memories):
                 on_ready(self, i)
 
 
+def _load(r: Array, m: Machine, core: int) -> None:
+    for to in range(len(m.sram)):
+        if to == core or r["multicast"][0] >> to & 1:
+            dma.transfer(r, m.dram, m.sram[to])
+
+
 def _conv(r: Array, m: Machine, core: int) -> None:
     target = m.program.target
     convolution.conv(r, m.sram[core], m.acc[core], target.mx_k_bytes, target.mx_channels)
@@ -49,9 +55,10 @@ def _conv(r: Array, m: Machine, core: int) -> None:
 
 #: Mnemonic: what executes a record of one instruction on a machine's core.
 EXECUTE: dict[str, Callable[[Array, Machine, int], None]] = {
-    "load": lambda r, m, core: dma.transfer(r, m.dram, m.sram[core]),
+    "load": _load,
     "fill": lambda r, m, core: dma.fill(r, m.sram[core]),
     "store": lambda r, m, core: dma.transfer(r, m.sram[core], m.dram),
+    "send": lambda r, m, core: dma.transfer(r, m.sram[core], m.sram[r["peer"][0]]),
     "conv": _conv,
     "dwconv": lambda r, m, core: depthwise.dwconv(r, m.sram[core], m.acc[core]),
     "map": lambda r, m, core: element.map_(r, m.sram[core], m.acc[core]),

@@ -19,7 +19,7 @@ class Memories:
     """The memories of a chip with a program's constants in DRAM; all else starts as zeros.
 
     ``dram`` is uint8 of the program's ``dram_bytes``; ``sram`` (uint8) and ``acc`` (int32) have one array for
-    each core up to the last that the program uses.
+    each core of the target if the program uses more than one, else for core 0.
     """
 
     program: Program
@@ -29,7 +29,7 @@ class Memories:
 
     def __post_init__(self) -> None:
         target = self.program.target
-        cores = int(self.program.instructions["core"].max(initial=0)) + 1
+        cores = target.cores if self.program.instructions["core"].any() else 1
         self.dram = np.zeros(self.program.dram_bytes, np.uint8)
         self.dram[: len(self.program.constants)] = self.program.constants
         self.sram = [np.zeros(target.sram_bytes, np.uint8) for _ in range(cores)]
