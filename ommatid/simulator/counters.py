@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import BY_OPCODE, Memory, view
+from ommatid.isa.instructions import BY_OPCODE, Engine, Memory, view
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
 
-#: Why an engine that has instructions left does not run, in the order of the event loop's columns.
-STALLS = ("token", "dram", "fetch")
+#: Why an engine that has instructions left does not get on, in the order of the event loop's columns.
+STALLS = ("bank", "bandwidth", "latency", "fetch", *(f"token_{engine.name.lower()}" for engine in Engine))
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ cycles in float64. A queue's number is 5 * core + engine; sets of queues are mas
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 from ommatid.isa.instructions import INSTRUCTION_BYTES, MOST_CORES, Engine
-from ommatid.simulator.rates import bank_speeds, dram_rates
+from ommatid.simulator.rates import PRIORITY, bank_speed, dram_rates, slow_down
 
 Array = np.ndarray[Any, Any]
 
@@ -21,9 +22,8 @@ ENGINES = len(Engine)
 QUEUES = ENGINES * MOST_CORES
 FETCHER = QUEUES  # the client of the DRAM after those of the queues
 CLIENTS = QUEUES + 1
-EVERY = (1 << QUEUES) - 1
 DMA_ENGINES = 2  # load and store are the first two engines of a core
-CAPACITY = 15
+CAPACITY, RING = 15, 16  # tokens held, and the places of their ring
 CROSS_CORE_CYCLES = 8
 FETCH_BLOCK, FETCH_AHEAD = 32, 256
 DONE = 64  # instructions of a queue that may have left the engine and not put their tokens
@@ -32,6 +32,10 @@ DONE = 64  # instructions of a queue that may have left the engine and not put t
 BUSY, BANK, BANDWIDTH, LATENCY, FETCH, TOKEN = range(6)
 IDLE = TOKEN + ENGINES
 COLUMNS = IDLE + 1
+
+compiled: Any = numba.njit(cache=True, error_model="numpy")
+# An array that is passed to a function costs two atomic operations, more than most functions here do.
+inlined: Any = numba.njit(cache=True, error_model="numpy", inline="always")
 
 #: An instruction. ``cost`` are its engine cycles alone on an idle chip; ``words`` the SRAM words that it asks the
 #: banks of its core for in a cycle; ``dram_bytes`` what it moves, ``after`` the cycles from free engine to end.
@@ -45,43 +49,37 @@ WORK = np.dtype(
 )  # fmt: skip
 
 
-class Chip(NamedTuple):
-    """What the loop needs of a target: bytes a cycle, bytes a cycle that a client's requests allow, banks."""
-
-    bandwidth: float
-    request_rate: float
-    banks: float
-
-
-class State(NamedTuple):
-    """Everything that changes besides the WORK records; arrays by queue unless said otherwise."""
-
-    used: Array  # the queues that have instructions
-    head: Array  # the next instruction, -1: none left
-    running: Array  # the instruction that holds the engine, -1: none
-    until: Array  # by client: when it is free, inf where it does nothing
-    left: Array  # by client: bytes (DMA) or cycles (others) to go as of ``since``
-    rate: Array  # by client: bytes a cycle, or the speed of an engine that computes
-    cap: Array  # by client: the most bytes a cycle
-    since: Array  # by client
-    moving: Array  # by client: 1 while it has bytes to move
-    words: Array  # by core: words a cycle that its engines ask for
-    slow: Array  # by core: 1 while its banks do not suffice
-    done: Array  # [queue, DONE]: instructions that left the engine and have not put their tokens, a ring
-    done_time: Array
-    done_first: Array
-    done_count: Array
-    held: Array  # [producer, consumer]: tokens put and not taken
-    token_first: Array
-    token_time: Array  # [producer, consumer, CAPACITY]: when they arrive, a ring
-    wake: Array  # when a token on its way arrives
-    doing: Array  # the account's column that runs
-    doing_since: Array
-    account: Array  # [queue, column]: whole cycles
-    program: Array  # instructions fetched; the first that has not started; 1 where DRAM shares must be solved
-
-
-FETCHED, OLDEST, CHANGED = range(3)
+#: Everything that changes besides the WORK records, and what the loop needs of a target: one record, so that
+#: functions pass a pointer. By queue unless said otherwise.
+STATE = np.dtype(
+    [
+        # the target: bytes a cycle, bytes a cycle that a client's requests allow, banks of a core
+        ("bandwidth", "f8"), ("request_rate", "f8"), ("banks", "f8"),
+        # instructions fetched; the first that has not started; 1 where the DRAM's shares must be solved anew
+        ("fetched", "i8"), ("oldest", "i8"), ("changed", "i8"),
+        # the queues that have instructions, and their mask
+        ("used_count", "i8"), ("used", "i8", QUEUES), ("everyone", "i8"), ("core", "i8", QUEUES), ("engine", "i8", QUEUES),
+        # the clients of the DRAM: load and store queues that have instructions, and the fetcher
+        ("client_count", "i8"), ("clients", "i8", CLIENTS),
+        # the next instruction (-1: none left), the one that holds the engine (-1: none)
+        ("head", "i8", QUEUES), ("running", "i8", QUEUES),
+        # by client: free at (inf where it does nothing); as of ``since`` bytes (DMA) or cycles to go, and how many
+        # of them pass in a cycle; the most bytes a cycle; 1 while it has bytes to move
+        ("until", "f8", CLIENTS), ("left", "f8", CLIENTS), ("since", "f8", CLIENTS), ("rate", "f8", CLIENTS),
+        ("cap", "f8", CLIENTS), ("moving", "i8", CLIENTS),
+        # by core: words a cycle that its engines ask for; 1 while its banks do not suffice
+        ("words", "f8", MOST_CORES), ("slow", "i8", MOST_CORES),
+        # instructions that left the engine and have not put their tokens, and when they are done: a ring
+        ("done", "i8", (QUEUES, DONE)), ("done_time", "f8", (QUEUES, DONE)),
+        ("done_first", "i8", QUEUES), ("done_count", "i8", QUEUES),
+        # by (producer, consumer): tokens put and not taken, and when they arrive: a ring
+        ("held", "i8", (QUEUES, QUEUES)), ("token_first", "i8", (QUEUES, QUEUES)),
+        ("token_time", "f8", (QUEUES, QUEUES, RING)),
+        ("wake", "f8", QUEUES),  # when a token on its way arrives
+        # cycles by column, the column that runs, and since when
+        ("account", "f8", (QUEUES, COLUMNS)), ("doing", "i8", QUEUES), ("doing_since", "f8", QUEUES),
+    ]
+)  # fmt: skip
 
 
 def prepare(queue: Array, cost: Array, words: Array, dram_bytes: Array, after: Array, wait: Array, signal: Array
@@ -102,68 +100,72 @@ def prepare(queue: Array, cost: Array, words: Array, dram_bytes: Array, after: A
     return work, places // 8 * ENGINES + np.minimum(places % 8, ENGINES - 1)
 
 
-def fresh(queue: Array) -> State:
-    """The state before the first event."""
+def fresh(queue: Array, bandwidth: float, request_rate: float, banks: int) -> Array:
+    """The STATE before the first event (one record)."""
+    state = np.zeros(1, STATE)
+    s = state[0]
+    s["bandwidth"], s["request_rate"], s["banks"] = bandwidth, request_rate, banks
     used, first = np.unique(queue, return_index=True)
-    head = np.full(QUEUES, -1, np.int64)
-    head[used] = first
-    pairs = (QUEUES, QUEUES)
-    return State(
-        used=used.astype(np.int64), head=head, running=np.full(QUEUES, -1, np.int64),
-        until=np.full(CLIENTS, np.inf), left=np.zeros(CLIENTS), rate=np.zeros(CLIENTS), cap=np.zeros(CLIENTS),
-        since=np.zeros(CLIENTS), moving=np.zeros(CLIENTS, np.uint8),
-        words=np.zeros(MOST_CORES), slow=np.zeros(MOST_CORES, np.uint8),
-        done=np.zeros((QUEUES, DONE), np.int64), done_time=np.zeros((QUEUES, DONE)),
-        done_first=np.zeros(QUEUES, np.int64), done_count=np.zeros(QUEUES, np.int64),
-        held=np.zeros(pairs, np.int64), token_first=np.zeros(pairs, np.int64),
-        token_time=np.zeros((*pairs, CAPACITY)), wake=np.full(QUEUES, np.inf),
-        doing=np.full(QUEUES, FETCH, np.int64), doing_since=np.zeros(QUEUES),
-        account=np.zeros((QUEUES, COLUMNS), np.int64), program=np.zeros(3, np.int64),
-    )  # fmt: skip
+    s["used_count"], s["everyone"] = len(used), (1 << used).sum()
+    s["used"][: len(used)] = used
+    s["core"], s["engine"] = np.divmod(np.arange(QUEUES), ENGINES)
+    clients = [*used[used % ENGINES < DMA_ENGINES], FETCHER]
+    s["client_count"], s["clients"][: len(clients)] = len(clients), clients
+    s["head"], s["running"], s["until"], s["wake"], s["doing"] = -1, -1, np.inf, np.inf, FETCH
+    s["head"][used] = first
+    return state
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def run(work: Any, links: Any, s: Any, chip: Any) -> None:
+@intrinsic  # type: ignore[untyped-decorator]
+def unowned(typing_context: Any, array: Any) -> Any:
+    """The array without its owner, which the caller keeps: counting references at every call took most of the time."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bare = context.make_array(array)(context, builder, args[0])
+        bare.meminfo, bare.parent = (part.type(None) for part in (bare.meminfo, bare.parent))
+        return bare._getvalue()
+
+    return array(array), codegen
+
+
+@compiled
+def run(work: Any, links: Any, state: Any) -> None:
     """From event to event until nothing happens any more."""
-    now, ask = 0.0, EVERY
+    s, work, links = state[0], unowned(work), unowned(links)
+    now, ask = 0.0, s.everyone
     while True:
-        settle(work, links, s, chip, now, ask)
-        if s.program[CHANGED]:
-            dram_rates(s.moving, s.used, s.cap, s.left, s.since, s.rate, s.until, chip.bandwidth, now)
-            s.program[CHANGED] = 0
-        now = next_event(s)
+        settle(work, links, s, now, ask)
+        if s.changed:
+            dram_rates(s, now)
+            s.changed = 0
+        now = next_event(s, now)
         if now == np.inf:
             return
-        ask = release(work, s, chip, now)
+        ask = release(work, s, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def whole(time: float) -> Any:
-    """A time in whole cycles, rounded up; what float64 may have added is not a cycle."""
-    return np.int64(np.ceil(time - 1e-6))
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def settle(work: Any, links: Any, s: Any, chip: Any, now: float, ask: int) -> None:
+@inlined
+def settle(work: Any, links: Any, s: Any, now: float, ask: int) -> None:
     """All that can happen now to the queues in ``ask``: tokens are put, instructions start; the fetcher goes on."""
-    while ask:
-        for q in s.used:
+    while ask & s.everyone:  # a token may go to a queue without instructions
+        for k in range(s.used_count):
+            q = s.used[k]
             if ask >> q & 1:
                 ask &= ~(1 << q)
                 if s.done_count[q] > 0:
                     ask |= put_tokens(work, links, s, q, now)
                 if s.running[q] < 0 and s.head[q] >= 0:
-                    ask |= issue(work, links, s, chip, q, now)
-    oldest = s.program[OLDEST]
+                    ask |= issue(work, links, s, q, now)
+    oldest = s.oldest
     while oldest < len(work) and work[oldest].start >= 0:
         oldest += 1
-    s.program[OLDEST] = oldest
-    block = min(FETCH_BLOCK, len(work) - s.program[FETCHED])
-    if not s.moving[FETCHER] and block > 0 and s.program[FETCHED] + block - oldest <= FETCH_AHEAD:
-        move(s, FETCHER, float(block * INSTRUCTION_BYTES), chip.request_rate, now)
+    s.oldest = oldest
+    block = min(FETCH_BLOCK, len(work) - s.fetched)
+    if not s.moving[FETCHER] and block > 0 and s.fetched + block - oldest <= FETCH_AHEAD:
+        move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.request_rate, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@inlined
 def put_tokens(work: Any, links: Any, s: Any, q: int, now: float) -> int:
     """The done instructions of a queue put their tokens, in order, while there is room; who may go on by that."""
     ask = 0
@@ -174,18 +176,18 @@ def put_tokens(work: Any, links: Any, s: Any, q: int, now: float) -> int:
                 return ask
         for k in range(w.signal_at, w.links_end):
             to = links[k]
-            at = (s.token_first[q, to] + s.held[q, to]) % CAPACITY
-            s.token_time[q, to, at] = now if q // ENGINES == to // ENGINES else now + CROSS_CORE_CYCLES
+            at = (s.token_first[q, to] + s.held[q, to]) & (RING - 1)
+            s.token_time[q, to, at] = now if s.core[q] == s.core[to] else now + CROSS_CORE_CYCLES
             s.held[q, to] += 1
             ask |= 1 << to
         w.finish = now
-        s.done_first[q] = (s.done_first[q] + 1) % DONE
+        s.done_first[q] = (s.done_first[q] + 1) & (DONE - 1)
         s.done_count[q] -= 1
     return ask
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def issue(work: Any, links: Any, s: Any, chip: Any, q: int, now: float) -> int:
+@inlined
+def issue(work: Any, links: Any, s: Any, q: int, now: float) -> int:
     """Start a free engine's next instruction if the fetcher and the tokens allow; who may go on by that."""
     i = s.head[q]
     w = work[i]
@@ -196,7 +198,7 @@ def issue(work: Any, links: Any, s: Any, chip: Any, q: int, now: float) -> int:
     ask = 0
     for k in range(w.wait_at, w.signal_at):
         producer = links[k]
-        s.token_first[producer, q] = (s.token_first[producer, q] + 1) % CAPACITY
+        s.token_first[producer, q] = (s.token_first[producer, q] + 1) & (RING - 1)
         s.held[producer, q] -= 1
         if s.held[producer, q] == CAPACITY - 1:
             ask |= 1 << producer
@@ -204,127 +206,148 @@ def issue(work: Any, links: Any, s: Any, chip: Any, q: int, now: float) -> int:
     s.running[q], s.head[q] = i, w.next
     change_account(s, q, BUSY, now)
     if w.dram_bytes > 0:
-        move(s, q, w.dram_bytes, min(chip.request_rate, w.dram_bytes / max(w.cost, 1.0)), now)
+        move(s, q, w.dram_bytes, dma_cap(w, s), now)
+        ask = s.everyone  # those that wait for it now wait for bandwidth
     else:
         s.left[q], s.rate[q], s.since[q], s.until[q] = w.cost, 1.0, now, now + w.cost
-    ask_banks(work, s, chip, q // ENGINES, w.words, now)
+    ask_banks(work, s, s.core[q], w.words, now)
     return ask
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@inlined
 def obstacle(w: Any, i: int, links: Any, s: Any, q: int, now: float) -> int:
     """Why instruction i cannot start on its free engine (a column of the account), -1 if it can."""
-    if i >= s.program[FETCHED]:
+    if i >= s.fetched:
         return FETCH
-    if s.done_count[q] >= (DONE if q % ENGINES < DMA_ENGINES else 1):
-        return full(links, s, q, s.done[q, s.done_first[q]], w, q)
+    if s.done_count[q] >= (DONE if s.engine[q] < DMA_ENGINES else 1):
+        return full(s, q)
     cause = COLUMNS
     for k in range(w.wait_at, w.signal_at):
         producer = links[k]
         if s.held[producer, q] == 0:
             if s.moving[producer]:
                 cause = BANDWIDTH
-            elif producer % ENGINES < DMA_ENGINES and s.done_count[producer] > 0:
+            elif s.engine[producer] < DMA_ENGINES and s.done_count[producer] > 0:
                 cause = min(cause, LATENCY)
             else:
-                cause = min(cause, TOKEN + producer % ENGINES)
+                cause = min(cause, TOKEN + s.engine[producer])
         elif s.token_time[producer, q, s.token_first[producer, q]] > now:
             s.wake[q] = s.token_time[producer, q, s.token_first[producer, q]]
-            cause = min(cause, TOKEN + producer % ENGINES)
+            cause = min(cause, TOKEN + s.engine[producer])
     return cause if cause < COLUMNS else -1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def full(links: Any, s: Any, q: int, done: int, w: Any, own: int) -> int:
-    """The column of the queue that takes no token of an instruction that is done, LATENCY if none is full."""
+@compiled
+def full(s: Any, q: int) -> int:
+    """The column of a queue that takes no token of queue q, LATENCY if there is none."""
     for to in s.used:
         if s.held[q, to] >= CAPACITY:
-            return TOKEN + to % ENGINES
+            return TOKEN + s.engine[to]
     return LATENCY
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def move(s: Any, client: int, size: float, cap: float, now: float) -> None:
     """A client has ``size`` bytes to move, at most ``cap`` a cycle."""
     s.left[client], s.cap[client], s.since[client], s.rate[client] = size, cap, now, 0.0
     s.moving[client] = 1
-    s.program[CHANGED] = 1
+    s.changed = 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def ask_banks(work: Any, s: Any, chip: Any, core: int, words: float, now: float) -> None:
+@inlined
+def ask_banks(work: Any, s: Any, core: int, words: float, now: float) -> None:
     """An engine asks a core's banks for ``words`` more a cycle (or less); solve speeds where they do not suffice."""
     if words == 0:
         return
     s.words[core] += words
-    over = s.words[core] > chip.banks + 1e-9
-    if over or s.slow[core]:
-        bank_speeds(work, s, chip, core, now)
-        s.slow[core] = over
+    over = s.words[core] > s.banks + 1e-9
+    if not over and not s.slow[core]:
+        return
+    s.slow[core] = over
+    left = s.banks
+    for engine in PRIORITY:
+        q = core * ENGINES + engine
+        if s.running[q] < 0:
+            continue
+        w = work[s.running[q]]
+        speed = bank_speed(w.words, left)
+        left = max(0.0, left - w.words * speed)
+        if s.moving[q]:
+            s.cap[q] = speed * dma_cap(w, s)
+            s.changed = 1
+        else:
+            slow_down(s, q, speed, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
+def dma_cap(w: Any, s: Any) -> float:
+    """The most bytes a cycle that a DMA moves: its requests in flight, and its port."""
+    return min(s.request_rate, w.dram_bytes / max(w.cost, 1.0))
+
+
+@compiled
 def change_account(s: Any, q: int, column: int, now: float) -> None:
     """From now on a queue's cycles belong to another column."""
     if s.doing[q] != column:
-        s.account[q, s.doing[q]] += whole(now) - whole(s.doing_since[q])
+        s.account[q, s.doing[q]] += now - s.doing_since[q]
         s.doing[q], s.doing_since[q] = column, now
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def next_event(s: Any) -> float:
+@compiled
+def next_event(s: Any, now: float) -> float:
     """When something happens next, inf if nothing does."""
     soon = s.until[FETCHER]
-    for q in s.used:
+    for k in range(s.used_count):
+        q = s.used[k]
         soon = min(soon, s.until[q], s.wake[q])
-        if s.done_count[q] > 0 and s.wait_done[q]:
+        if s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] > now:
             soon = min(soon, s.done_time[q, s.done_first[q]])
     return soon
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def release(work: Any, s: Any, chip: Any, now: float) -> int:
+@inlined
+def release(work: Any, s: Any, now: float) -> int:
     """Engines and the fetcher whose time has come are free, tokens and data arrive; the queues that may go on."""
     ask = 0
-    for q in s.used:
+    for k in range(s.used_count):
+        q = s.used[k]
         if s.wake[q] <= now:
             s.wake[q] = np.inf
             ask |= 1 << q
         if s.until[q] <= now:
-            ask |= EVERY if s.moving[q] else 1 << q
-            free(work, s, chip, q, now)
+            ask |= s.everyone if s.moving[q] else 1 << q
+            free(work, s, q, now)
         if s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] <= now:
             ask |= 1 << q
     if s.until[FETCHER] <= now:
-        s.program[FETCHED] = min(len(work), s.program[FETCHED] + FETCH_BLOCK)
+        s.fetched = min(len(work), s.fetched + FETCH_BLOCK)
         leave(s, FETCHER)
-        ask = EVERY
+        ask = s.everyone
     return ask
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def free(work: Any, s: Any, chip: Any, q: int, now: float) -> None:
+@inlined
+def free(work: Any, s: Any, q: int, now: float) -> None:
     """An engine's instruction leaves it, and is done now or ``after`` a while."""
     w = work[s.running[q]]
-    at = (s.done_first[q] + s.done_count[q]) % DONE
+    at = (s.done_first[q] + s.done_count[q]) & (DONE - 1)
     s.done[q, at], s.done_time[q, at] = s.running[q], now + w.after
     s.done_count[q] += 1
     w.released = now
     s.running[q] = -1
-    alone = whole(max(w.cost, w.dram_bytes / min(chip.bandwidth, chip.request_rate)))
-    longer = whole(now) - whole(w.start) - alone
+    longer = now - w.start - max(w.cost, w.dram_bytes / min(s.bandwidth, s.request_rate))
     change_account(s, q, IDLE, now)
-    if longer > 0:
+    if longer > 1e-6:
         s.account[q, BUSY] -= longer
         s.account[q, BANDWIDTH if w.dram_bytes > 0 else BANK] += longer
     leave(s, q)
-    ask_banks(work, s, chip, q // ENGINES, -w.words, now)
+    ask_banks(work, s, s.core[q], -w.words, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
 def leave(s: Any, client: int) -> None:
     """A client is through, and leaves its share of the DRAM to the others."""
     s.until[client] = np.inf
     if s.moving[client]:
         s.moving[client] = 0
-        s.program[CHANGED] = 1
+        s.changed = 1
