@@ -7,6 +7,7 @@ cycles in float64. A queue's number is 5 * core + engine; sets of queues are mas
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -33,9 +34,10 @@ BUSY, BANK, BANDWIDTH, LATENCY, FETCH, TOKEN = range(6)
 IDLE = TOKEN + ENGINES
 COLUMNS = IDLE + 1
 
-compiled: Any = numba.njit(cache=True, error_model="numpy")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+compiled: Decorator = numba.njit(cache=True, error_model="numpy")
 # An array that is passed to a function costs two atomic operations, more than most functions here do.
-inlined: Any = numba.njit(cache=True, error_model="numpy", inline="always")
+inlined: Decorator = numba.njit(cache=True, error_model="numpy", inline="always")
 
 #: An instruction. ``cost`` are its engine cycles alone on an idle chip; ``words`` the SRAM words that it asks the
 #: banks of its core for in a cycle; ``dram_bytes`` what it moves, ``after`` the cycles from free engine to end.
