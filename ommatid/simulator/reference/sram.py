@@ -1,0 +1,105 @@
+"""A core's SRAM: requests of words over ports, and the banks that grant them."""
+
+from __future__ import annotations
+
+from ommatid.isa.target import Target
+from ommatid.simulator.reference import words
+from ommatid.simulator.reference.plan import List, requests_a_cycle
+
+STARVED = 16  # cycles after which a request goes before all ports' others
+
+
+class WordList:
+    """A list of words that one instruction moves over one port; word n of N is due by share of the beats."""
+
+    __slots__ = ("banks", "count", "granted", "low", "pending", "requested")
+
+    def __init__(self, banks: list[int], pending: list[Request]) -> None:
+        self.banks = banks
+        self.count = len(banks)
+        self.pending = pending  # the port's
+        self.requested = 0
+        self.granted = bytearray(len(banks) + 1)  # one more, never granted: where ``low`` stops
+        self.low = 0  # all before it are granted
+
+    def due(self, parts: int, of: int) -> int:
+        """Words due with the first ``parts`` of ``of`` beats (or bursts)."""
+        return min(self.count, -(-parts * self.count // of))
+
+    def request(self, upto: int, cycle: int) -> bool:
+        """Request all words before ``upto`` that have not been yet; whether there were any."""
+        if upto <= self.requested:
+            return False
+        for n in range(self.requested, upto):
+            self.pending.append((cycle, self.banks[n], n, self))
+        self.requested = upto
+        return True
+
+    def grant(self, n: int) -> None:
+        """The word has been read or written."""
+        assert not self.granted[n], "a word is granted once"
+        self.granted[n] = 1
+        while self.granted[self.low]:
+            self.low += 1
+
+
+Request = tuple[int, int, int, WordList]  # cycle in which it was made, bank, word of the list, list
+
+
+class Sram:
+    """The banks of one core and their ports' requests."""
+
+    def __init__(self, target: Target) -> None:
+        self.banks = target.sram_banks
+        self.room = requests_a_cycle(target)
+        self.pending: list[list[Request]] = [[] for _ in self.room]  # by port, oldest first
+        self.moved = [0] * len(self.room)  # words granted, by port
+
+    def word_list(self, source: List) -> WordList:
+        """The requests to be of an instruction's list, which names this core."""
+        _, port, numbers = source
+        return WordList(words.banks(numbers, self.banks), self.pending[port])
+
+    def arbitrate(self, cycle: int) -> bool:
+        """Grant one cycle's requests; whether there were any."""
+        used = grants = 0  # mask of banks; accesses
+        room = self.room[:]
+        starved = [
+            (request[0], port, at, request)
+            for port, pending in enumerate(self.pending)
+            if pending and pending[0][0] <= cycle - STARVED
+            for at, request in enumerate(pending)
+            if request[0] <= cycle - STARVED
+        ]
+        for _, port, _, request in sorted(starved, key=lambda s: s[:3]):
+            if room[port] and not used >> request[1] & 1:
+                used |= 1 << request[1]
+                room[port] -= 1
+                grants += 1
+                self.pending[port].remove(request)
+                request[3].grant(request[2])
+        for port, pending in enumerate(self.pending):
+            left = room[port]
+            if not pending or not left:
+                continue
+            waiting = []
+            looked = 0
+            for request in pending:
+                looked += 1
+                bank = 1 << request[1]
+                if used & bank:
+                    waiting.append(request)
+                    continue
+                used |= bank
+                grants += 1
+                left -= 1
+                request[3].grant(request[2])
+                if not left:
+                    break
+            pending[:looked] = waiting
+            room[port] = left
+        assert used.bit_count() == grants, "a bank granted two accesses"
+        for port, left in enumerate(room):
+            assert left >= 0, "a port granted more than it has room for"
+            self.moved[port] += self.room[port] - left
+        return grants > 0
