@@ -157,10 +157,12 @@ class Machine:
             ledger.now(self.moment, self._doing(queue))
 
     def _end(self, queue: Queue) -> None:
+        queue.without_room = []
         while queue.unfinished and queue.unfinished[0].done <= self.moment:
             job = queue.unfinished[0]
             signal = queues(job.instruction.signal)
-            if self.tokens.full(queue.name, signal):
+            queue.without_room = self.tokens.full(queue.name, signal)
+            if queue.without_room:
                 return
             execute(job.instruction, self.target, self.memories)
             for at in self.tokens.put(queue.name, signal, self.moment):
@@ -288,10 +290,8 @@ class Machine:
         """What an engine does in this cycle: busy, idle or the cause that it waits for."""
         if queue.job is not None:
             return "busy"
-        head = queue.unfinished[0] if queue.unfinished else None
-        if head is not None and (queue.exhausted or self._crowded(queue)) and head.done <= self.moment:
-            full = self.tokens.full(queue.name, queues(head.instruction.signal))
-            return f"token {ENGINES[full[0][1]]}"
+        if queue.without_room and (queue.exhausted or self._crowded(queue)):
+            return f"token {ENGINES[queue.without_room[0][1]]}"
         if queue.exhausted:
             return "idle"
         index = queue.instructions[queue.next]

@@ -55,6 +55,7 @@ class Queue:
         self.next = 0  # the first that has not started
         self.job: Job | None = None  # what holds the engine
         self.unfinished: deque[Job] = deque()  # started, tokens not yet put, in order
+        self.without_room: list[Name] = []  # consumers that keep the first unfinished one's tokens waiting
         self.signals: defaultdict[Name, list[int]] = defaultdict(
             list
         )  # by consumer: who signals it, in order
