@@ -5,6 +5,8 @@ program of n <= 32 instructions is there at moment 10 * n, with no credit left. 
 after the grant's cycle counted: of a burst granted in cycle g, the words are requested from g + 101 on.
 """
 
+import ast
+import random
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ommatid.isa.instructions import DTYPES, INSTRUCTIONS
+from ommatid.isa.instructions import BY_MNEMONIC, DTYPES, INSTRUCTIONS
 from ommatid.isa.target import load_target
-from ommatid.simulator.reference import Deadlock, Reference, simulate, words
+from ommatid.simulator.reference import Deadlock, Reference, simulate
 from ommatid.simulator.reference.decode import FIELDS, OPCODES, decode
+from ommatid.simulator.reference.plan import plan
 from tests.isa.builder import Builder
 
 
@@ -63,6 +66,64 @@ def test_decoder_is_the_document_table():
         if name != "instructions":
             rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (\w+) \|", body, re.M)
             assert FIELDS[name] == " ".join(f"{field}:{at}{codes[kind]}" for at, field, kind in rows)
+
+
+IMAGE = {"h": 4, "w": 4, "src_row": 80, "src_pixel": 20, "dst": 4096, "dst_row": 80, "dst_pixel": 20}
+KERNEL3 = {"kh": 3, "kw": 3, "pad_top": 1, "pad_left": 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "mnemonic", "fields", "startup", "beats"),
+    [
+        ("ommatid-1k", "map", IMAGE | {"c": 20}, 16, 16),  # 16 pixels of two words of 16
+        ("ommatid-1k", "map", IMAGE | {"c": 20, "binary": 1}, 16, 16),  # two images over 64 bytes a cycle
+        ("ommatid-1k", "map", IMAGE | {"c": 20, "binary": 1, "source": 1}, 16, 16),
+        ("ommatid-256", "map", IMAGE | {"c": 20, "binary": 2}, 16, 48),  # three words of 8; 768 over 16
+        ("ommatid-1k", "pool", KERNEL3 | {"out_h": 2, "out_w": 2, "c": 16}, 16, 18),
+        ("ommatid-1k", "reduce", {"h": 4, "w": 4, "c": 16}, 16, 8),
+        ("ommatid-1k", "resize", {"out_h": 2, "out_w": 3, "c": 16, "taps": 1}, 16, 12),
+        ("ommatid-1k", "resize", {"out_h": 2, "out_w": 3, "c": 16, "taps": 0}, 16, 3),
+        ("ommatid-1k", "softmax", IMAGE | {"h": 2, "w": 2, "c": 10}, 16, 8),
+        ("ommatid-1k", "lrn", IMAGE | {"h": 2, "w": 2, "c": 10, "size": 5}, 16, 16),
+        (
+            "ommatid-1k",
+            "copy",
+            {"n0": 16, "src_s0": 1, "dst_s0": 1, "n1": 4, "src_s1": 16, "dst_s1": 32},
+            16,
+            2,
+        ),
+        ("ommatid-1k", "copy", {"n0": 8, "src_s0": 1, "dst_s0": 1, "n1": 4, "src_s1": 8, "dst_s1": 8}, 16, 4),
+        ("ommatid-1k", "copy", {"n0": 16, "src_s0": 16, "dst_s0": 16}, 16, 4),  # 16 words, four a cycle
+        ("ommatid-1k", "conv", KERNEL3 | {"out_h": 4, "out_w": 4, "cin": 16, "cout": 32}, 16, 18 * 8),
+        (
+            "ommatid-1k",
+            "conv",
+            KERNEL3 | {"out_h": 8, "out_w": 8, "cin": 3, "cout": 16, "row_mode": 1},
+            16,
+            48,
+        ),
+        ("ommatid-256", "conv", KERNEL3 | {"out_h": 4, "out_w": 4, "cin": 16, "cout": 32}, 12, 72 * 4),
+        ("ommatid-1k", "dwconv", KERNEL3 | {"out_h": 4, "out_w": 8, "stride_w": 1, "c": 32}, 16, 72),
+        ("ommatid-256", "dwconv", KERNEL3 | {"out_h": 4, "out_w": 8, "stride_w": 2, "c": 32}, 16, 96 * 3),
+        ("ommatid-1k", "fill", {"run": 24, "dst": 8, "n1": 2, "dst_s1": 32}, 0, 4),
+        ("ommatid-1k", "send", {"run": 16, "src": 0, "dst": 8}, 0, 2),
+    ],
+)
+def test_startup_and_beats(target: str, mnemonic: str, fields: dict[str, int], startup: int, beats: int):
+    b = Builder(target)
+    b.emit(mnemonic, **fields)
+    made = plan(decode(b.stream().tobytes()), b.target, np.zeros(b.target.sram_bytes, np.uint8))
+    assert (made.startup, made.beats) == (startup, beats)
+
+
+def test_machine_knows_nothing_of_the_others():
+    allowed = {f"ommatid.isa.{name}" for name in ("instructions", "program", "target")}
+    for path in (Path(__file__).parents[2] / "ommatid/simulator/reference").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            ours = {n for n in names if n.startswith("ommatid") and "simulator.reference" not in n}
+            assert ours <= allowed, f"{path.name} imports {ours - allowed}"
 
 
 def test_end_waits_for_its_fetch():
@@ -199,17 +260,34 @@ def test_request_goes_first_when_it_has_waited_16_cycles():
     assert times(b)[:2] == [(30, 95, 95), (30, 63, 63)]
 
 
-def test_banks():
-    a = np.array([0, 1, 15, 16, 17, 0x110, 0x123, 0x1234])
-    assert words.banks(a, 16) == [0, 1, 15, 1, 0, 0, 3 ^ 2 ^ 1, 4 ^ 3 ^ 2]
-    assert words.banks(a[:3], 1) == [0, 0, 0]
-
-
 def test_writes_come_the_cycle_after_their_beat():
     b = Builder()
     b.map(src=0, src_row=16, src_pixel=16, h=1, w=1, c=16, dst=16, dst_row=16, dst_pixel=16, signal=["ctl"])
     b.end(wait=["vx"])
     assert times(b)[0] == (20, 37, 37)  # S + B = 16 + 1
+
+
+def test_writes_of_one_bank_keep_the_end_waiting():
+    b = Builder()
+    b.map(source=1, h=128, w=1, c=16, dst=0, dst_row=0, dst_pixel=16, parameters=4096, signal=["ctl"])
+    b.end(wait=["vx"])
+    # 64 beats write two words each into one bank: 128 cycles from 20 + 16 on.
+    assert times(b)[0] == (20, 36 + 128, 36 + 128)
+    assert account(simulate(b.program()), "vx")["bank"] == 64
+
+
+def test_at_most_64_loads_are_under_way():
+    target = replace(
+        load_target("ommatid-1k"), dram_gb_s=6400.0, dram_latency_ns=1000.0, dram_requests_in_flight=1000
+    )
+    b = Builder(target)
+    for n in range(70):
+        b.load(src=0, dst=16 * n, run=16)
+    b.end()
+    # A load a cycle (of one burst and one word), until 64 of them wait for their bursts.
+    found = times(b)
+    assert [start for start, _, _ in found[:65]] == [*range(1, 65), 1003]
+    assert found[0] == (1, 2, 1003)
 
 
 def test_a_signal_behind_a_full_counter_may_deadlock():
@@ -332,3 +410,63 @@ def test_bursts_are_granted_in_turn():
     released = [r for _, r, _ in found[:4]]
     assert released == sorted(released)
     assert released[3] - released[0] <= 6  # three bursts
+
+
+def random_fields(draw: random.Random, kind: str, cores: int) -> dict[str, int]:
+    """Fields of an instruction of some hundred cycles, anywhere in the first 64 KiB."""
+    fields: dict[str, int] = {}
+    for field in BY_MNEMONIC[kind].fields:
+        if field.unit.endswith("byte address") and field.name != "acc":
+            fields[field.name] = draw.randrange(2000) * 16 + (
+                5 if field.step == 1 and draw.random() < 0.5 else 0
+            )
+        elif field.name in ("c", "cin", "cout"):
+            fields[field.name] = draw.randrange(1, 70)
+        elif field.low == 1:
+            fields[field.name] = draw.randrange(1, 300 if field.name == "run" else 5)
+        elif field.name.endswith(("_s0", "_s1", "_s2", "_s3", "_row", "_pixel")):
+            fields[field.name] = draw.choice([16, 64, 256, 272, 100])
+        elif field.name in ("multicast", "peer"):
+            fields[field.name] = draw.randrange(cores)
+    return fields | ({"acc_pixel": 64} if kind in ("conv", "dwconv") else {})
+
+
+def random_builder(seed: int) -> Builder:
+    """Instructions of all engines with a few tokens; they race, which time does not mind."""
+    draw = random.Random(seed)
+    target = replace(
+        load_target(("ommatid-256", "ommatid-1k", "ommatid-4k")[seed % 3]),
+        dram_gb_s=draw.choice([1.0, 34.1, 300.0]),
+        dram_latency_ns=draw.choice([0.0, 100.0]),
+        dram_requests_in_flight=draw.choice([1, 8]),
+    )
+    kinds = ("load", "fill", "store", "send", "conv", "dwconv", "map", "pool", "reduce", "copy")
+    planned: list[tuple[str, tuple[int, str]]] = []
+    waits: list[list[tuple[int, str]]] = []
+    signals: list[list[tuple[int, str]]] = []
+    last: dict[tuple[tuple[int, str], tuple[int, str]], int] = {}  # signal of a pair of queues
+    for index in range(45):
+        kind = draw.choice(kinds)
+        queue = (draw.randrange(target.cores), BY_MNEMONIC[kind].engine.name.lower())
+        waits.append([])
+        signals.append([])
+        for before, (_, producer) in enumerate(planned):
+            fits = (
+                producer != queue
+                and producer not in waits[index]
+                and last.get((producer, queue), -1) < before
+            )
+            if fits and draw.random() < 0.1:
+                waits[index].append(producer)
+                signals[before].append(queue)
+                last[producer, queue] = before
+        planned.append((kind, queue))
+    b = Builder(target)
+    for (kind, (core, _)), wait, signal in zip(planned, waits, signals, strict=True):
+        b.emit(kind, core=core, wait=wait, signal=signal, **random_fields(draw, kind, target.cores))
+    return b
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs_stepped_and_skipped_alike(seed: int):
+    times(random_builder(seed))

@@ -20,10 +20,9 @@ def rounded(value: Fraction) -> Fraction:
     """To float32, to nearest, ties to even, as an exact number."""
     if value == 0:
         return value
-    exponent = 0
-    while abs(value) >= Fraction(2) ** (exponent + 1):
-        exponent += 1
-    while abs(value) < Fraction(2) ** exponent:
+    top, bottom = abs(value.numerator), value.denominator
+    exponent = top.bit_length() - bottom.bit_length()
+    if top * 2 ** max(0, -exponent) < bottom * 2 ** max(0, exponent):
         exponent -= 1
     unit = Fraction(2) ** (max(exponent, -126) - 23)
     return round(value / unit) * unit  # round() takes ties to even

@@ -15,14 +15,15 @@ from ommatid.simulator.reference.rounding import Array, fl, fma, number, quantis
 
 def execute(i: Decoded, target: Target, memories: Memories) -> None:
     """Apply an instruction to the memories."""
-    if i.mnemonic == "load":
-        _load(i, memories)
-    elif i.mnemonic == "store":
-        _transfer(i.fields, memories.sram[i.core], memories.dram)
-    elif i.mnemonic == "send":
-        _transfer(i.fields, memories.sram[i.core], memories.sram[i.fields.peer])
-    elif i.mnemonic != "end":
-        KERNELS[i.mnemonic](i.fields, memories.sram[i.core], memories.acc[i.core], target)
+    with np.errstate(over="ignore"):  # beyond float32 is infinity, which Q clamps
+        if i.mnemonic == "load":
+            _load(i, memories)
+        elif i.mnemonic == "store":
+            _transfer(i.fields, memories.sram[i.core], memories.dram)
+        elif i.mnemonic == "send":
+            _transfer(i.fields, memories.sram[i.core], memories.sram[i.fields.peer])
+        elif i.mnemonic != "end":
+            KERNELS[i.mnemonic](i.fields, memories.sram[i.core], memories.acc[i.core], target)
 
 
 # --- addresses ----------------------------------------------------------------------------------------------

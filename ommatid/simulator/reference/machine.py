@@ -257,8 +257,8 @@ class Machine:
             happened |= sram.arbitrate(self.moment)
         for beating in self.beating[:]:
             happened |= beating.step(self.moment)
-            if beating.done < NEVER or beating.released < NEVER:
-                heapq.heappush(self.wake, min(beating.done, beating.released))
+            if beating.released == self.moment + 1:
+                heapq.heappush(self.wake, self.moment + 1)
             if beating.done < NEVER:
                 heapq.heappush(self.wake, beating.done)
                 self.beating.remove(beating)
