@@ -48,25 +48,24 @@ class Dram:
         self.credit = 0
         self.clients = clients
         self.turn = 0  # the client whose turn it is
-        self.someone_asks = False  # after the cycle's grants
 
     def step(self, cycle: int) -> list[int]:
-        """One cycle; the clients granted a burst each time they occur."""
+        """One cycle; the clients granted a burst, each time they are."""
         self.credit += self.rate
         granted: list[int] = []
-        while (client := self._next(cycle)) is not None and self.credit >= self.burst:
+        while self.credit >= self.burst and (client := self._next(cycle)) is not None:
             self.credit -= self.burst
             assert self.credit >= 0, "bursts without credit"
             self.clients[client].grant(cycle)
             self.turn = (client + 1) % len(self.clients)
             granted.append(client)
-        self.someone_asks = client is not None
         self._cap()
         return granted
 
     def next_event(self, cycle: int) -> int | None:
         """The next cycle in which this may grant, if nobody's wishes change after ``cycle``."""
-        if self.someone_asks:
+        if self._next(cycle) is not None:
+            assert self.credit < self.burst, "credit is left while somebody asks"
             return cycle - (self.credit - self.burst) // self.rate
         limited = [c.flying[0] + c.slot for c in self.clients if c.wanted and c.flying]
         return min(limited, default=None)
@@ -77,10 +76,8 @@ class Dram:
         self._cap()
 
     def _cap(self) -> None:
-        if not self.someone_asks:
-            self.credit = min(self.credit, self.burst + self.rate)
-        else:
-            assert self.credit < self.burst, "credit is left while somebody asks"
+        """While somebody asks less than a burst is left; so this holds only where nobody does."""
+        self.credit = min(self.credit, self.burst + self.rate)
 
     def _next(self, cycle: int) -> int | None:
         for n in range(len(self.clients)):

@@ -32,17 +32,20 @@ class Beats(Job):
         super().__init__(index, instruction, plan, start)
         self.first = start + plan.startup - (instruction.engine == VX)  # the earliest cycle of a beat
         self.beat = 0  # the next one
+        self.asked_at = -1  # the next beat when words were requested last
         self.reads = [srams[made[0]].word_list(made) for made in plan.reads]
         self.writes = [srams[made[0]].word_list(made) for made in plan.writes]
         self.last_beat = NEVER
 
     def request(self, cycle: int) -> bool:
         """Ask for the reads of the next beats and the writes of those that took place; whether there are new."""
+        if self.asked_at == self.beat:
+            return False
+        self.asked_at = self.beat
         beats = self.plan.beats
         asked = False
         for each in self.reads:
-            if each.requested < each.count:
-                asked |= each.request(each.due(self.beat + AHEAD, beats), cycle)
+            asked |= each.request(each.due(self.beat + AHEAD, beats), cycle)
         for each in self.writes:
             asked |= each.request(each.due(self.beat, beats), cycle)
         return asked
@@ -89,15 +92,16 @@ class Transfer(Job):
     @property
     def low(self) -> int:
         """Words before this one have been granted on all the cores that they go to."""
-        return min(each.low for each in self.lists)
+        return self.lists[0].low if len(self.lists) == 1 else min(each.low for each in self.lists)
 
     def request(self, cycle: int) -> bool:
         """Ask for the next words, of a load as far as their bursts have arrived; whether there are new."""
-        upto = self.low + AHEAD
         asked = False
         for each in self.lists:
-            there = each.count if self.is_store else each.due(self.arrived, self.plan.bursts)
-            asked |= each.request(min(upto, there), cycle)
+            if each.requested < (
+                there := each.count if self.is_store else each.due(self.arrived, self.plan.bursts)
+            ):
+                asked |= each.request(min(self.low + AHEAD, there), cycle)
         return asked
 
     def may_ask(self) -> int:

@@ -220,11 +220,14 @@ class Machine:
 
     # --- a cycle: bursts, words, beats ------------------------------------------------------------------
 
-    def _bursts(self) -> bool:
+    def _wishes(self) -> None:
         for queue, client in zip(self.dma_queues, self.clients, strict=True):
-            job = queue.job
-            if isinstance(job, Transfer):
-                client.wanted = job.may_ask()
+            if isinstance(queue.job, Transfer):
+                client.wanted = queue.job.may_ask()
+
+    def _bursts(self) -> bool:
+        if self.dram.credit + self.dram.rate >= self.dram.burst:  # else it cannot grant
+            self._wishes()
         granted = self.dram.step(self.moment)
         for number in granted:
             if number == len(self.dma_queues):
@@ -274,6 +277,7 @@ class Machine:
         """Go to the next moment at which something may happen; nothing did in the cycle before this one."""
         moments = [self.flying[0][0]] if self.flying else []
         moments += self.wake[:1]
+        self._wishes()
         burst = self.dram.next_event(self.moment - 1)
         if burst is not None:
             moments.append(burst)

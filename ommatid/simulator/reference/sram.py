@@ -62,44 +62,58 @@ class Sram:
 
     def arbitrate(self, cycle: int) -> bool:
         """Grant one cycle's requests; whether there were any."""
-        used = grants = 0  # mask of banks; accesses
         room = self.room[:]
+        used = 0  # mask of banks
+        for pending in self.pending:
+            if pending and pending[0][0] <= cycle - STARVED:
+                used = self._grant_starved(cycle - STARVED, room)
+                break
+        for port, pending in enumerate(self.pending):
+            if pending and room[port]:
+                used = self._grant_oldest(port, used, room)
+        grants = 0
+        for port, left in enumerate(room):
+            assert left >= 0, "a port granted more than it has room for"
+            if left != self.room[port]:
+                self.moved[port] += self.room[port] - left
+                grants += self.room[port] - left
+        assert used.bit_count() == grants, "a bank granted two accesses"
+        return grants > 0
+
+    def _grant_starved(self, made: int, room: list[int]) -> int:
+        """Grant what was requested in cycle ``made`` or before, oldest first; the mask of the banks used."""
         starved = [
             (request[0], port, at, request)
             for port, pending in enumerate(self.pending)
-            if pending and pending[0][0] <= cycle - STARVED
             for at, request in enumerate(pending)
-            if request[0] <= cycle - STARVED
+            if request[0] <= made
         ]
+        used = 0
         for _, port, _, request in sorted(starved, key=lambda s: s[:3]):
             if room[port] and not used >> request[1] & 1:
                 used |= 1 << request[1]
                 room[port] -= 1
-                grants += 1
                 self.pending[port].remove(request)
                 request[3].grant(request[2])
-        for port, pending in enumerate(self.pending):
-            left = room[port]
-            if not pending or not left:
+        return used
+
+    def _grant_oldest(self, port: int, used: int, room: list[int]) -> int:
+        """Grant a port's requests in order, as far as banks are free and there is room; the banks used."""
+        pending, left = self.pending[port], room[port]
+        waiting = []
+        looked = 0
+        for request in pending:
+            looked += 1
+            _, number, n, words_of = request
+            bank = 1 << number
+            if used & bank:
+                waiting.append(request)
                 continue
-            waiting = []
-            looked = 0
-            for request in pending:
-                looked += 1
-                bank = 1 << request[1]
-                if used & bank:
-                    waiting.append(request)
-                    continue
-                used |= bank
-                grants += 1
-                left -= 1
-                request[3].grant(request[2])
-                if not left:
-                    break
-            pending[:looked] = waiting
-            room[port] = left
-        assert used.bit_count() == grants, "a bank granted two accesses"
-        for port, left in enumerate(room):
-            assert left >= 0, "a port granted more than it has room for"
-            self.moved[port] += self.room[port] - left
-        return grants > 0
+            used |= bank
+            words_of.grant(n)
+            left -= 1
+            if not left:
+                break
+        pending[:looked] = waiting
+        room[port] = left
+        return used
