@@ -62,23 +62,23 @@ class Sram:
 
     def arbitrate(self, cycle: int) -> bool:
         """Grant one cycle's requests; whether there were any."""
+        ports = [port for port, pending in enumerate(self.pending) if pending]
+        if not ports:
+            return False
         room = self.room[:]
         used = 0  # mask of banks
-        for pending in self.pending:
-            if pending and pending[0][0] <= cycle - STARVED:
-                used = self._grant_starved(cycle - STARVED, room)
-                break
-        for port, pending in enumerate(self.pending):
-            if pending and room[port]:
+        if min([self.pending[port][0][0] for port in ports]) <= cycle - STARVED:
+            used = self._grant_starved(cycle - STARVED, room)
+        for port in ports:
+            if room[port]:
                 used = self._grant_oldest(port, used, room)
         grants = 0
-        for port, left in enumerate(room):
-            assert left >= 0, "a port granted more than it has room for"
-            if left != self.room[port]:
-                self.moved[port] += self.room[port] - left
-                grants += self.room[port] - left
+        for port in ports:
+            assert room[port] >= 0, "a port granted more than it has room for"
+            grants += self.room[port] - room[port]
+            self.moved[port] += self.room[port] - room[port]
         assert used.bit_count() == grants, "a bank granted two accesses"
-        return grants > 0
+        return True
 
     def _grant_starved(self, made: int, room: list[int]) -> int:
         """Grant what was requested in cycle ``made`` or before, oldest first; the mask of the banks used."""
