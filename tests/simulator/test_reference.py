@@ -250,14 +250,14 @@ def test_reads_of_one_bank_keep_the_beats_waiting():
     assert account(simulate(b.program()), "vx") == {"fetch": 20, "busy": 48, "bank": 16, "idle": 1}
 
 
-def test_request_goes_first_when_it_has_waited_16_cycles():
+def test_request_goes_first_when_it_has_waited_256_cycles():
     b = Builder()
-    b.reduce(src=0, src_row=0, src_pixel=16, h=64, w=1, c=16, signal=["ctl"])
+    b.reduce(src=0, src_row=0, src_pixel=16, h=1024, w=1, c=16, signal=["ctl"])
     b.fill(dst=17 * 16, run=16, signal=["ctl"])  # word 17 is in bank 1 ^ 1 = 0 too
     b.end(wait=["vx", "load"])
-    # From 46 on all requests made in 30 have waited 16 cycles: the 32 words of vx's first 16 beats and, by its port
-    # after them, that of the fill, granted in 62. It costs vx a cycle.
-    assert times(b)[:2] == [(30, 95, 95), (30, 63, 63)]
+    # vx reads bank 0 every cycle, none of its requests older than some 32 cycles: the fill's, made in 30, is
+    # granted in 286 and costs vx a cycle, so that its last is in 30 + 1024.
+    assert times(b)[:2] == [(30, 1055, 1055), (30, 287, 287)]
 
 
 def test_writes_come_the_cycle_after_their_beat():
@@ -374,8 +374,8 @@ def test_send_waits_for_banks_of_its_peer():
     b.send(src=0, dst=17 * 16, run=16, peer=1, signal=["ctl"])  # bank 0 of core 1, that vx reads every cycle
     b.reduce(core=1, src=0, src_row=0, src_pixel=16, h=64, w=1, c=16)
     b.end(wait=["store"])
-    # Beat in 12; its write is requested in 13, after the 32 words that vx has requested in 12: granted in 44.
-    assert times(b)[:2] == [(12, 13, 45), (12, 77, 77)]
+    # Beat in 12; its write is requested in 13, and granted when vx has read its 64 words: in 76.
+    assert times(b)[:2] == [(12, 13, 77), (12, 76, 76)]
 
 
 def test_multicast_reads_once_and_writes_all():
@@ -396,9 +396,9 @@ def test_multicast_waits_for_the_slowest_core():
     b.load(src=0, dst=17 * 16, run=16, multicast=0b10)
     b.reduce(core=1, src=0, src_row=0, src_pixel=16, h=256, w=1, c=16)
     b.end()
-    # 12 cycles bring 409.2 bytes for 384: 25.2 left; granted in 13, the word is requested in 114. Of vx's beats,
-    # two cycles each from 17 on, 49 have taken place then: 130 words requested, 98 granted, 32 go before the load.
-    assert times(b)[0] == (12, 14, 147)
+    # 12 cycles bring 409.2 bytes for 384: 25.2 left; granted in 13, the word is requested in 114. Core 1's vx reads
+    # its bank until 267.
+    assert times(b)[:2] == [(12, 14, 269), (12, 268, 268)]
 
 
 def test_bursts_are_granted_in_turn():

@@ -6,7 +6,7 @@ from ommatid.isa.target import Target
 from ommatid.simulator.reference import words
 from ommatid.simulator.reference.plan import List, requests_a_cycle
 
-STARVED = 16  # cycles after which a request goes before all ports' others
+STARVED = 256  # cycles after which a request goes before all ports' others
 
 
 class WordList:
