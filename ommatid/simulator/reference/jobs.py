@@ -45,9 +45,9 @@ class Beats(Job):
         beats = self.plan.beats
         asked = False
         for each in self.reads:
-            asked |= each.request(each.due(self.beat + AHEAD, beats), cycle)
+            asked |= each.request(each.needed(min(self.beat + AHEAD, beats), beats), cycle)
         for each in self.writes:
-            asked |= each.request(each.due(self.beat, beats), cycle)
+            asked |= each.request(each.made(self.beat, beats), cycle)
         return asked
 
     def step(self, cycle: int) -> bool:
@@ -57,10 +57,10 @@ class Beats(Job):
             if cycle < self.first:
                 return False
             for each in self.reads:
-                if each.low < each.due(beat + 1, beats):
+                if each.low < each.needed(beat + 1, beats):
                     return False
             for each in self.writes:
-                if each.low < each.requested and beat - each.low * beats // each.count > AHEAD:
+                if each.low < each.made(beat - AHEAD, beats):
                     return False
             self.beat += 1
             if self.beat < beats:
@@ -99,7 +99,7 @@ class Transfer(Job):
         asked = False
         for each in self.lists:
             if each.requested < (
-                there := each.count if self.is_store else each.due(self.arrived, self.plan.bursts)
+                there := each.count if self.is_store else each.made(self.arrived, self.plan.bursts)
             ):
                 asked |= each.request(min(self.low + AHEAD, there), cycle)
         return asked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -60,7 +60,8 @@ def requests_a_cycle(target: Target) -> list[int]:
         target.port_vx_read_bytes_per_cycle,
         target.port_vx_write_bytes_per_cycle,
     )
-    return [2 * max(1, n // 16) for n in wide] + [1, 1, 1]
+    narrow = (target.port_load_bytes_per_cycle, target.port_store_bytes_per_cycle, 16)
+    return [2 * max(1, n // 16) for n in wide] + [max(1, n // 16) for n in narrow]
 
 
 def _ceil(a: int, b: int) -> int:
@@ -131,7 +132,7 @@ def _copy(i: Decoded, target: Target) -> Plan:
         _ceil(len(read), room[VX_READ]),
         _ceil(len(written), room[VX_WRITE]),
     )
-    return _vector(i, beats, read, written)
+    return _vector(i, beats, [read], written)
 
 
 # --- the MAC array ------------------------------------------------------------------------------------------
@@ -171,9 +172,9 @@ def _dwconv(i: Decoded, target: Target) -> Plan:
 # --- the vector engine --------------------------------------------------------------------------------------
 
 
-def _vector(i: Decoded, beats: int, read: words.Words, written: words.Words | None) -> Plan:
+def _vector(i: Decoded, beats: int, read: Sequence[words.Words], written: words.Words | None) -> Plan:
     writes = [] if written is None else [(i.core, VX_WRITE, written)]
-    return Plan(startup=16, beats=beats, reads=[(i.core, VX_READ, read)], writes=writes)
+    return Plan(startup=16, beats=beats, reads=[(i.core, VX_READ, each) for each in read], writes=writes)
 
 
 def _elements(pixels: int, c: int, target: Target) -> int:
@@ -202,19 +203,19 @@ def _map(i: Decoded, target: Target) -> Plan:
         _ceil(e, target.vx_elements_per_cycle),
         _ceil(e * len(images), target.port_vx_read_bytes_per_cycle),
     )
-    return _vector(i, beats, np.concatenate([*images, np.zeros(0, np.int64)]), _dst(f, f.h, f.w))
+    return _vector(i, beats, images, _dst(f, f.h, f.w))
 
 
 def _pool(i: Decoded, target: Target) -> Plan:
     f = i.fields
     beats = _ceil(_elements(f.out_h * f.out_w, f.c, target) * f.kh * f.kw, target.vx_elements_per_cycle)
-    return _vector(i, beats, words.window(f), _dst(f, f.out_h, f.out_w))
+    return _vector(i, beats, [words.window(f)], _dst(f, f.out_h, f.out_w))
 
 
 def _reduce(i: Decoded, target: Target) -> Plan:
     f = i.fields
     beats = _ceil(_elements(f.h * f.w, f.c, target), target.vx_elements_per_cycle)
-    return _vector(i, beats, _src(f), None)
+    return _vector(i, beats, [_src(f)], None)
 
 
 def _resize(i: Decoded, target: Target, sram: np.ndarray[Any, Any]) -> Plan:
@@ -224,19 +225,19 @@ def _resize(i: Decoded, target: Target, sram: np.ndarray[Any, Any]) -> Plan:
     rows, columns = (
         sram[at : at + 8 * n].view("<u2").reshape(n, 4) for at, n in ((f.rows, f.out_h), (f.columns, f.out_w))
     )
-    return _vector(i, beats, words.resize(f, rows, columns), _dst(f, f.out_h, f.out_w))
+    return _vector(i, beats, [words.resize(f, rows, columns)], _dst(f, f.out_h, f.out_w))
 
 
 def _softmax(i: Decoded, target: Target) -> Plan:
     f = i.fields
     beats = _ceil(_elements(f.h * f.w, f.c, target) * 4, target.vx_elements_per_cycle)
-    return _vector(i, beats, np.tile(_src(f), 3), _dst(f, f.h, f.w))
+    return _vector(i, beats, [np.tile(_src(f), 3)], _dst(f, f.h, f.w))
 
 
 def _lrn(i: Decoded, target: Target) -> Plan:
     f = i.fields
     beats = _ceil(_elements(f.h * f.w, f.c, target) * (f.size + 3), target.vx_elements_per_cycle)
-    return _vector(i, beats, _src(f), _dst(f, f.h, f.w))
+    return _vector(i, beats, [_src(f)], _dst(f, f.h, f.w))
 
 
 def _end(i: Decoded, target: Target) -> Plan:

@@ -22,9 +22,13 @@ class WordList:
         self.granted = bytearray(len(banks) + 1)  # one more, never granted: where ``low`` stops
         self.low = 0  # all before it are granted
 
-    def due(self, parts: int, of: int) -> int:
-        """Words due with the first ``parts`` of ``of`` beats (or bursts)."""
+    def needed(self, parts: int, of: int) -> int:
+        """Words that are due with the first ``parts`` of ``of`` beats: word n with beat floor(n * of / count)."""
         return min(self.count, -(-parts * self.count // of))
+
+    def made(self, parts: int, of: int) -> int:
+        """Words that ``parts`` of ``of`` beats or bursts make: word n needs ceil((n + 1) * of / count) of them."""
+        return parts * self.count // of
 
     def request(self, upto: int, cycle: int) -> bool:
         """Request all words before ``upto`` that have not been yet; whether there were any."""

@@ -23,12 +23,12 @@ def banks(words: Words, count: int) -> list[int]:
 def joined(run: int, loops: Loops, zero_joins: bool = False) -> tuple[int, Loops]:
     """Loops joined to the run while the next one's step is the run so far; the run and the loops left.
 
-    With ``zero_joins`` (DMA) a step of 0 joins too, without adding bytes.
+    A loop of one repetition joins whatever its step. With ``zero_joins`` (DMA) a step of 0 joins too, without adding bytes.
     """
     left = list(loops)
     while left:
         count, step = left[0]
-        if step == run:
+        if step == run or count == 1:
             run *= count
         elif not (zero_joins and step == 0):
             break
