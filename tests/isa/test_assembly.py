@@ -39,7 +39,7 @@ def test_the_text_gives_the_program_back() -> None:
         assert same(assemble(disassemble(program)), program)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(streams())
 def test_any_legal_stream_comes_back(stream: np.ndarray[Any, Any]) -> None:
     program = with_stream(stream)
@@ -47,7 +47,7 @@ def test_any_legal_stream_comes_back(stream: np.ndarray[Any, Any]) -> None:
     assert same(assemble(text), program) and " raw " not in text.partition("\nmetadata")[0]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.binary(min_size=128, max_size=128), min_size=1, max_size=3), st.data())
 def test_any_bytes_come_back(records: list[bytes], data: st.DataObject) -> None:
     stream = np.frombuffer(b"".join(records), STREAM).copy()
@@ -71,7 +71,7 @@ def test_queues_have_names() -> None:
 
 
 @given(st.text())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 def test_any_layer_name_is_a_comment(name: str) -> None:
     b = Builder()
     b.end()
