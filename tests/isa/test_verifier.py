@@ -11,11 +11,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ommatid.isa.footprint import accesses
-from ommatid.isa.instructions import BY_OPCODE, Engine, Memory, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, Engine, Memory, view
 from ommatid.isa.program import ROLES, SYMBOL, Partition, Placed, Program, Quantization, Tensor
 from ommatid.isa.verifier import MOST_PROBLEMS, verify
 from tests.isa.builder import Builder
+from tests.isa.orders import (
+    conflict,
+    happens_before,
+    queue_numbers,
+    random_orders,
+    token_pairs,
+    touched_words,
+)
 
 CONSTANTS = bytes(range(256))
 
@@ -360,57 +367,6 @@ def test_problems_are_counted() -> None:
 
 # --- against brute force ---------------------------------------------------------------------------------------
 
-WORDS = 4  # of each memory that random programs use
-Pairs = set[tuple[int, int]]
-
-
-def touched_words(program: Program) -> list[set[tuple[int, int, bool]]]:
-    """(memory, word, is it written) of every instruction, byte by byte; constants are left out."""
-    words: list[set[tuple[int, int, bool]]] = [set() for _ in program.instructions]
-    for access in accesses(program.instructions, program.target):
-        starts = np.array([access["address"]])
-        for count, step in zip(access["n"], access["s"], strict=True):
-            starts = np.add.outer(starts, np.arange(count) * step)
-        for byte in np.add.outer(starts, np.arange(access["run"])).ravel().tolist():
-            if access["memory"] != Memory.DRAM or byte >= len(program.constants):
-                for mode in (Mode.READ, Mode.WRITE):
-                    if access["mode"] & mode:
-                        words[access["instruction"]].add(
-                            (int(access["memory"]), byte // 16, mode == Mode.WRITE)
-                        )
-    return words
-
-
-def queue_numbers(program: Program) -> list[int]:
-    return [int(BY_OPCODE[int(op)].engine) for op in program.instructions["opcode"]]
-
-
-def token_pairs(program: Program) -> tuple[list[tuple[int, int]], bool, bool]:
-    """(signal, wait) of every token; is a wait without its signal; is a signal without its wait."""
-    queue, stream = queue_numbers(program), program.instructions
-    edges, starved, left = [], False, False
-    for source in Engine:
-        for to in Engine:
-            signals = [i for i, q in enumerate(queue) if q == source and int(stream["signal"][i]) >> to & 1]
-            waits = [i for i, q in enumerate(queue) if q == to and int(stream["wait"][i]) >> source & 1]
-            edges += list(zip(signals, waits, strict=False))
-            starved |= len(waits) > len(signals)
-            left |= len(signals) > len(waits)
-    return edges, starved, left
-
-
-def happens_before(program: Program, edges: list[tuple[int, int]]) -> np.ndarray[Any, Any]:
-    """[i, j]: i is over before j starts; a circle shows on the diagonal."""
-    queue, count = queue_numbers(program), len(program.instructions)
-    before = np.zeros((count, count), bool)
-    for i, j in combinations(range(count), 2):
-        before[i, j] = queue[i] == queue[j]
-    for i, j in edges:
-        before[i, j] = True
-    for k in range(count):
-        before |= np.outer(before[:, k], before[k])
-    return before
-
 
 def faults(program: Program) -> set[str]:
     """What is wrong with a program of one partition and fewer tokens than their capacity."""
@@ -449,33 +405,7 @@ def named(problems: list[str]) -> set[str]:
 @st.composite
 def random_program(draw: st.DrawFn) -> Program:
     """A few instructions on a few words, all tokens that they need, and then a change to the tokens."""
-    word = st.integers(0, WORDS - 1).map(lambda w: 16 * w)
-    b = Builder("ommatid-256", bytes(64), dram_bytes=64 + 16 * WORDS)
-    if draw(st.integers(0, 9)):
-        b.fill(dst=0, run=16 * WORDS)
-        b.store(src=0, dst=64, run=16 * WORDS)
-        b.reduce(src=0, acc=0, c=4 * WORDS)
-    for kind in draw(
-        st.lists(st.sampled_from(["load", "fill", "store", "dwconv", "map", "reduce", "copy"]), max_size=7)
-    ):
-        a, c, d = draw(word), draw(word), draw(word)
-        off = draw(st.integers(0, 12))
-        if kind == "load":
-            b.load(src=draw(st.sampled_from([0, 64 + a])), dst=c + off, run=4)
-        elif kind == "fill":
-            b.fill(dst=a, run=2, n1=2, dst_s1=draw(st.sampled_from([2, 16, -16])) if a in (16, 32) else 1)
-        elif kind == "store":
-            b.store(src=a + off, dst=64 + c, run=4)
-        elif kind == "dwconv":
-            b.dwconv(src=a + off, weights=c, acc=d, accumulate=draw(st.integers(0, 1)))
-        elif kind == "map":
-            b.map(source=1, src=a, parameters=c, dst=d + off)
-        elif kind == "reduce":
-            b.reduce(src=a + off, acc=c, accumulate=draw(st.integers(0, 1)))
-        else:
-            b.copy(src=a + off, dst=c)
-    b.end()
-    program = b.program()
+    program = draw(random_orders(most=7))
     order_all(program)
     for _ in range(draw(st.integers(0, 2))):
         change_tokens(draw, program)
@@ -497,10 +427,6 @@ def order_all(program: Program) -> None:
                 done[source, queue[j]] = mine[-1]
                 stream["signal"][mine[-1]] |= np.uint32(1 << queue[j])
                 stream["wait"][j] |= np.uint32(1 << source)
-
-
-def conflict(a: set[tuple[int, int, bool]], b: set[tuple[int, int, bool]]) -> bool:
-    return any((m, w) == (n, v) and (x or y) for m, w, x in a for n, v, y in b)
 
 
 def change_tokens(draw: st.DrawFn, program: Program) -> None:
