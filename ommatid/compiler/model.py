@@ -306,7 +306,8 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     else:
         return False
     for output, array in zip(node.outputs, results, strict=False):
-        constant = ir.Value(name=output.name, const_value=ir.tensor(np.ascontiguousarray(array)))
+        array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
+        constant = ir.Value(name=output.name, const_value=ir.tensor(array))
         constant.shape, constant.type = (
             ir.Shape(array.shape),
             ir.TensorType(ir.DataType.from_numpy(array.dtype)),
