@@ -193,12 +193,16 @@ def _cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], name: s
             raise CompileError(
                 f"{name}: no tensor is called {wanted!r}", "see the names with `ommatid check`"
             )
-    graph = ir.convenience.extract(
-        model.graph,
-        list(inputs) or [v.name or "" for v in model.graph.inputs],
-        list(outputs) or [v.name or "" for v in model.graph.outputs],
-    )
-    return ir.Model(graph, ir_version=model.ir_version)
+    begin = list(inputs) or [v.name or "" for v in model.graph.inputs]
+    end = list(outputs) or [v.name or "" for v in model.graph.outputs]
+    try:
+        graph = ir.convenience.extract(model.graph, begin, end)
+    except ValueError as error:
+        raise CompileError(
+            f"{name}: {', '.join(end)} cannot be computed from {', '.join(begin)}: {error}",
+            "name more tensors with --inputs",
+        ) from None
+    return ir.Model(graph, ir_version=model.ir_version, metadata_props=dict(model.metadata_props))
 
 
 def name_nodes(model: ir.Model) -> None:
