@@ -73,9 +73,9 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return copy, "model"
+        return _complete(copy), "model"
     if isinstance(source, bytes | bytearray | memoryview):
-        return _parse(bytes(source), "model"), "model"
+        return _complete(_parse(bytes(source), "model")), "model"
     path = Path(source)
     if path.is_dir():
         raise CompileError(f"{path}: is a folder, not an ONNX model", "give the path of the .onnx file")
@@ -105,6 +105,18 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         ) from None
     if not proto.graph.node and not proto.graph.output:
         raise CompileError(f"{name}: holds no ONNX graph", "export the model again")
+    return proto
+
+
+def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, if none of its data lies in another file: without a path nobody knows where that is."""
+    for tensor in proto.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(tensor):
+            file = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            raise CompileError(
+                f"model: the data of {tensor.name!r} lies in another file, {file!r}",
+                "give the model's path, or load it with its data (onnx.load does)", tensor.name,
+            )  # fmt: skip
     return proto
 
 
