@@ -44,6 +44,9 @@ def import_model(
         CompileError: it cannot be read, is not a valid model, or has a dimension that is not fixed.
     """
     proto, name = read_proto(source)
+    for named in (*proto.opset_import, *proto.graph.node):
+        if named.domain == "ai.onnx":  # another name of the default domain
+            named.domain = ""
     _check_proto(proto, name)
     if proto.functions:
         proto = inline_local_functions(proto)
