@@ -44,6 +44,9 @@ def import_model(
         CompileError: it cannot be read, is not a valid model, or has a dimension that is not fixed.
     """
     proto, name = read_proto(source)
+    for named in (*proto.opset_import, *proto.graph.node):
+        if named.domain == "ai.onnx":  # another name of the default domain
+            named.domain = ""
     _check_proto(proto, name)
     if proto.functions:
         proto = inline_local_functions(proto)
@@ -73,9 +76,9 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return copy, "model"
+        return _complete(copy), "model"
     if isinstance(source, bytes | bytearray | memoryview):
-        return _parse(bytes(source), "model"), "model"
+        return _complete(_parse(bytes(source), "model")), "model"
     path = Path(source)
     if path.is_dir():
         raise CompileError(f"{path}: is a folder, not an ONNX model", "give the path of the .onnx file")
@@ -105,6 +108,18 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
         ) from None
     if not proto.graph.node and not proto.graph.output:
         raise CompileError(f"{name}: holds no ONNX graph", "export the model again")
+    return proto
+
+
+def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, if none of its data lies in another file: without a path nobody knows where that is."""
+    for tensor in proto.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(tensor):
+            file = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            raise CompileError(
+                f"model: the data of {tensor.name!r} lies in another file, {file!r}",
+                "give the model's path, or load it with its data (onnx.load does)", tensor.name,
+            )  # fmt: skip
     return proto
 
 
@@ -193,12 +208,16 @@ def _cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], name: s
             raise CompileError(
                 f"{name}: no tensor is called {wanted!r}", "see the names with `ommatid check`"
             )
-    graph = ir.convenience.extract(
-        model.graph,
-        list(inputs) or [v.name or "" for v in model.graph.inputs],
-        list(outputs) or [v.name or "" for v in model.graph.outputs],
-    )
-    return ir.Model(graph, ir_version=model.ir_version)
+    begin = list(inputs) or [v.name or "" for v in model.graph.inputs]
+    end = list(outputs) or [v.name or "" for v in model.graph.outputs]
+    try:
+        graph = ir.convenience.extract(model.graph, begin, end)
+    except ValueError as error:
+        raise CompileError(
+            f"{name}: {', '.join(end)} cannot be computed from {', '.join(begin)}: {error}",
+            "name more tensors with --inputs",
+        ) from None
+    return ir.Model(graph, ir_version=model.ir_version, metadata_props=dict(model.metadata_props))
 
 
 def name_nodes(model: ir.Model) -> None:
@@ -306,7 +325,8 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     else:
         return False
     for output, array in zip(node.outputs, results, strict=False):
-        constant = ir.Value(name=output.name, const_value=ir.tensor(np.ascontiguousarray(array)))
+        array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
+        constant = ir.Value(name=output.name, const_value=ir.tensor(array))
         constant.shape, constant.type = (
             ir.Shape(array.shape),
             ir.TensorType(ir.DataType.from_numpy(array.dtype)),

@@ -182,7 +182,7 @@ def from_bytes(data: bytes, name: str = "program") -> Program:
         raise ProgramFileError(f"{name}: its header was altered", again)
     try:
         return program_of(header, tensors)
-    except (KeyError, TypeError, ValueError, TargetError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, TargetError) as error:
         raise ProgramFileError(f"{name}: its metadata is not that of a program: {error}", again) from None
 
 

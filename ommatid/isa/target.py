@@ -60,11 +60,8 @@ class Target:
     dram_requests_in_flight: int
 
     def __post_init__(self) -> None:
-        for name, (low, high, multiple) in _LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high or (multiple and value % multiple):
-                steps = f" in steps of {multiple}" if multiple > 1 else ""
-                raise TargetError(f"target {self.name}: {name} = {value}: must be {low}..{high}{steps}")
+        for name in _LIMITS:
+            _check_limit(f"target {self.name}", name, getattr(self, name))
         if self.sram_banks & (self.sram_banks - 1):
             raise TargetError(f"target {self.name}: sram_banks = {self.sram_banks}: must be a power of two")
 
@@ -139,6 +136,13 @@ _LIMITS: dict[str, tuple[float, float, int]] = {
 }
 
 
+def _check_limit(where: str, name: str, value: float) -> None:
+    low, high, multiple = _LIMITS[name]
+    if not low <= value <= high or (multiple and value % multiple):
+        steps = f" in steps of {multiple}" if multiple > 1 else ""
+        raise TargetError(f"{where}: {name} = {value}: must be {low}..{high}{steps}")
+
+
 def _key(field: str) -> str:
     return field.rstrip("_")
 
@@ -199,5 +203,7 @@ def target_from_dict(table: dict[str, object], where: str = "target") -> Target:
         wanted = {"int": int, "float": (int, float), "str": str}[str(field.type)]
         if isinstance(value, bool) or not isinstance(value, wanted):  # type: ignore[arg-type]
             raise TargetError(f"{where}: {key} = {value!r}: must be of type {field.type}")
+        if key in _LIMITS:
+            _check_limit(where, key, value)  # type: ignore[arg-type]
         values[field.name] = float(value) if field.type == "float" else value  # type: ignore[arg-type]
     return Target(**values)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ Array = np.ndarray[Any, Any]
 TOKEN_CAPACITY = 15
 MOST_PROBLEMS = 100
 QUEUES = 5 * MOST_CORES
+_QUEUE_BITS = sum(1 << (8 * core + engine) for core in range(MOST_CORES) for engine in range(5))
 
 
 def verify(program: Program) -> list[str]:
@@ -80,6 +81,18 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1"
                 for i in where[bad]
             ]
+        if row.mnemonic == "map":
+            odd = (records["src"] | records["src_row"] | records["src_pixel"]) % 4 != 0
+            problems += [
+                f"{describe(program, int(i))}: source acc needs src, src_row and src_pixel in steps of 4"
+                for i in where[(records["source"] == 1) & odd]
+            ]
+    for name in ("wait", "signal"):
+        for i in np.flatnonzero(stream[name] & ~np.uint32(_QUEUE_BITS)):
+            bit = next(bit for bit in range(32) if int(stream[name][i]) & ~_QUEUE_BITS & 1 << bit)
+            problems.append(
+                f"{describe(program, int(i))}: {name} = {stream[name][i]} names no queue by bit {bit}"
+            )
     absent = stream["core"] >= program.target.cores
     problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(absent)]
     return problems
