@@ -81,11 +81,11 @@ def _copy(r: Array, target: Target) -> Array:
         ("src", target.port_vx_read_bytes_per_cycle),
         ("dst", target.port_vx_write_bytes_per_cycle),
     ):
-        beats = np.maximum(beats, _ceil(np.ceil(_copy_words(r, side)), 2 * max(1, port // WORD_BYTES)))
+        beats = np.maximum(beats, _ceil(np.ceil(copy_words(r, side)), 2 * max(1, port // WORD_BYTES)))
     return beats + VX_STARTUP_CYCLES
 
 
-def _copy_words(r: Array, side: str) -> Array:
+def copy_words(r: Array, side: str) -> Array:
     """Words that a ``copy`` reads or writes; a word that the byte before lies in too is not counted again."""
     step = np.abs(_i(r[f"{side}_s0"]))
     runs = _i(r["n1"]) * _i(r["n2"]) * _i(r["n3"])
@@ -152,88 +152,6 @@ COSTS: dict[str, Callable[[Array, Target], Array]] = {
 }
 if COSTS.keys() != {row.mnemonic for row in INSTRUCTIONS}:
     raise TypeError("cost.COSTS and the instruction table differ")
-
-
-def _run_words(r: Array, run: Any, *places: str) -> Array:
-    """Words that a run of bytes touches: exact where all ``places`` are multiples of a word, else on average."""
-    aligned = np.all([_i(r[place]) % WORD_BYTES == 0 for place in places], axis=0)
-    return np.where(aligned, _ceil(run, WORD_BYTES), 1 + (_i(run) - 1) / WORD_BYTES)
-
-
-def _image_words(r: Array, side: str, h: str = "h", w: str = "w", channels: Any = None) -> Array:
-    c = _i(r["c"]) if channels is None else channels
-    pixel, row = f"{side}_pixel", f"{side}_row"
-    return np.where(
-        _i(r[pixel]) == c,
-        _i(r[h]) * _run_words(r, _i(r[w]) * c, side, row),
-        _i(r[h]) * _i(r[w]) * _run_words(r, c, side, pixel, row),
-    )
-
-
-def _out_words(r: Array) -> Array:
-    return _image_words(r, "dst", "out_h", "out_w")
-
-
-def _tap_words(r: Array, taps: Any) -> Array:
-    """A run of c bytes for each output pixel and tap; those in the padding are not left out."""
-    return _i(r["out_h"]) * _i(r["out_w"]) * taps * _run_words(r, r["c"], "src", "src_pixel", "src_row")
-
-
-def _conv_words(r: Array, target: Target) -> Array:
-    k, pixels = target.mx_k_bytes, target.mx_pixels
-    steps, groups = conv_steps(r, target), _ceil(r["cout"], target.mx_channels)
-    length = np.where(r["row_mode"] == 1, _i(r["kw"]) * _i(r["cin"]), _i(r["cin"]))
-    run = np.minimum(length, k)
-    apart = np.abs(_i(r["src_pixel"])) * _i(r["stride_w"])
-    alone = pixels * _run_words(r, run, "src", "src_pixel", "src_row")
-    together = 1 + ((pixels - 1) * apart + run - 1) / WORD_BYTES
-    bring = np.minimum(alone, together)
-    sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), pixels)
-    return groups * steps * (sets * bring + k * target.mx_channels // WORD_BYTES)
-
-
-def _dwconv_words(r: Array, target: Target) -> Array:
-    k = target.mx_k_bytes
-    pixels = max(1, target.depthwise_macs_per_cycle // k)
-    span = (pixels - 1) * _i(r["stride_w"]) + (_i(r["kw"]) - 1) * _i(r["dilation_w"]) + 1
-    each = np.minimum(_i(r["c"]), k)
-    passes = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], pixels) * _i(r["kh"])
-    taps = _i(r["kw"]) * _run_words(r, each, "weights", "weights_tap")
-    return passes * (span * _run_words(r, each, "src", "src_pixel", "src_row") + taps)
-
-
-def _map_words(r: Array, target: Target) -> Array:
-    channels = np.where(r["operand_c"] == 1, _i(r["c"]), 1)
-    operand = np.where(r["binary"] > 0, _image_words(r, "operand", channels=channels), 0)
-    return np.where(r["source"] == 1, 0, _image_words(r, "src")) + operand + _image_words(r, "dst")
-
-
-#: Mnemonic: SRAM words that an instruction asks of its own core's banks, for the rates of the timing executor. DMA
-#: asks for one a cycle.
-WORDS: dict[str, Callable[[Array, Target], Array]] = {
-    "conv": _conv_words,
-    "dwconv": _dwconv_words,
-    "map": _map_words,
-    "pool": lambda r, t: _tap_words(r, _i(r["kh"]) * _i(r["kw"])) + _out_words(r),
-    "reduce": lambda r, t: _image_words(r, "src"),
-    "resize": lambda r, t: _tap_words(r, np.where(r["taps"] == 1, 4, 1)) + _out_words(r),
-    "softmax": lambda r, t: 3 * _image_words(r, "src") + _image_words(r, "dst"),
-    "lrn": lambda r, t: _image_words(r, "src") + _image_words(r, "dst"),
-    "copy": lambda r, t: _copy_words(r, "src") + _copy_words(r, "dst"),
-}
-
-
-def sram_words(stream: Array, cycles: Array, target: Target) -> Array:
-    """SRAM words that each instruction asks of the banks of its core (float64); ``cycles`` as ``cost_cycles``."""
-    words = np.zeros(len(stream))
-    for opcode in np.unique(stream["opcode"]):
-        where = np.flatnonzero(stream["opcode"] == opcode)
-        row = BY_OPCODE[int(opcode)]
-        if row.mnemonic in WORDS:
-            words[where] = WORDS[row.mnemonic](view(stream, row.mnemonic)[where], target)
-        elif row.operands:
-            words[where] = cycles[where]
-    return words
 
 
 #: Opcodes of the instructions that have an operand in DRAM.

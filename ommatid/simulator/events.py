@@ -39,12 +39,13 @@ compiled: Decorator = numba.njit(cache=True, error_model="numpy")
 # An array that is passed to a function costs two atomic operations, more than most functions here do.
 inlined: Decorator = numba.njit(cache=True, error_model="numpy", inline="always")
 
-#: An instruction. ``cost`` are its engine cycles alone on an idle chip; ``words`` the SRAM words that it asks the
-#: banks of its core for in a cycle; ``dram_bytes`` what it moves, ``after`` the cycles from free engine to end.
-#: Its waits are ``links[wait_at:signal_at]``, its signals ``links[signal_at:links_end]``; times -1: not yet.
+#: An instruction. ``cost`` are its engine cycles by its formula, ``pace`` those alone on an idle chip, its ports,
+#: banks and bursts counted; ``words`` the SRAM words that it asks the banks of its core for in a cycle;
+#: ``dram_bytes`` what it moves, ``after`` the cycles from free engine to end. Its waits are
+#: ``links[wait_at:signal_at]``, its signals ``links[signal_at:links_end]``; times -1: not yet.
 WORK = np.dtype(
     [
-        ("queue", "i8"), ("cost", "f8"), ("words", "f8"), ("dram_bytes", "f8"), ("after", "f8"), ("next", "i8"),
+        ("queue", "i8"), ("cost", "f8"), ("pace", "f8"), ("words", "f8"), ("dram_bytes", "f8"), ("after", "f8"), ("next", "i8"),
         ("wait_at", "i8"), ("signal_at", "i8"), ("links_end", "i8"),
         ("start", "f8"), ("released", "f8"), ("finish", "f8"),
     ]
@@ -55,8 +56,8 @@ WORK = np.dtype(
 #: functions pass a pointer. By queue unless said otherwise.
 STATE = np.dtype(
     [
-        # the target: bytes a cycle, bytes a cycle that a client's requests allow, banks of a core
-        ("bandwidth", "f8"), ("request_rate", "f8"), ("banks", "f8"),
+        # the target: DRAM bytes a cycle, banks of a core
+        ("bandwidth", "f8"), ("banks", "f8"),
         # instructions fetched; the first that has not started; 1 where the DRAM's shares must be solved anew
         ("fetched", "i8"), ("oldest", "i8"), ("changed", "i8"),
         # the queues that have instructions, and their mask
@@ -84,17 +85,30 @@ STATE = np.dtype(
 )  # fmt: skip
 
 
-def prepare(queue: Array, cost: Array, words: Array, dram_bytes: Array, after: Array, wait: Array, signal: Array
-            ) -> tuple[Array, Array]:  # fmt: skip
+def prepare(
+    queue: Array, cost: Array, pace: Array, words: Array, dram_bytes: Array, after: Array, stream: Array
+) -> tuple[Array, Array]:
     """WORK records of instructions, and the queues that their token masks name, one after the other."""
     work = np.zeros(len(queue), WORK)
-    columns = {"queue": queue, "cost": cost, "words": words, "dram_bytes": dram_bytes, "after": after}
+    columns = {
+        "queue": queue,
+        "cost": cost,
+        "pace": pace,
+        "words": words,
+        "dram_bytes": dram_bytes,
+        "after": after,
+    }
     for name, values in (*columns.items(), ("start", -1), ("released", -1), ("finish", -1), ("next", -1)):
         work[name] = values
     order = np.argsort(queue, kind="stable")
     same = queue[order[1:]] == queue[order[:-1]]
     work["next"][order[:-1][same]] = order[1:][same]
-    masks = np.stack([wait, signal], axis=1).astype("<u4").view(np.uint8).reshape(len(queue), 2, 4)
+    masks = (
+        np.stack([stream["wait"], stream["signal"]], axis=1)
+        .astype("<u4")
+        .view(np.uint8)
+        .reshape(len(queue), 2, 4)
+    )
     bits = np.unpackbits(masks, axis=2, bitorder="little").view(np.bool_)
     ends = np.concatenate([[0], np.cumsum(bits.sum(axis=2, dtype=np.int64))])
     work["wait_at"], work["signal_at"], work["links_end"] = ends[:-1:2], ends[1::2], ends[2::2]
@@ -102,11 +116,11 @@ def prepare(queue: Array, cost: Array, words: Array, dram_bytes: Array, after: A
     return work, places // 8 * ENGINES + np.minimum(places % 8, ENGINES - 1)
 
 
-def fresh(queue: Array, bandwidth: float, request_rate: float, banks: int) -> Array:
+def fresh(queue: Array, bandwidth: float, banks: int) -> Array:
     """The STATE before the first event (one record)."""
     state = np.zeros(1, STATE)
     s = state[0]
-    s["bandwidth"], s["request_rate"], s["banks"] = bandwidth, request_rate, banks
+    s["bandwidth"], s["banks"] = bandwidth, banks
     used, first = np.unique(queue, return_index=True)
     s["used_count"], s["everyone"] = len(used), (1 << used).sum()
     s["used"][: len(used)] = used
@@ -164,7 +178,7 @@ def settle(work: Any, links: Any, s: Any, now: float, ask: int) -> None:
     s.oldest = oldest
     block = min(FETCH_BLOCK, len(work) - s.fetched)
     if not s.moving[FETCHER] and block > 0 and s.fetched + block - oldest <= FETCH_AHEAD:
-        move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.request_rate, now)
+        move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, now)
 
 
 @inlined
@@ -208,10 +222,10 @@ def issue(work: Any, links: Any, s: Any, q: int, now: float) -> int:
     s.running[q], s.head[q] = i, w.next
     change_account(s, q, BUSY, now)
     if w.dram_bytes > 0:
-        move(s, q, w.dram_bytes, dma_cap(w, s), now)
+        move(s, q, w.dram_bytes, w.dram_bytes / w.pace, now)
         ask = s.everyone  # those that wait for it now wait for bandwidth
     else:
-        s.left[q], s.rate[q], s.since[q], s.until[q] = w.cost, 1.0, now, now + w.cost
+        s.left[q], s.rate[q], s.since[q], s.until[q] = w.pace, 1.0, now, now + w.pace
     ask_banks(work, s, s.core[q], w.words, now)
     return ask
 
@@ -275,16 +289,10 @@ def ask_banks(work: Any, s: Any, core: int, words: float, now: float) -> None:
         speed = bank_speed(w.words, left)
         left = max(0.0, left - w.words * speed)
         if s.moving[q]:
-            s.cap[q] = speed * dma_cap(w, s)
+            s.cap[q] = speed * w.dram_bytes / w.pace
             s.changed = 1
         else:
             slow_down(s, q, speed, now)
-
-
-@compiled
-def dma_cap(w: Any, s: Any) -> float:
-    """The most bytes a cycle that a DMA moves: its requests in flight, and its port."""
-    return min(s.request_rate, w.dram_bytes / max(w.cost, 1.0))
 
 
 @compiled
@@ -337,7 +345,7 @@ def free(work: Any, s: Any, q: int, now: float) -> None:
     s.done_count[q] += 1
     w.released = now
     s.running[q] = -1
-    longer = now - w.start - max(w.cost, w.dram_bytes / min(s.bandwidth, s.request_rate))
+    longer = now - w.start - (w.pace if w.dram_bytes > 0 else w.cost)
     change_account(s, q, IDLE, now)
     if longer > 1e-6:
         s.account[q, BUSY] -= longer

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.cost import cost_cycles, dram_bytes, macs, sram_words
+from ommatid.isa.cost import cost_cycles, dram_bytes, macs
 from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTION_BYTES, Engine
 from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
 from ommatid.simulator.counters import STALLS, EngineTime, overlap, port_bytes
+from ommatid.simulator.words import bank_words
 
 __all__ = ["EngineTime", "SimulationError", "Timing", "simulate"]
 
@@ -73,9 +74,10 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
     queue = events.ENGINES * core + engine
     after = np.where(moved > 0, target.dram_latency_cycles, 0)
     after[stream["opcode"] == BY_MNEMONIC["send"].opcode] = events.CROSS_CORE_CYCLES
-    words = sram_words(stream, cost, target) / np.maximum(cost, 1)
-    work, links = events.prepare(queue, cost, words, moved, after, stream["wait"], stream["signal"])
-    state = events.fresh(queue, *_chip(target))
+    words, pace = bank_words(stream, cost, target)
+    pace = np.maximum(pace, _alone(moved, target))
+    work, links = events.prepare(queue, cost, pace, words / np.maximum(pace, 1), moved, after, stream)
+    state = events.fresh(queue, target.dram_bytes_per_cycle, target.sram_banks)
     events.run(work, links, state)
     if (work["finish"] < 0).any():
         raise SimulationError(_stuck(program, begin, work, links, state[0]))
@@ -86,10 +88,12 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
 
 
-def _chip(target: Target) -> tuple[float, float, int]:
-    """DRAM bytes a cycle, bytes a cycle that one client's requests allow, banks."""
-    rate = target.dram_requests_in_flight * target.dram_burst_bytes / max(target.dram_latency_cycles, 1)
-    return target.dram_bytes_per_cycle, rate, target.sram_banks
+def _alone(moved: Array, target: Target) -> Array:
+    """Cycles in which the DRAM moves each DMA's bytes if it serves nobody else: a window of bursts, then the next."""
+    rate, burst = target.dram_bytes_per_cycle, target.dram_burst_bytes
+    window = target.dram_requests_in_flight * burst
+    whole = np.maximum(moved - 1, 0) // window
+    return whole * max(window / rate, target.dram_latency_cycles) + (moved - whole * window) / rate
 
 
 def _whole(times: Array) -> Array:

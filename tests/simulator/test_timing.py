@@ -63,8 +63,8 @@ def test_partial_bursts_cost_whole_ones() -> None:
 def test_requests_in_flight_limit_one_dma() -> None:
     b = Builder(replace(load_target(), dram_requests_in_flight=10))
     b.load(run=1280)
-    # 10 bursts of 64 B under way for 100 cycles each: 6.4 B a cycle; fetch 20, data 200, latency 100
-    assert simulate(b.program()).cycles == 320
+    # fetch 10; 10 of 20 bursts in 50 cycles, then the first place is free 100 after its grant: 50 more; latency 100
+    assert simulate(b.program()).cycles == 10 + 100 + 50 + 100
 
 
 def test_fill_uses_the_port_and_no_dram() -> None:
