@@ -450,7 +450,7 @@ def change_tokens(draw: st.DrawFn, program: Program) -> None:
             stream["wait"][j] |= np.uint32(1 << queue[i])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(random_program())
 def test_brute_force_agrees(program: Program) -> None:
     found, problems = faults(program), verify(program)
