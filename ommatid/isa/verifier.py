@@ -9,13 +9,14 @@ its last readers.
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numba
 import numpy as np
 
 from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
-from ommatid.isa.instructions import BY_OPCODE, HEADER, MOST_CORES, Field, Memory, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, HEADER, MAX_OPERANDS, MOST_CORES, Field, Memory, Mode, view
 from ommatid.isa.program import ROLES, Program
 
 Array = np.ndarray[Any, Any]
@@ -34,6 +35,8 @@ def verify(program: Program) -> list[str]:
     table = accesses(program.instructions, program.target)
     problems += _partitions(program)
     problems += _out_of_bounds(program, table)
+    if not problems:
+        problems += _overlapping_operands(program, table)
     if not problems:
         problems += _order_and_data(program, table)
     return problems[:MOST_PROBLEMS]
@@ -168,6 +171,45 @@ def _out_of_bounds(program: Program, table: Array) -> list[str]:
     ):
         problems.append(f"{_operand(program, table[k])}: writes to {ROLES[symbols['role'][k]]}")
     return problems
+
+
+def _overlapping_operands(program: Program, table: Array) -> list[str]:
+    """Instructions that read bytes which they write; a map may, element upon element."""
+    low, high = bounds(table)
+    row = np.full((len(program.instructions), MAX_OPERANDS), -1, np.int64)
+    row[table["instruction"], table["slot"]] = np.arange(len(table))
+    problems = []
+    for read, write in permutations(range(MAX_OPERANDS), 2):
+        both = row[(row[:, read] >= 0) & (row[:, write] >= 0)]
+        a, b = both[:, read], both[:, write]
+        near = (table["memory"][a] == table["memory"][b]) & (table["core"][a] == table["core"][b])
+        near &= (low[a] < high[b]) & (low[b] < high[a])
+        near &= (table["mode"][a] != Mode.WRITE) & (table["mode"][b] != Mode.READ)
+        for x, y in zip(table[a[near]], table[b[near]], strict=True):
+            if not _element_upon_element(program, x, y) and np.intersect1d(_bytes(x), _bytes(y)).size:
+                name = (
+                    BY_OPCODE[int(program.instructions["opcode"][x["instruction"]])]
+                    .operands[int(y["slot"])]
+                    .name
+                )
+                problems.append(f"{_operand(program, x)}: overlaps operand {name}, which is written")
+    return problems
+
+
+def _element_upon_element(program: Program, a: Any, b: Any) -> bool:
+    """Whether a map reads and writes the same bytes in the same order."""
+    is_map = BY_OPCODE[int(program.instructions["opcode"][a["instruction"]])].mnemonic == "map"
+    alike = all((a[name] == b[name]).all() for name in ("address", "run", "n", "s"))
+    return is_map and alike
+
+
+def _bytes(access: Any) -> Array:
+    """The bytes that an access touches, each once."""
+    starts: Array = np.array([access["address"]])
+    for count, step in zip(access["n"], access["s"], strict=True):
+        if step:
+            starts = np.unique(np.add.outer(starts, np.arange(count) * step))
+    return np.unique(np.add.outer(starts, np.arange(access["run"])))
 
 
 def _operand(program: Program, access: Any) -> str:

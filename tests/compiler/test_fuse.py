@@ -171,7 +171,7 @@ def random_nets(draw: st.DrawFn) -> Network:
     return net.network(*((net.tensors.keys() - read - net.fed) | crossing | (some - net.fed)))
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(random_nets())
 def test_the_same_bytes(network: Network) -> None:
     expected, fused = run(network), fuse(network)

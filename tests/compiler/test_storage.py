@@ -88,7 +88,7 @@ class Bytes:
         return as_strided(self.buffers[spot.buffer][spot.offset :], shape, spot.strides)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(networks())
 def test_every_tensor_is_where_its_spot_says(network: Network) -> None:
     values, storage = computed(network), plan_storage(network)

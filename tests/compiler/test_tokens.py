@@ -58,7 +58,7 @@ def most_held(program: Program) -> int:
     return most
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(random_orders(least=2, most=12))
 def test_every_conflict_is_ordered_and_no_token_is_superfluous(program: Program) -> None:
     with_tokens(program)

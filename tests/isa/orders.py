@@ -45,11 +45,11 @@ def emit(draw: st.DrawFn, b: Builder, kind: str) -> None:
     elif kind == "dwconv":
         b.dwconv(src=x + off, weights=y, acc=z, accumulate=draw(st.integers(0, 1)))
     elif kind == "map":
-        b.map(source=1, src=x, parameters=y, dst=z + off)
+        b.map(source=1, src=x, parameters=y, dst=z + 8 + off % 8)
     elif kind == "reduce":
         b.reduce(src=x + off, acc=y, accumulate=draw(st.integers(0, 1)))
     else:
-        b.copy(src=x + off, dst=y)
+        b.copy(src=x + off % 8, dst=y + 8)
 
 
 def touched_words(program: Program) -> list[set[tuple[int, int, bool]]]:

@@ -173,7 +173,7 @@ def test_every_instruction_is_covered() -> None:
 
 
 @pytest.mark.parametrize("mnemonic", MNEMONICS)
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(data=st.data())
 def test_accesses_are_the_bytes_of_plain_loops(mnemonic: str, data: st.DataObject) -> None:
     fields, target = data.draw(cases(mnemonic))

@@ -80,7 +80,7 @@ def test_every_operand_has_an_address(row: Instruction) -> None:
 
 
 @pytest.mark.parametrize("mnemonic", MNEMONICS)
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=10)
 @given(data=st.data(), header=st.tuples(st.integers(0, 3), *[st.integers(0, 2**32 - 1)] * 2))
 def test_a_record_is_the_bytes_of_the_manual(
     mnemonic: str, data: st.DataObject, header: tuple[int, int, int]
