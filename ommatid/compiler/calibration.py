@@ -105,6 +105,11 @@ def _from_npz(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> I
         raise CompileError(
             f"{path}: has no array for input {missing[0]!r}", f"it holds {', '.join(arrays) or 'nothing'}"
         )
+    single = [name for name in specs if arrays[name].ndim == 0]
+    if single:
+        raise CompileError(
+            f"{path}: array {single[0]!r} has no dimension of samples", "put samples along the first axis"
+        )
     for i in range(min(len(arrays[name]) for name in specs)):
         yield {name: _as_sample(arrays[name][i], shape) for name, (shape, _) in specs.items()}
 
@@ -122,5 +127,12 @@ def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], whe
             raise CompileError(
                 f"{where}: a sample for {name!r} has shape {list(array.shape)}; the model wants {list(shape)}"
             )
-        feeds[name] = array.astype(dtype, copy=False)
+        try:
+            feeds[name] = array.astype(dtype, copy=False)
+        except (TypeError, ValueError):
+            raise CompileError(
+                f"{where}: a sample for {name!r} has type {array.dtype}; the model wants {np.dtype(dtype)}"
+            ) from None
+        if np.issubdtype(dtype, np.floating) and not np.isfinite(feeds[name]).all():
+            raise CompileError(f"{where}: a sample for {name!r} holds NaN or infinity")
     return {name: feeds[name] for name in specs}

@@ -24,6 +24,7 @@ from ommatid.compiler.errors import CompileError
 from ommatid.compiler.model import fold, name_nodes
 from ommatid.compiler.operators import MOVERS, RULES
 from ommatid.compiler.rounding import drop_inner_roundings, saturate
+from ommatid.isa.program_file import write_whole
 
 if TYPE_CHECKING:
     from ommatid.compiler.front import FrontOptions
@@ -64,7 +65,7 @@ def quantize(model: ir.Model, options: FrontOptions) -> ir.Model:
     result.metadata_props.update(model.metadata_props)
     common.TopologicalSortPass()(result)
     if options.save_qdq:
-        onnx.save(ir.to_proto(result), options.save_qdq)
+        write_whole(options.save_qdq, ir.to_proto(result).SerializeToString())
     name_nodes(result)
     fold(result)
     return result
@@ -96,9 +97,9 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
                 for sample in feeds:  # one at a time: it holds all tensors of what it is given
                     calibrator.collect_data(_Reader(iter([sample])))
                 return calibrator.compute_data()
-        except CompileError:
-            raise
         except Exception as error:
+            if hasattr(error, "hint"):  # of the calibration data, and says so itself
+                raise
             raise CompileError(
                 f"onnxruntime cannot run the model for calibration: {error}",
                 "check that it runs in onnxruntime",
