@@ -96,7 +96,7 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
             with contextlib.redirect_stdout(io.StringIO()):  # histograms report on standard output
                 for sample in feeds:  # one at a time: it holds all tensors of what it is given
                     calibrator.collect_data(_Reader(iter([sample])))
-                return calibrator.compute_data()
+                ranges = calibrator.compute_data()
         except Exception as error:
             if hasattr(error, "hint"):  # of the calibration data, and says so itself
                 raise
@@ -104,6 +104,10 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
                 f"onnxruntime cannot run the model for calibration: {error}",
                 "check that it runs in onnxruntime",
             ) from None
+    for tensor, found in ranges.data.items():
+        if not np.isfinite(found.range_value).all():
+            raise CompileError(f"tensor {tensor!r} becomes infinite on the calibration data", node=tensor)
+    return ranges
 
 
 def _share_concat_ranges(model: ir.Model, ranges: Any) -> None:

@@ -140,6 +140,37 @@ def test_model_larger_than_dram(ommatid: Any, tmp_path: Path) -> None:
     refused(ommatid("compile", write("m.onnx", model), "--target", "tiny.toml"), "tiny")
 
 
+def damaged() -> dict[str, onnx.ModelProto]:
+    """Models that say what cannot be, by the culprit that the error names."""
+    arity, attribute, twice, dims, kind, empty, outputs, infinite = (networks.convolution() for _ in range(8))
+    arity.graph.node[1].input.append("x")
+    attribute.graph.node[1].attribute.append(helper.make_attribute("bogus", 3))
+    twice.graph.node.append(twice.graph.node[0])
+    dims.graph.initializer[0].dims[0] = 9
+    kind.graph.initializer[0].data_type = 77
+    empty.graph.initializer[0].ClearField("raw_data")
+    del outputs.graph.output[:]
+    huge = np.full((8, 3, 3, 3), 1e38, np.float32)
+    infinite.graph.initializer[0].CopyFrom(numpy_helper.from_array(huge, "w"))
+    return {
+        "'relu'": arity, "bogus": attribute, "'c'": twice, "'w' is damaged": dims, "type 77": kind,
+        "'w'": empty, "no output": outputs, "becomes infinite": infinite,
+    }  # fmt: skip
+
+
+def test_damaged_models(ommatid: Any) -> None:
+    for culprit, model in damaged().items():
+        refused(ommatid("compile", write("m.onnx", model)), culprit)
+
+
+def test_absent_external_data(ommatid: Any) -> None:
+    onnx.save(
+        networks.convolution(), "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0
+    )
+    Path("m.bin").unlink()
+    refused(ommatid("compile", "m.onnx"), "m.onnx")
+
+
 # --- calibration and targets -------------------------------------------------------------------------------
 
 
