@@ -138,9 +138,10 @@ def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], whe
             )
         try:
             checked[name] = array.astype(dtype, copy=False)
-            usable = bool(np.isfinite(checked[name]).all())
         except (TypeError, ValueError):
-            usable = False
-        if not usable:
-            raise CompileError(f"{where}: a sample for {name!r} holds what is not a finite number")
+            raise CompileError(
+                f"{where}: a sample for {name!r} has type {array.dtype}; the model wants {np.dtype(dtype)}"
+            ) from None
+        if np.issubdtype(dtype, np.floating) and not np.isfinite(checked[name]).all():
+            raise CompileError(f"{where}: a sample for {name!r} holds NaN or infinity")
     return checked

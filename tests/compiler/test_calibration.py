@@ -156,4 +156,5 @@ def test_other_names_and_shapes(tmp_path: Path) -> None:
 def test_samples_that_are_no_numbers(value: Any) -> None:
     array = sample(0).astype(object if value == "text" else np.float32)
     array[0, 0, 0, 0] = value
-    assert refused([{"x": array}]) == "calibration data: a sample for 'x' holds what is not a finite number"
+    wrong = "has type object; the model wants float32" if value == "text" else "holds NaN or infinity"
+    assert refused([{"x": array}]) == f"calibration data: a sample for 'x' {wrong}"
