@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, view
-from ommatid.simulator.kernels import channels, convolution, depthwise, dma, element, window
+from ommatid.isa.instructions import INSTRUCTIONS, view
+from ommatid.isa.program import Program
+from ommatid.simulator.kernels import multiply, team
+from ommatid.simulator.kernels.program import HELPER, Array, Chip, work
 from ommatid.simulator.memories import Memories
-
-Array = np.ndarray[Any, Any]
 
 
 class Machine(Memories):
     """A chip that executes a program's instructions, one after the other.
 
     Programs are trusted to stay inside their memories: what comes from outside goes through the verifier.
+    ``threads`` of the host share the work (None: ``host_threads()``), and ``path`` of ``kernels.multiply``
+    multiplies (None: ``chosen()``); the bits depend on neither.
     """
+
+    def __init__(self, program: Program, threads: int | None = None, path: str | None = None) -> None:
+        super().__init__(program)
+        target, path = program.target, path or multiply.chosen()
+        array = Array(target.mx_k_bytes, target.mx_channels, multiply.address(path), path != "vnni")
+        records = (view(program.instructions, row.mnemonic) for row in INSTRUCTIONS)
+        memories = len(self.sram), self.dram, self.all_sram, self.all_acc
+        self._chip = Chip._make([array, *memories, *records])
+        self._helpers = (threads or host_threads()) - 1
 
     def run(
         self,
@@ -31,44 +44,32 @@ class Machine(Memories):
 
         ``on_ready(machine, index)`` is called after each instruction.
         """
-        stream = self.program.instructions
-        records = {row.opcode: view(stream, row.mnemonic) for row in INSTRUCTIONS}
-        opcodes = stream["opcode"].tolist()
-        cores = stream["core"].tolist()
-        for i in range(begin, end) if order is None else order:
-            opcode = opcodes[i]
-            EXECUTE[BY_OPCODE[opcode].mnemonic](records[opcode][i : i + 1], self, cores[i])
-            if on_ready is not None:
-                on_ready(self, i)
+        indices = np.arange(begin, end) if order is None else np.fromiter(order, np.int64)
+        if on_ready is None:
+            self._execute(indices)
+            return
+        for at, index in enumerate(indices.tolist()):
+            self._execute(indices[at : at + 1])
+            on_ready(self, index)
+
+    def _execute(self, indices: Any) -> None:
+        state = np.zeros(team.WORDS, np.int64)
+        helpers = self._helpers if len(indices) > 1 else 0
+        threads = [
+            threading.Thread(target=work, args=(self._chip, indices, state, HELPER), daemon=True)
+            for _ in range(helpers)
+        ]
+        for thread in threads:
+            thread.start()
+        work(self._chip, indices, state, helpers)
+        for thread in threads:
+            thread.join()
 
 
-def _load(r: Array, m: Machine, core: int) -> None:
-    for to in range(len(m.sram)):
-        if to == core or r["multicast"][0] >> to & 1:
-            dma.transfer(r, m.dram, m.sram[to])
-
-
-def _conv(r: Array, m: Machine, core: int) -> None:
-    target = m.program.target
-    convolution.conv(r, m.sram[core], m.acc[core], target.mx_k_bytes, target.mx_channels)
-
-
-#: Mnemonic: what executes a record of one instruction on a machine's core.
-EXECUTE: dict[str, Callable[[Array, Machine, int], None]] = {
-    "load": _load,
-    "fill": lambda r, m, core: dma.fill(r, m.sram[core]),
-    "store": lambda r, m, core: dma.transfer(r, m.sram[core], m.dram),
-    "send": lambda r, m, core: dma.transfer(r, m.sram[core], m.sram[r["peer"][0]]),
-    "conv": _conv,
-    "dwconv": lambda r, m, core: depthwise.dwconv(r, m.sram[core], m.acc[core]),
-    "map": lambda r, m, core: element.map_(r, m.sram[core], m.acc[core]),
-    "pool": lambda r, m, core: window.pool(r, m.sram[core]),
-    "reduce": lambda r, m, core: channels.reduce(r, m.sram[core], m.acc[core]),
-    "resize": lambda r, m, core: window.resize(r, m.sram[core]),
-    "softmax": lambda r, m, core: channels.softmax(r, m.sram[core]),
-    "lrn": lambda r, m, core: channels.lrn(r, m.sram[core]),
-    "copy": lambda r, m, core: dma.copy(r, m.sram[core]),
-    "end": lambda r, m, core: None,
-}
-if EXECUTE.keys() != {row.mnemonic for row in INSTRUCTIONS}:
-    raise TypeError("functional.EXECUTE and the instruction table differ")
+def host_threads() -> int:
+    """Threads to use: ``OMMATID_THREADS``, or as many as there are CPUs for this process, at most 4."""
+    given = os.environ.get("OMMATID_THREADS")
+    if given:
+        return max(1, int(given))
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, 4)

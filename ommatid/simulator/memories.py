@@ -12,6 +12,7 @@ from ommatid.isa.instructions import Memory
 from ommatid.isa.program import Placed, Program
 
 Array = np.ndarray[Any, Any]
+SLACK = 64
 
 
 @dataclass
@@ -19,21 +20,26 @@ class Memories:
     """The memories of a chip with a program's constants in DRAM; all else starts as zeros.
 
     ``dram`` is uint8 of the program's ``dram_bytes``; ``sram`` (uint8) and ``acc`` (int32) have one array for
-    each core of the target if the program uses more than one, else for core 0.
+    each core of the target if the program uses more than one, else for core 0. These are parts of ``all_sram`` and
+    ``all_acc``, where SLACK bytes that are no memory follow each core's: kernels read whole vectors.
     """
 
     program: Program
     dram: Array = field(init=False)
     sram: list[Array] = field(init=False)
     acc: list[Array] = field(init=False)
+    all_sram: Array = field(init=False)
+    all_acc: Array = field(init=False)
 
     def __post_init__(self) -> None:
         target = self.program.target
         cores = target.cores if self.program.instructions["core"].any() else 1
         self.dram = np.zeros(self.program.dram_bytes, np.uint8)
         self.dram[: len(self.program.constants)] = self.program.constants
-        self.sram = [np.zeros(target.sram_bytes, np.uint8) for _ in range(cores)]
-        self.acc = [np.zeros(target.accumulator_bytes // 4, np.int32) for _ in range(cores)]
+        self.all_sram = np.zeros(cores * (target.sram_bytes + SLACK), np.uint8)
+        self.all_acc = np.zeros(cores * (target.accumulator_bytes + SLACK) // 4, np.int32)
+        self.sram = [part[: target.sram_bytes] for part in self.all_sram.reshape(cores, -1)]
+        self.acc = [part[: target.accumulator_bytes // 4] for part in self.all_acc.reshape(cores, -1)]
 
     def window(self, placed: Placed) -> Array:
         """A tensor's bytes in memory as an array of its memory shape and type, without copying."""

@@ -61,11 +61,11 @@ class Scene:
         index = addresses(first // 4, (pixels, step // 4), (channels, 1))
         return {"acc": first, "acc_pixel": step}, index
 
-    def run(self, mnemonic: str, **fields: Any) -> Machine:
-        """The machine after one instruction."""
+    def run(self, mnemonic: str, path: str | None = None, **fields: Any) -> Machine:
+        """The machine after one instruction; ``path`` multiplies."""
         builder = Builder(self.target, dram_bytes=len(self.dram))
         builder.emit(mnemonic, **fields)
-        machine = Machine(builder.program())
+        machine = Machine(builder.program(), path=path)
         machine.dram[:] = self.dram
         machine.sram[0][:] = self.sram
         machine.acc[0][:] = self.acc

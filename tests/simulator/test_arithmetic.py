@@ -8,15 +8,16 @@ from typing import Any
 import numba
 import numpy as np
 
-from ommatid.simulator.kernels import arithmetic
+from ommatid.simulator.kernels.vectors import LANES, fma, load, store
 
 Array = np.ndarray[Any, Any]
 
 
 @numba.njit  # type: ignore[untyped-decorator]
 def fma_all(a: Array, b: Array, c: Array, out: Array) -> None:
-    for i in range(len(out)):
-        out[i] = arithmetic.fma(a[i], b[i], c[i])
+    for i in range(0, len(out), LANES):
+        left = len(out) - i
+        store(out, i, left, fma(load(a, i, left), load(b, i, left), load(c, i, left)))
 
 
 def test_fma_rounds_once() -> None:

@@ -4,38 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import number, quantised
+from ommatid.simulator.kernels.arithmetic import flip, number, numbers, quantised
+from ommatid.simulator.kernels.compiled import kernel
+from ommatid.simulator.kernels.vectors import LANES, ints, load, store
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def reduce(r: Any, sram: Any, acc: Any) -> None:
+@kernel
+def reduce(f: Any, sram: Any, acc: Any) -> None:
     """Execute a ``reduce`` record; ``acc`` is int32."""
-    f = r[0]
-    channels = np.int64(f.c)
-    sums = acc[np.int64(f.acc) // 4 : np.int64(f.acc) // 4 + channels]
-    if not f.accumulate:
-        sums[:] = 0
-    for y in range(np.int64(f.h)):
-        for x in range(np.int64(f.w)):
-            at = np.int64(f.src) + y * np.int64(f.src_row) + x * np.int64(f.src_pixel)
-            add_row(sram[at : at + channels], f, sums)
+    c, bits, zero = np.int64(f.c), flip(f.src_type), ints(np.int32(f.src_zero))
+    for block in range(0, c, LANES):
+        left, to = c - block, np.int64(f.acc) // 4 + block
+        total = load(acc, to, left) if f.accumulate else ints(np.int32(0))
+        for y in range(np.int64(f.h)):
+            at = np.int64(f.src) + y * np.int64(f.src_row) + block
+            for _ in range(np.int64(f.w)):
+                total = total + (numbers(load(sram, at, left), bits) - zero)
+                at += np.int64(f.src_pixel)
+        store(acc, to, left, total)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def add_row(source: Any, f: Any, sums: Any) -> None:
-    """sums += source - zero point."""
-    zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
-    for c in range(len(sums)):
-        sums[c] += np.int32(number(source[c], signed) - zero)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def softmax(r: Any, sram: Any) -> None:
+@kernel
+def softmax(f: Any, sram: Any) -> None:
     """Execute a ``softmax`` record."""
-    f = r[0]
     channels = np.int64(f.c)
     table = sram[np.int64(f.table) : np.int64(f.table) + 1024].copy().view(np.uint32)
     for y in range(np.int64(f.h)):
@@ -45,7 +38,7 @@ def softmax(r: Any, sram: Any) -> None:
             softmax_row(sram[at : at + channels], table, f, sram[to : to + channels])
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def softmax_row(source: Any, table: Any, f: Any, out: Any) -> None:
     """The softmax of one pixel's channels; ``table`` holds the exponentials of 0, -1, ... -255."""
     zero, signed = np.int32(f.dst_zero), np.int32(f.dst_type)
@@ -62,10 +55,9 @@ def softmax_row(source: Any, table: Any, f: Any, out: Any) -> None:
         out[c] = quantised(np.float32(t), zero, signed)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def lrn(r: Any, sram: Any) -> None:
+@kernel
+def lrn(f: Any, sram: Any) -> None:
     """Execute an ``lrn`` record."""
-    f = r[0]
     channels = np.int64(f.c)
     values, squares = np.empty(channels, np.int32), np.empty(channels, np.int64)
     zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
@@ -80,7 +72,7 @@ def lrn(r: Any, sram: Any) -> None:
             lrn_row(values, squares, f, sram[to : to + channels])
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def sum_squares(values: Any, size: int, squares: Any) -> None:
     """The sum of squares in each channel's window: (size - 1) // 2 channels below to size // 2 above."""
     count = len(values)
@@ -96,7 +88,7 @@ def sum_squares(values: Any, size: int, squares: Any) -> None:
         squares[c] = total
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def lrn_row(values: Any, squares: Any, f: Any, out: Any) -> None:
     """values / (bias + alpha * squares) ** 0.75, in the output's scale."""
     zero, signed = np.int32(f.dst_zero), np.int32(f.dst_type)

@@ -1,139 +1,166 @@
 """``conv``: 8-bit activations by int8 weights into int32 accumulators, exactly.
 
-The products are summed by float32 matrix multiplications of NumPy's BLAS: with at most EXACT_DEPTH products in
-a sum, every partial sum is an integer below 2**24, so that no order of summation rounds.
-
-They are done in small pieces, of which OpenBLAS computes each on the calling thread. It hands larger ones
-(over 2**18 products, or 9216 with one row) to threads that wait for each other, for milliseconds where other
-work shares the cores.
+Weights are multiplied where they lie in SRAM, and so are unsigned activations where the window meets no padding.
+Else a copy is made of the rows that are needed: padding is the zero point, and numbers are as the path wants them.
+``vnni`` multiplies unsigned bytes, so that the sums hold (zero point + 128 if signed) times the sum of a channel's
+weights too much; the others multiply numbers less the zero point.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-Array = np.ndarray[Any, Any]
-
-EXACT_DEPTH = 512  # times 255 * 128, the largest product, stays below 2**24
-ROWS, COLUMNS, WEIGHTS = 32, 64, 8192  # of a piece, the most; ROWS * WEIGHTS = 2**18
-
-
-def conv(r: Any, sram: Any, acc: Any, k: int, lanes: int) -> None:
-    """Execute a ``conv`` record; ``k`` and ``lanes`` are the array's; ``acc`` is int32."""
-    image = padded_image(r, sram)
-    one_tap = r["kh"][0] == r["kw"][0] == r["stride_h"][0] == r["stride_w"][0] == 1
-    inputs = image.reshape(-1, image.shape[2]) if one_tap else gather(r, image)
-    weights = unpack(r, sram, k, lanes)
-    accumulate = bool(r["accumulate"][0])
-    for column in range(0, weights.shape[1], COLUMNS):
-        part = weights[:, column : column + COLUMNS]
-        depth = min(EXACT_DEPTH, WEIGHTS // part.shape[1])
-        for begin in range(0, len(part), depth):
-            sums = multiply(inputs[:, begin : begin + depth], part[begin : begin + depth])
-            deposit(r, sums, acc, column, accumulate or begin > 0)
+from ommatid.simulator.kernels.arithmetic import share
+from ommatid.simulator.kernels.compiled import kernel
+from ommatid.simulator.kernels.multiply import multiply
 
 
-def multiply(a: Array, b: Array) -> Array:
-    """The matrix product of float32 a [m, k] and b [k, n], ROWS rows at a time."""
-    (m, k), n = a.shape, b.shape[1]
-    out, whole = np.empty((m, n), np.float32), m - m % ROWS
-    np.matmul(a[:whole].reshape(-1, ROWS, k), b, out=out[:whole].reshape(-1, ROWS, n))
-    np.matmul(a[whole:], b, out=out[whole:])
-    return out
+@kernel
+def conv(f: Any, sram: Any, acc: Any, array: Any, part: int, parts: int) -> None:
+    """Execute one part of a ``conv`` record; ``acc`` is int32, ``array`` what executes it (``Array``)."""
+    pixels, cout = np.int64(f.out_h) * np.int64(f.out_w), np.int64(f.cout)
+    groups = (cout + 15) // 16
+    by_pixels = pixels >= 8 * parts
+    first, last = share(pixels, part, parts) if by_pixels else (0, pixels)
+    begin, end = (0, groups) if by_pixels else share(groups, part, parts)
+    if first == last or begin == end:
+        return
+    begin, end = 16 * begin, min(16 * end, cout)
+    if array.wide:
+        zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
+        image, row, pixel, origin = staged(f, sram, first, last, np.empty(0, np.int16), zero, 0)
+        products(f, image, row, pixel, origin, sram, acc, array, first, last, begin, end, 0)
+    elif f.src_type == 0 and unpadded(f):
+        row, pixel = np.int64(f.src_row), np.int64(f.src_pixel)
+        origin = np.int64(f.src) - np.int64(f.pad_top) * row - np.int64(f.pad_left) * pixel
+        products(f, sram, row, pixel, origin, sram, acc, array, first, last, begin, end, np.int64(f.src_zero))
+    else:
+        zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
+        image, row, pixel, origin = staged(f, sram, first, last, np.empty(0, np.uint8), 0, zero)
+        products(f, image, row, pixel, origin, sram, acc, array, first, last, begin, end, zero)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def padded_image(r: Any, sram: Any) -> Any:
-    """The input that all output pixels see, less the zero point: float32 [rows, columns, cin], padding 0."""
-    f = r[0]
-    cin, top, left = np.int64(f.cin), np.int64(f.pad_top), np.int64(f.pad_left)
-    rows = (np.int64(f.out_h) - 1) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(f.dilation_h) + 1
+@kernel
+def unpadded(f: Any) -> bool:
+    """Whether all taps lie inside the input."""
+    rows = (np.int64(f.out_h) - 1) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(f.dilation_h)
+    columns = (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w)
+    inside = rows - np.int64(f.pad_top) < np.int64(f.in_h) and columns - np.int64(f.pad_left) < np.int64(
+        f.in_w
+    )
+    return inside and f.pad_top <= 0 and f.pad_left <= 0
+
+
+@kernel
+def staged(f: Any, sram: Any, first: int, last: int, like: Any, less: int, padding: int) -> Any:
+    """A copy of the input that output pixels ``first`` to ``last`` see: (elements, row, pixel, origin).
+
+    Elements are of the type of ``like``: numbers (signed ones plus 128) less ``less``, and ``padding`` where there
+    is no input. The origin is where output pixel 0's window would begin.
+    """
+    cin, left = np.int64(f.cin), np.int64(f.pad_left)
+    begin = first // np.int64(f.out_w) * np.int64(f.stride_h)
+    span = (last - 1) // np.int64(f.out_w) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(
+        f.dilation_h
+    )
     columns = (
         (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w) + 1
     )
-    image = np.zeros((rows, columns, cin), np.float32)
-    first, last = max(left, 0), min(columns, np.int64(f.in_w) + left)
-    zero, signed, pixel = np.int64(f.src_zero), np.int64(f.src_type), np.int64(f.src_pixel)
-    for y in range(max(top, 0), min(rows, np.int64(f.in_h) + top)):
-        line = np.int64(f.src) + (y - top) * np.int64(f.src_row)
-        if pixel == cin and last > first:
-            start = line + (first - left) * pixel
-            flat = image[y].ravel()
-            centre(sram[start : start + (last - first) * cin], zero, signed, flat[first * cin : last * cin])
-        else:
-            for x in range(first, last):
-                start = line + (x - left) * pixel
-                centre(sram[start : start + cin], zero, signed, image[y, x])
-    return image
+    row, lines = columns * cin, span - begin + 1
+    flip = np.uint8(128 * np.int64(f.src_type))
+    image = np.empty(lines * row + 64, like.dtype)
+    start, stop = max(left, 0), max(min(columns, np.int64(f.in_w) + left), max(left, 0))
+    for line in range(lines):
+        out = image[line * row : (line + 1) * row]
+        y = line + begin - np.int64(f.pad_top)
+        if y < 0 or y >= np.int64(f.in_h) or stop == start:
+            fill(out, padding)
+            continue
+        fill(out[: start * cin], padding)
+        fill(out[stop * cin :], padding)
+        at, pixel = np.int64(f.src) + y * np.int64(f.src_row), np.int64(f.src_pixel)
+        at += (start - left) * pixel
+        run, count = (cin, stop - start) if pixel != cin else ((stop - start) * cin, 1)
+        for x in range(count):
+            to = out[start * cin + x * run : start * cin + (x + 1) * run]
+            convert(sram[at + x * pixel : at + x * pixel + run], flip, less, to)
+    return image, row, cin, -begin * row
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def centre(source: Any, zero: int, signed: int, out: Any) -> None:
-    """out = source - zero point, as float32."""
-    flip = np.int32(128 * signed)
-    shift = np.int32(flip + zero)
+@kernel
+def fill(out: Any, value: int) -> None:
+    """Every element is the value."""
     for i in range(len(out)):
-        out[i] = np.float32(np.int32((np.int32(source[i]) ^ flip) - shift))
+        out[i] = value
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def gather(r: Any, image: Any) -> Any:
-    """The inputs of every output pixel in the order of the weights: float32 [pixels, kh * kw * cin]."""
-    f = r[0]
-    cin, kh, kw, out_w = np.int64(f.cin), np.int64(f.kh), np.int64(f.kw), np.int64(f.out_w)
-    taps, run = (1, kw * cin) if f.dilation_w == 1 else (kw, cin)
-    pixels = np.int64(f.out_h) * out_w
-    inputs = np.empty((pixels, kh * kw * cin), np.float32)
-    for p in range(pixels):
-        y, x = (p // out_w) * np.int64(f.stride_h), (p % out_w) * np.int64(f.stride_w)
-        at = 0
-        for i in range(kh):
-            line = image[y + i * np.int64(f.dilation_h)].ravel()
-            for j in range(taps):
-                start = (x + j * np.int64(f.dilation_w)) * cin
-                source, to = line[start : start + run], inputs[p, at : at + run]
-                for k in range(run):
-                    to[k] = source[k]
-                at += run
-    return inputs
+@kernel
+def convert(source: Any, flip: int, less: int, out: Any) -> None:
+    """out = (source ^ flip) - less."""
+    for i in range(len(out)):
+        out[i] = np.int32(np.int32(source[i] ^ flip) - np.int32(less))
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def unpack(r: Any, sram: Any, k: int, lanes: int) -> Any:
-    """The weight tiles as float32 [kh * kw * cin, cout rounded up to whole groups]."""
-    f = r[0]
-    rows, length = np.int64(f.kh), np.int64(f.kw) * np.int64(f.cin)
-    if not f.row_mode:
-        rows, length = rows * np.int64(f.kw), np.int64(f.cin)
-    groups = (np.int64(f.cout) + lanes - 1) // lanes
-    row_bytes = (length + k - 1) // k * k * lanes
-    weights = np.empty((rows * length, groups * lanes), np.float32)
-    for group in range(groups):
-        for row in range(rows):
-            start = np.int64(f.weights) + (group * rows + row) * row_bytes
-            for j in range(length):
-                at = start + j // 4 * 4 * lanes
-                quad = sram[at : at + 4 * lanes]
-                to = weights[row * length + j, group * lanes : (group + 1) * lanes]
-                for lane in range(lanes):
-                    to[lane] = np.float32(np.int8(quad[4 * lane + j % 4]))
-    return weights
+@kernel
+def products(
+    f: Any, image: Any, row: int, pixel: int, origin: int, sram: Any, acc: Any, array: Any, first: int, last: int,
+    begin: int, end: int, zero: int,
+) -> None:  # fmt: skip
+    """The sums of output pixels ``first`` to ``last``, channels ``begin`` (a multiple of 16) to ``end``."""
+    places = np.empty(last - first, np.int64)
+    for p in range(first, last):
+        y, x = p // np.int64(f.out_w), p % np.int64(f.out_w)
+        places[p - first] = origin + y * np.int64(f.stride_h) * row + x * np.int64(f.stride_w) * pixel
+    runs = steps(f, row, pixel)
+    length = np.int64(f.kw) * np.int64(f.cin) if f.row_mode else np.int64(f.cin)
+    quads, lanes = (length + 3) // 4, array.channels
+    run_bytes = (length + array.k - 1) // array.k * array.k * lanes
+    group, data, at = len(runs) * run_bytes, sram, np.int64(f.weights)
+    if lanes not in (8, 16):
+        data, at = regrouped(f, sram, lanes, group), 0
+        lanes, run_bytes, group = 16, run_bytes // lanes * 16, group // lanes * 16
+    weights = data[at + begin // lanes * group + begin % lanes * 4 :]
+    step = np.int64(f.acc_pixel) // 4
+    sums = acc[np.int64(f.acc) // 4 + first * step + begin :]
+    count = end - begin
+    correction = np.zeros((count + 15) // 16 * 16, np.int32)
+    if zero:
+        ones, nowhere = np.ones(4 * quads, np.uint8), np.zeros(len(runs), np.int64)
+        totals = np.empty(len(correction), np.int32)
+        multiply(array.function, (
+            ones, nowhere, 1, totals, 0, count, weights, lanes, group, nowhere, len(runs), quads, run_bytes,
+            correction, 0,
+        ))  # fmt: skip
+        for c in range(count):
+            correction[c] = np.int32(-totals[c] * np.int32(zero))
+    multiply(array.function, (
+        image, places, last - first, sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
+        correction, np.int64(f.accumulate),
+    ))  # fmt: skip
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def deposit(r: Any, sums: Any, acc: Any, column: int, accumulate: bool) -> None:
-    """Put (or add) the sums [pixel, channel] into the accumulators from channel ``column`` on."""
-    f = r[0]
-    channels = min(sums.shape[1], np.int64(f.cout) - column)
-    first, step = np.int64(f.acc) // 4 + column, np.int64(f.acc_pixel) // 4
-    for p in range(len(sums)):
-        to, source = acc[first + p * step : first + p * step + channels], sums[p]
-        if accumulate:
-            for c in range(channels):
-                to[c] += np.int32(source[c])
-        else:
-            for c in range(channels):
-                to[c] = np.int32(source[c])
+@kernel
+def steps(f: Any, row: int, pixel: int) -> Any:
+    """Where the runs of the window begin: kernel rows (``row_mode``) or taps."""
+    taps = 1 if f.row_mode else np.int64(f.kw)
+    runs = np.empty(np.int64(f.kh) * taps, np.int64)
+    for i in range(np.int64(f.kh)):
+        for j in range(taps):
+            runs[i * taps + j] = i * np.int64(f.dilation_h) * row + j * np.int64(f.dilation_w) * pixel
+    return runs
+
+
+@kernel
+def regrouped(f: Any, sram: Any, lanes: int, group: int) -> Any:
+    """The weights of an array of any other number of channels, in groups of 16."""
+    at, quads = np.int64(f.weights), group // (4 * lanes)
+    groups = (np.int64(f.cout) + 15) // 16
+    out = np.zeros(groups * quads * 64, np.uint8)
+    for c in range(np.int64(f.cout)):
+        for q in range(quads):
+            source, to = at + c // lanes * group + (q * lanes + c % lanes) * 4, c // 16 * quads + q
+            for k in range(4):
+                out[to * 64 + c % 16 * 4 + k] = sram[source + k]
+    return out

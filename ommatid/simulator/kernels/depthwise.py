@@ -4,50 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def dwconv(r: Any, sram: Any, acc: Any) -> None:
-    """Execute a ``dwconv`` record; ``acc`` is int32."""
-    f = r[0]
-    channels = np.int64(f.c)
-    flip = 128 * np.int64(f.src_type)
-    shift = flip + np.int64(f.src_zero)
-    weights = unpack(r, sram)
-    first, step = np.int64(f.acc) // 4, np.int64(f.acc_pixel) // 4
-    for p in range(np.int64(f.out_h) * np.int64(f.out_w)):
-        y = (p // np.int64(f.out_w)) * np.int64(f.stride_h) - np.int64(f.pad_top)
-        x = (p % np.int64(f.out_w)) * np.int64(f.stride_w) - np.int64(f.pad_left)
-        sums = acc[first + p * step : first + p * step + channels]
-        if not f.accumulate:
-            sums[:] = 0
-        for tap in range(len(weights)):
-            line = y + (tap // np.int64(f.kw)) * np.int64(f.dilation_h)
-            column = x + (tap % np.int64(f.kw)) * np.int64(f.dilation_w)
-            if 0 <= line < np.int64(f.in_h) and 0 <= column < np.int64(f.in_w):
-                at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
-                add_products(sram[at : at + channels], flip, shift, weights[tap], sums)
+from ommatid.simulator.kernels.arithmetic import flip, numbers, share, taps
+from ommatid.simulator.kernels.compiled import kernel
+from ommatid.simulator.kernels.vectors import LANES, ints, load, store
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def unpack(r: Any, sram: Any) -> Any:
-    """The weights as int32 [tap, channel]."""
-    f = r[0]
-    taps, channels = np.int64(f.kh) * np.int64(f.kw), np.int64(f.c)
-    weights = np.empty((taps, channels), np.int32)
-    for tap in range(taps):
-        at = np.int64(f.weights) + tap * np.int64(f.weights_tap)
-        source = sram[at : at + channels]
-        for c in range(channels):
-            weights[tap, c] = np.int8(source[c])
-    return weights
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def add_products(source: Any, flip: int, shift: int, weights: Any, sums: Any) -> None:
-    """sums += (source - zero point) * weights; a byte's number is (byte ^ flip) - flip."""
-    bits, less = np.int32(flip), np.int32(shift)
-    for c in range(len(sums)):
-        sums[c] += np.int32(np.int32((np.int32(source[c]) ^ bits) - less) * weights[c])
+@kernel
+def dwconv(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
+    """Execute one part, some output rows, of a ``dwconv`` record; ``acc`` is int32."""
+    c, kh, kw, out_w = np.int64(f.c), np.int64(f.kh), np.int64(f.kw), np.int64(f.out_w)
+    down, right, row, pixel = (
+        np.int64(f.dilation_h),
+        np.int64(f.dilation_w),
+        np.int64(f.src_row),
+        np.int64(f.src_pixel),
+    )
+    tap, step = np.int64(f.weights_tap), np.int64(f.acc_pixel) // 4
+    bits, zero = flip(f.src_type), ints(np.int32(f.src_zero))
+    weights = sram[np.int64(f.weights) :].view(np.int8)
+    first, last = share(f.out_h, part, parts)
+    for block in range(0, c, LANES):
+        left = c - block
+        for y in range(first, last):
+            line = y * np.int64(f.stride_h) - np.int64(f.pad_top)
+            top, bottom = taps(line, down, kh, np.int64(f.in_h))
+            for x in range(out_w):
+                column = x * np.int64(f.stride_w) - np.int64(f.pad_left)
+                begin, end = taps(column, right, kw, np.int64(f.in_w))
+                at = np.int64(f.acc) // 4 + (y * out_w + x) * step + block
+                total = load(acc, at, left) if f.accumulate else ints(np.int32(0))
+                for i in range(top, bottom):
+                    source = np.int64(f.src) + (line + i * down) * row + column * pixel + block
+                    for j in range(begin, end):
+                        value = numbers(load(sram, source + j * right * pixel, left), bits) - zero
+                        total = total + value * load(weights, (i * kw + j) * tap + block, left)
+                store(acc, at, left, total)

@@ -4,111 +4,87 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import fma, number, quantised
+from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise, share
+from ommatid.simulator.kernels.compiled import kernel
+from ommatid.simulator.kernels.vectors import LANES, floats, fma, ints, load, look_up, pick, store
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def map_(r: Any, sram: Any, acc: Any) -> None:
-    """Execute a ``map`` record; ``acc`` is int32."""
-    f = r[0]
-    channels = np.int64(f.c)
-    row = np.empty(channels, np.uint8)
-    values = parameters(r, sram)
-    table1 = sram[np.int64(f.table1) : np.int64(f.table1) + 256 * np.int64(f.table1_on)].copy()
-    table2 = sram[np.int64(f.table2) : np.int64(f.table2) + 256 * np.int64(f.table2_on)].copy()
-    for y in range(np.int64(f.h)):
-        for x in range(np.int64(f.w)):
-            at = np.int64(f.src) + y * np.int64(f.src_row) + x * np.int64(f.src_pixel)
-            if f.source == 0:
-                take_bytes(sram[at : at + channels], row)
-            elif f.source == 1:
-                requantise_row(acc[at // 4 : at // 4 + channels], values, f, row)
+@kernel
+def map_(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
+    """Execute one part of a ``map`` record; ``acc`` is int32."""
+    c, w, source, operand, dst = shape(f)
+    h0, h1 = share(f.h, part, parts) if f.h >= parts else (np.int64(0), np.int64(f.h))
+    w0, w1 = (np.int64(0), w) if f.h >= parts else share(w, part, parts)
+    for y in range(h0, h1):
+        for block in range(0, c, LANES):
+            src = (
+                np.int64(f.src) + y * np.int64(f.src_row) + (4 if f.source == 1 else 1) * block + w0 * source
+            )
+            second = np.int64(f.operand) + y * np.int64(f.operand_row) + f.operand_c * block + w0 * operand
+            to = np.int64(f.dst) + y * np.int64(f.dst_row) + block + w0 * dst
+            column(f, sram, acc, block, c - block, w1 - w0, src, source, second, operand, to, dst)
+
+
+@kernel
+def shape(f: Any) -> Any:
+    """(channels, pixels in a row, bytes between pixels of source, operand and destination).
+
+    Rows of bytes that lie densely, and are treated alike, are taken sixteen by sixteen.
+    """
+    c, w = np.int64(f.c), np.int64(f.w)
+    source, operand, dst = np.int64(f.src_pixel), np.int64(f.operand_pixel), np.int64(f.dst_pixel)
+    dense = f.source == 0 and source == c and dst == c
+    dense = dense and (f.binary == 0 or (f.operand_c == 1 and operand == c))
+    if dense and w * c % LANES == 0:
+        return np.int64(LANES), w * c // LANES, np.int64(LANES), np.int64(LANES), np.int64(LANES)
+    return c, w, source, operand, dst
+
+
+@kernel
+def column(
+    f: Any, sram: Any, acc: Any, block: int, left: int, count: int, src: int, source: int, second: int, operand: int,
+    to: int, dst: int,
+) -> None:  # fmt: skip
+    """The pixels of a row, channels ``block`` on; ``left`` channels are left."""
+    c, kind, binary = np.int64(f.c), np.int64(f.source), np.int64(f.binary)
+    size = 4 * c * (kind + 1) if kind else 0
+    per_channel = sram[np.int64(f.parameters) : np.int64(f.parameters) + size]
+    parameters, biases = per_channel.view(np.float32), per_channel.view(np.int32)
+    table1_on, table2_on, operand_c = f.table1_on == 1, f.table2_on == 1, f.operand_c == 1
+    table1, table2 = sram[np.int64(f.table1) :], sram[np.int64(f.table2) :]
+    bias, multiplier, negative = ints(np.int32(0)), floats(np.float32(0)), floats(np.float32(0))
+    if kind == 1:
+        bias, multiplier = load(biases, block, left), load(parameters, c + block, left)
+    shift = multiplier
+    if kind == 2:
+        shift, multiplier = load(parameters, block, left), load(parameters, c + block, left)
+        negative = load(parameters, 2 * c + block, left)
+    mid, src_bits, src_zero = limits(f.mid_zero, f.mid_type), flip(f.src_type), ints(np.int32(f.src_zero))
+    a_bits, b_bits = flip(f.a_type), flip(f.b_type)
+    a_factor, b_factor, addend = floats(f.a_factor), floats(f.b_factor), floats(f.addend)
+    a_zero, b_zero = ints(np.int32(f.a_zero)), ints(np.int32(f.b_zero))
+    result = limits(0 if binary == 1 else np.int64(f.r_zero), f.r_type)
+    for _ in range(count):
+        if kind == 0:
+            data = load(sram, src, left)
+        elif kind == 1:
+            data = quantise(floats(load(acc, src // 4, left) + bias) * multiplier, mid)
+        else:
+            x = numbers(load(sram, src, left), src_bits) - src_zero
+            data = quantise(fma(floats(x), pick(x, multiplier, negative), shift), mid)
+        if table1_on:
+            data = look_up(table1, data)
+        if binary:
+            other = load(sram, second, left) if operand_c else ints(np.int32(sram[second]))
+            a, b = numbers(data, a_bits), numbers(other, b_bits)
+            if binary == 1:
+                t = fma(floats(a), a_factor, fma(floats(b), b_factor, addend))
             else:
-                affine_row(sram[at : at + channels], values, f, row)
-            if f.table1_on:
-                look_up(table1, row)
-            second = np.int64(f.operand) + y * np.int64(f.operand_row) + x * np.int64(f.operand_pixel)
-            if f.binary == 1:
-                add_row(sram, second, f, row)
-            elif f.binary == 2:
-                multiply_row(sram, second, f, row)
-            if f.table2_on:
-                look_up(table2, row)
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
-            take_bytes(row, sram[to : to + channels])
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def parameters(r: Any, sram: Any) -> Any:
-    """A copy of the parameters of step 1 as float32 [2 or 3, channel]; none where the source is bytes."""
-    f = r[0]
-    kinds = 0 if f.source == 0 else 1 + np.int64(f.source)
-    size, first = 4 * kinds * np.int64(f.c), np.int64(f.parameters)
-    return sram[first : first + size].copy().view(np.float32).reshape(kinds, np.int64(f.c))
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def take_bytes(source: Any, out: Any) -> None:
-    """out = source, byte by byte."""
-    for c in range(len(out)):
-        out[c] = source[c]
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def requantise_row(sums: Any, values: Any, f: Any, row: Any) -> None:
-    """Step 1, source acc: (acc + bias) * multiplier for the channels of one pixel."""
-    bias, multiplier = values[0].view(np.int32), values[1]
-    zero, signed = np.int32(f.mid_zero), np.int32(f.mid_type)
-    for c in range(len(row)):
-        t = np.float32(np.int32(sums[c] + bias[c])) * multiplier[c]
-        row[c] = quantised(t, zero, signed)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def affine_row(source: Any, values: Any, f: Any, row: Any) -> None:
-    """Step 1, source affine: fma(q - z, multiplier by sign, shift)."""
-    shift, positive, negative = values[0], values[1], values[2]
-    src_zero, src_signed = np.int32(f.src_zero), np.int32(f.src_type)
-    zero, signed = np.int32(f.mid_zero), np.int32(f.mid_type)
-    for c in range(len(row)):
-        x = np.int32(number(source[c], src_signed) - src_zero)
-        slope = positive[c] if x >= 0 else negative[c]
-        row[c] = quantised(fma(np.float32(x), slope, shift[c]), zero, signed)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def add_row(sram: Any, at: int, f: Any, row: Any) -> None:
-    """Step 3, add, in onnxruntime's order: the zero point is part of the sum that is rounded."""
-    step, channels = np.int64(f.operand_c), len(row)
-    other = sram[at : at + (channels - 1) * step + 1]
-    a_signed, b_signed, r_signed = np.int32(f.a_type), np.int32(f.b_type), np.int32(f.r_type)
-    shift = np.int32(128 * r_signed)
-    for c in range(channels):
-        a, b = np.float32(number(row[c], a_signed)), np.float32(number(other[c * step], b_signed))
-        t = fma(a, f.a_factor, fma(b, f.b_factor, f.addend))
-        clamped = min(max(t, np.float32(-shift)), np.float32(255 - shift))
-        row[c] = np.uint8(np.int32(np.rint(clamped)) & 255)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def multiply_row(sram: Any, at: int, f: Any, row: Any) -> None:
-    """Step 3, mul: the exact product, scaled."""
-    step, channels = np.int64(f.operand_c), len(row)
-    other = sram[at : at + (channels - 1) * step + 1]
-    a_zero, a_signed = np.int32(f.a_zero), np.int32(f.a_type)
-    b_zero, b_signed = np.int32(f.b_zero), np.int32(f.b_type)
-    zero, signed = np.int32(f.r_zero), np.int32(f.r_type)
-    for c in range(channels):
-        a = np.int32(number(row[c], a_signed) - a_zero)
-        b = np.int32(number(other[c * step], b_signed) - b_zero)
-        row[c] = quantised(np.float32(np.int32(a * b)) * f.a_factor, zero, signed)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def look_up(table: Any, row: Any) -> None:
-    """Steps 2 and 4: every byte replaced by its entry."""
-    for c in range(len(row)):
-        row[c] = table[row[c]]
+                t = floats((a - a_zero) * (b - b_zero)) * a_factor
+            data = quantise(t, result)
+        if table2_on:
+            data = look_up(table2, data)
+        store(sram, to, left, data)
+        src, second, to = src + source, second + operand, to + dst

@@ -4,87 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import number, quantised
+from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise, share, taps
+from ommatid.simulator.kernels.compiled import kernel
+from ommatid.simulator.kernels.vectors import LANES, floats, ints, load, most, store
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def pool(r: Any, sram: Any) -> None:
-    """Execute a ``pool`` record."""
-    f = r[0]
-    channels = np.int64(f.c)
-    kh, kw = np.int64(f.kh), np.int64(f.kw)
-    values, row = np.empty(channels, np.int32), np.empty(channels, np.uint8)
-    for y in range(np.int64(f.out_h)):
-        for x in range(np.int64(f.out_w)):
-            values[:] = 0 if f.kind else -128 * np.int64(f.src_type)
-            taps = 0
-            for tap in range(kh * kw):
-                line = y * np.int64(f.stride_h) - np.int64(f.pad_top) + tap // kw * np.int64(f.dilation_h)
-                column = x * np.int64(f.stride_w) - np.int64(f.pad_left) + tap % kw * np.int64(f.dilation_w)
-                if 0 <= line < np.int64(f.in_h) and 0 <= column < np.int64(f.in_w):
-                    taps += 1
-                    at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
-                    take_tap(sram[at : at + channels], f, values)
-            if f.kind:
-                average_row(values, kh * kw if f.count_pad else max(taps, 1), f, row)
-            else:
-                row[:] = values.astype(np.uint8)
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
-            sram[to : to + channels] = row
+@kernel
+def pool(f: Any, sram: Any, part: int, parts: int) -> None:
+    """Execute one part, some output rows, of a ``pool`` record."""
+    c, kh, kw = np.int64(f.c), np.int64(f.kh), np.int64(f.kw)
+    down, right, row, pixel = (
+        np.int64(f.dilation_h),
+        np.int64(f.dilation_w),
+        np.int64(f.src_row),
+        np.int64(f.src_pixel),
+    )
+    bits, zero, out = flip(f.src_type), ints(np.int32(f.src_zero)), limits(f.dst_zero, f.dst_type)
+    average, factor, least = f.kind == 1, floats(f.factor), ints(np.int32(-128 * np.int32(f.src_type)))
+    first, last = share(f.out_h, part, parts)
+    for block in range(0, c, LANES):
+        left = c - block
+        for y in range(first, last):
+            line = y * np.int64(f.stride_h) - np.int64(f.pad_top)
+            top, bottom = taps(line, down, kh, np.int64(f.in_h))
+            for x in range(np.int64(f.out_w)):
+                column = x * np.int64(f.stride_w) - np.int64(f.pad_left)
+                begin, end = taps(column, right, kw, np.int64(f.in_w))
+                total = ints(np.int32(0)) if average else least
+                for i in range(top, bottom):
+                    source = np.int64(f.src) + (line + i * down) * row + column * pixel + block
+                    for j in range(begin, end):
+                        value = numbers(load(sram, source + j * right * pixel, left), bits)
+                        total = total + (value - zero) if average else most(total, value)
+                if average:
+                    inside = max((bottom - top) * (end - begin), 1)
+                    count = floats(np.float32(kh * kw if f.count_pad else inside))
+                    total = quantise(floats(total) * factor / count, out)
+                to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel) + block
+                store(sram, to, left, total)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def take_tap(source: Any, f: Any, values: Any) -> None:
-    """One tap into the sums (average, less the zero point) or the maxima."""
-    zero, signed = np.int32(f.src_zero), np.int32(f.src_type)
-    if f.kind:
-        for c in range(len(values)):
-            values[c] += np.int32(number(source[c], signed) - zero)
-    else:
-        for c in range(len(values)):
-            values[c] = max(values[c], number(source[c], signed))
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def average_row(values: Any, taps: int, f: Any, row: Any) -> None:
-    """The mean of the sums of ``taps`` elements, in the output's scale."""
-    zero, signed, count = np.int32(f.dst_zero), np.int32(f.dst_type), np.float32(taps)
-    for c in range(len(row)):
-        scaled = np.float32(np.float32(values[c]) * f.factor)
-        row[c] = quantised(np.float32(scaled / count), zero, signed)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def resize(r: Any, sram: Any) -> None:
-    """Execute a ``resize`` record."""
-    f = r[0]
-    channels, out_h, out_w = np.int64(f.c), np.int64(f.out_h), np.int64(f.out_w)
-    rows = sram[np.int64(f.rows) : np.int64(f.rows) + out_h * 8].copy().view(np.uint16)
-    columns = sram[np.int64(f.columns) : np.int64(f.columns) + out_w * 8].copy().view(np.uint16)
-    sums, row = np.empty(channels, np.int32), np.empty(channels, np.uint8)
-    zero, signed = np.int32(f.dst_zero), np.int32(f.dst_type)
-    for y in range(out_h):
-        for x in range(out_w):
-            sums[:] = 0
-            for tap in range(4):
-                i, j = tap // 2, tap % 2
-                weight = np.int64(rows[4 * y + 2 + i]) * np.int64(columns[4 * x + 2 + j])
-                line, column = np.int64(rows[4 * y + i]), np.int64(columns[4 * x + j])
-                if weight:
-                    at = np.int64(f.src) + line * np.int64(f.src_row) + column * np.int64(f.src_pixel)
-                    add_weighted(sram[at : at + channels], weight, f, sums)
-            for c in range(channels):
-                row[c] = quantised(np.float32(sums[c]) * f.factor, zero, signed)
-            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
-            sram[to : to + channels] = row
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def add_weighted(source: Any, weight: int, f: Any, sums: Any) -> None:
-    """sums += (source - zero point) * weight."""
-    zero, signed, factor = np.int32(f.src_zero), np.int32(f.src_type), np.int32(weight)
-    for c in range(len(sums)):
-        sums[c] += np.int32(np.int32(number(source[c], signed) - zero) * factor)
+@kernel
+def resize(f: Any, sram: Any, part: int, parts: int) -> None:
+    """Execute one part, some output rows, of a ``resize`` record."""
+    c, out_h, out_w = np.int64(f.c), np.int64(f.out_h), np.int64(f.out_w)
+    rows = sram[np.int64(f.rows) : np.int64(f.rows) + out_h * 8].view(np.uint16)
+    columns = sram[np.int64(f.columns) : np.int64(f.columns) + out_w * 8].view(np.uint16)
+    bits, zero, out = flip(f.src_type), ints(np.int32(f.src_zero)), limits(f.dst_zero, f.dst_type)
+    factor = floats(f.factor)
+    first, last = share(f.out_h, part, parts)
+    for block in range(0, c, LANES):
+        left = c - block
+        for y in range(first, last):
+            for x in range(out_w):
+                total = ints(np.int32(0))
+                for tap in range(4):
+                    i, j = tap // 2, tap % 2
+                    weight = np.int32(rows[4 * y + 2 + i]) * np.int32(columns[4 * x + 2 + j])
+                    if weight:
+                        line, column = np.int64(rows[4 * y + i]), np.int64(columns[4 * x + j])
+                        at = (
+                            np.int64(f.src)
+                            + line * np.int64(f.src_row)
+                            + column * np.int64(f.src_pixel)
+                            + block
+                        )
+                        total = total + (numbers(load(sram, at, left), bits) - zero) * ints(np.int32(weight))
+                to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel) + block
+                store(sram, to, left, quantise(floats(total) * factor, out))

@@ -1,0 +1,332 @@
+"""Products of 8-bit activations and int8 weights, summed exactly in int32: one function for each kind of CPU.
+
+All take the same arguments and give the same bits:
+
+- the sums of ``count`` pixels by ``channels`` output channels go to ``acc`` (int32; ``step`` from pixel to pixel),
+  each increased by its channel's ``correction``, and by what is there if ``accumulate``;
+- a pixel's activations are runs of bytes (``vnni``: unsigned) or int16 (the others) of ``source``: run r begins at
+  element ``places[pixel] + runs[r]`` and has ``quads`` times four elements;
+- weights lie as docs/isa.md has them: run r's at ``r * run_bytes``, then in a quad ``lanes`` channels by four;
+  the next group of ``lanes`` channels begins ``group_bytes`` further. ``lanes`` is a multiple of 8.
+
+A tile of the result, some pixels by one or two vectors of eight channels, stays in registers while the products of
+all runs are added. Numba compiles for the host, so a function with instructions that it lacks is never compiled.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ommatid.simulator.kernels.compiled import callback
+from ommatid.simulator.kernels.vectors import call, spread
+
+_BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+EIGHT = ir.VectorType(_INT, 8)
+SHORTS = ir.VectorType(_SHORT, 16)
+
+_bytes, _longs, _ints = types.CPointer(types.uint8), types.CPointer(types.int64), types.CPointer(types.int32)
+_n = types.int64
+#: source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run count, quads, run_bytes, ...
+SIGNATURE = types.void(_bytes, _longs, _n, _ints, _n, _n, _bytes, _n, _n, _longs, _n, _n, _n, _ints, _n)
+
+Emit = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Path:
+    """How a tile is computed: its size, and what is done for four products of each of eight channels."""
+
+    pixels: int  # of a tile, the most
+    vectors: int  # of eight channels
+    sums: int  # registers that hold the sums of such a vector
+    quad_bytes: int  # of four activations
+    weights: Emit  # (builder, address) -> one value for each of the ``sums``
+    activations: Emit  # (builder, address) -> value
+    add: Emit  # (builder, sum, activations, weights) -> sum
+    finish: Emit  # (builder, sums) -> int32 of eight channels
+
+
+def _load(builder: Any, pointer: Any, kind: ir.Type, align: int = 1) -> Any:
+    return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=align)
+
+
+def _at(builder: Any, pointer: Any, offset: Any) -> Any:
+    return builder.gep(builder.bitcast(pointer, _BYTE.as_pointer()), [offset])
+
+
+def _bytes_by_four(builder: Any, pointer: Any) -> Any:
+    return spread(builder, _load(builder, pointer, _INT), 8)
+
+
+def _shorts_by_four(builder: Any, pointer: Any) -> Any:
+    return builder.bitcast(spread(builder, _load(builder, pointer, _LONG), 4), SHORTS)
+
+
+def _widened(builder: Any, pointer: Any) -> list[Any]:
+    half = ir.VectorType(_BYTE, 16)
+    return [builder.sext(_load(builder, _at(builder, pointer, _LONG(o)), half), SHORTS) for o in (0, 16)]
+
+
+def _lanes(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), list(lanes)))
+
+
+def _vnni_add(builder: Any, total: Any, a: Any, w: Any) -> Any:
+    return call(builder, "llvm.x86.avx512.vpdpbusd.256", EIGHT, total, a, w)
+
+
+def _avx2_add(builder: Any, total: Any, a: Any, w: Any) -> Any:
+    return builder.add(total, call(builder, "llvm.x86.avx2.pmadd.wd", EIGHT, a, w))
+
+
+def _each_spread(builder: Any, pointer: Any) -> list[Any]:
+    shorts = (_load(builder, _at(builder, pointer, _LONG(2 * k)), _SHORT, 2) for k in range(4))
+    return [spread(builder, builder.sext(short, _INT), 8) for short in shorts]
+
+
+def _each_widened(builder: Any, pointer: Any) -> list[list[Any]]:
+    quads = _load(builder, pointer, ir.VectorType(_BYTE, 32))
+    return [[builder.sext(_lanes(builder, quads, quads, range(k, 32, 4)), EIGHT) for k in range(4)]]
+
+
+def _portable_add(builder: Any, total: Any, a: list[Any], w: list[Any]) -> Any:
+    for pair in zip(a, w, strict=True):
+        total = builder.add(total, builder.mul(*pair))
+    return total
+
+
+def _neighbours(builder: Any, sums: list[Any]) -> Any:
+    low, high = sums
+    even, odd = (_lanes(builder, low, high, range(first, 16, 2)) for first in (0, 1))
+    return builder.add(even, odd)
+
+
+VNNI = Path(8, 2, 1, 4, lambda b, p: [_load(b, p, EIGHT)], _bytes_by_four, _vnni_add, lambda b, sums: sums[0])
+AVX2 = Path(5, 1, 2, 8, _widened, _shorts_by_four, _avx2_add, _neighbours)
+PORTABLE = Path(5, 1, 1, 8, _each_widened, _each_spread, _portable_add, lambda b, sums: sums[0])
+
+
+NAMES = (
+    "source", "places", "count", "acc", "step", "channels", "weights", "lanes", "group_bytes", "runs", "run_count",
+    "quads", "run_bytes", "correction", "accumulate",
+)  # fmt: skip
+
+
+def _product(path: Path) -> Any:
+    """An intrinsic that does all of it: channels by the vectors of a tile, pixels in blocks of about one size."""
+
+    def typed(typing_context: Any, arguments: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            job = SimpleNamespace(**{n: builder.extract_value(args[0], i) for i, n in enumerate(NAMES)})
+            width = 8 * path.vectors
+            blocks = _divided(builder, builder.add(job.count, _LONG(path.pixels - 1)), _LONG(path.pixels))
+            tiles = _divided(builder, builder.add(job.channels, _LONG(width - 1)), _LONG(width))
+            with cgutils.for_range(builder, tiles) as tile:
+                channel = builder.mul(tile.index, _LONG(width))
+                panels = _panels(path, builder, job, channel)
+                with cgutils.for_range(builder, blocks) as block:
+                    bounds = [
+                        _divided(builder, builder.mul(builder.add(block.index, _LONG(i)), job.count), blocks)
+                        for i in (0, 1)
+                    ]
+                    _emit_tiles(path, builder, job, channel, panels, *bounds)
+            return context.get_dummy_value()
+
+        return types.void(arguments), codegen
+
+    return intrinsic(typed)
+
+
+def _panels(path: Path, builder: Any, job: Any, channel: Any) -> list[Any]:
+    """Where the weights of the tile's vectors of channels begin; a vector past the end stands in for none."""
+    panels = []
+    for v in range(path.vectors):
+        own = builder.add(channel, _LONG(8 * v))
+        own = builder.select(builder.icmp_signed("<", own, job.channels), own, channel)
+        group, lane = _divided(builder, own, job.lanes), builder.urem(own, job.lanes)
+        at = builder.add(builder.mul(group, job.group_bytes), builder.mul(lane, _LONG(4)))
+        panels.append(_at(builder, job.weights, at))
+    return panels
+
+
+def _emit_tiles(
+    path: Path, builder: Any, job: Any, channel: Any, panels: list[Any], first: Any, last: Any
+) -> None:
+    """The tile of pixels ``first`` to ``last``: code for each number of them."""
+    after = builder.append_basic_block("after")
+    switch = builder.switch(builder.sub(last, first), after)
+    for pixels in range(1, path.pixels + 1):
+        block = builder.append_basic_block(f"tile{pixels}")
+        switch.add_case(_LONG(pixels), block)
+        builder.position_at_end(block)
+        indices = [builder.add(first, _LONG(m)) for m in range(pixels)]
+        sums = _emit_sums(path, builder, job, panels, indices)
+        for index, pixel in zip(indices, sums, strict=True):
+            row = builder.gep(job.acc, [builder.add(builder.mul(index, job.step), channel)])
+            for v, vector in enumerate(pixel):
+                own = builder.add(channel, _LONG(8 * v))
+                total = path.finish(builder, [builder.load(place) for place in vector])
+                total = builder.add(total, _load(builder, builder.gep(job.correction, [own]), EIGHT, 4))
+                left = builder.sub(job.channels, own)
+                _deposit(builder, builder.gep(row, [_LONG(8 * v)]), total, left, job.accumulate)
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _emit_sums(path: Path, builder: Any, job: Any, panels: list[Any], indices: list[Any]) -> list[Any]:
+    """The loop over runs and quads: places of the sums by pixel, vector of channels, and register."""
+    bases = [
+        _at(builder, job.source, _scaled(path, builder, _entry(builder, job.places, i))) for i in indices
+    ]
+    sums = [[[_zeros(builder) for _ in range(path.sums)] for _ in panels] for _ in bases]
+    with cgutils.for_range(builder, job.run_count) as run:
+        offset = _scaled(path, builder, _entry(builder, job.runs, run.index))
+        starts = [_at(builder, base, offset) for base in bases]
+        rows = [_at(builder, panel, builder.mul(run.index, job.run_bytes)) for panel in panels]
+        with cgutils.for_range(builder, job.quads) as quad:
+            at = builder.mul(quad.index, builder.mul(job.lanes, _LONG(4)))
+            factors = [path.weights(builder, _at(builder, row, at)) for row in rows]
+            at = builder.mul(quad.index, _LONG(path.quad_bytes))
+            for start, pixel in zip(starts, sums, strict=True):
+                a = path.activations(builder, _at(builder, start, at))
+                for vector, values in zip(pixel, factors, strict=True):
+                    for place, w in zip(vector, values, strict=True):
+                        builder.store(path.add(builder, builder.load(place), a, w), place)
+    return sums
+
+
+def _zeros(builder: Any) -> Any:
+    place = cgutils.alloca_once(builder, EIGHT)
+    builder.store(ir.Constant(EIGHT, None), place)
+    return place
+
+
+def _divided(builder: Any, a: Any, b: Any) -> Any:
+    return builder.udiv(a, b)
+
+
+def _entry(builder: Any, table: Any, index: Any) -> Any:
+    return builder.load(builder.gep(table, [index]), align=8)
+
+
+def _scaled(path: Path, builder: Any, elements: Any) -> Any:
+    return builder.mul(elements, _LONG(path.quad_bytes // 4))
+
+
+def _deposit(builder: Any, place: Any, total: Any, left: Any, accumulate: Any) -> None:
+    """Store, or add, the first ``left`` of eight sums."""
+    pointer = builder.bitcast(place, EIGHT.as_pointer())
+    lanes = ir.Constant(EIGHT, list(range(8)))
+    mask = builder.icmp_signed("<", lanes, spread(builder, builder.trunc(left, _INT), 8))
+    out = cgutils.alloca_once(builder, EIGHT)
+    builder.store(total, out)
+    with builder.if_then(builder.icmp_signed("!=", accumulate, _LONG(0))):
+        zero = ir.Constant(EIGHT, None)
+        old = call(builder, "llvm.masked.load.v8i32.p0", EIGHT, pointer, _INT(4), mask, zero)
+        builder.store(builder.add(total, old), out)
+    with builder.if_else(builder.icmp_signed(">=", left, _LONG(8)), likely=True) as (whole, part):
+        with whole:
+            builder.store(builder.load(out), pointer, align=4)
+        with part:
+            value = builder.load(out)
+            call(builder, "llvm.masked.store.v8i32.p0", ir.VoidType(), value, pointer, _INT(4), mask)
+
+
+_vnni, _avx2, _portable = _product(VNNI), _product(AVX2), _product(PORTABLE)
+
+
+@callback(SIGNATURE)
+def vnni(
+    source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+    correction, accumulate,
+):  # fmt: skip
+    """256-bit ``vpdpbusd``: eight pixels by sixteen channels."""
+    _vnni((
+        source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+        correction, accumulate,
+    ))  # fmt: skip
+
+
+@callback(SIGNATURE)
+def avx2(
+    source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+    correction, accumulate,
+):  # fmt: skip
+    """``vpmaddwd`` of 16-bit numbers: five pixels by eight channels."""
+    _avx2((
+        source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+        correction, accumulate,
+    ))  # fmt: skip
+
+
+@callback(SIGNATURE)
+def portable(
+    source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+    correction, accumulate,
+):  # fmt: skip
+    """As ``avx2``, in operations that every CPU has."""
+    _portable((
+        source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+        correction, accumulate,
+    ))  # fmt: skip
+
+
+@functools.cache
+def available() -> tuple[str, ...]:
+    """The paths that this CPU has, best first."""
+    has = llvmlite.binding.get_host_cpu_features()
+    vnni_too = (has.get("avx512vnni") and has.get("avx512vl")) or has.get("avxvnni")
+    return (*(["vnni"] if vnni_too else []), *(["avx2"] if has.get("avx2") else []), "portable")
+
+
+def chosen() -> str:
+    """The path to take: ``OMMATID_KERNELS``, or the best.
+
+    Raises:
+        ValueError: the CPU lacks it, or it does not exist.
+    """
+    name = os.environ.get("OMMATID_KERNELS", "auto")
+    if name == "auto":
+        return available()[0]
+    if name not in available():
+        raise ValueError(f"OMMATID_KERNELS={name}: this CPU has auto, {', '.join(available())}")
+    return name
+
+
+@functools.cache
+def address(path: str) -> int:
+    """Where the path's function is, compiled if it was not yet."""
+    function = {"vnni": vnni, "avx2": avx2, "portable": portable}[path]
+    function.compile()
+    return int(function.address)
+
+
+@intrinsic
+def multiply(typing_context: Any, function: Any, arguments: Any) -> Any:
+    """Call the function at an address with a tuple of arrays and integers."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        values = []
+        for i, kind in enumerate(arguments.types):
+            value = builder.extract_value(args[1], i)
+            if isinstance(kind, types.Array):
+                value = builder.bitcast(
+                    context.make_array(kind)(context, builder, value).data, _BYTE.as_pointer()
+                )
+            values.append(value)
+        shape = ir.FunctionType(ir.VoidType(), [v.type for v in values])
+        builder.call(builder.inttoptr(args[0], shape.as_pointer()), values)
+        return context.get_dummy_value()
+
+    return types.void(function, arguments), codegen

@@ -1,0 +1,142 @@
+"""The loop over a program's instructions: each does all its work before the next begins, on one thread or several."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import Any
+
+import numpy as np
+
+from ommatid.isa.instructions import BY_MNEMONIC, INSTRUCTIONS
+from ommatid.simulator.kernels import channels, convolution, depthwise, dma, element, team, window
+from ommatid.simulator.kernels.compiled import entry, kernel
+
+#: What the MAC array is, and what multiplies for it: bytes along K, channels, the address of a function of
+#: multiply.py, and whether that takes int16.
+Array = namedtuple("Array", "k channels function wide")
+#: All that instructions work on: memories of all cores one after the other, the stream as records of each kind.
+Chip: Any = namedtuple(
+    "Chip", ["array", "cores", "dram", "sram", "acc", *(row.mnemonic for row in INSTRUCTIONS)]
+)
+
+LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, COPY, SEND, END = (
+    BY_MNEMONIC[name].opcode
+    for name in (
+        "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "copy",
+        "send", "end",
+    )
+)  # fmt: skip
+if {row.opcode for row in INSTRUCTIONS} != {
+    LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, COPY, SEND, END
+}:  # fmt: skip
+    raise TypeError("kernels.program and the instruction table differ")
+
+HELPER = -1
+MOST_PARTS = 16
+PART = 1 << 16  # work of a part, at least: about the time of so many products
+
+
+@kernel
+def execute(chip: Any, i: int, part: int, parts: int) -> None:
+    """Execute one part of instruction ``i``. The fields of ``store`` are also those of ``load`` and ``send``."""
+    opcode, core = chip.end[i].opcode, np.int64(chip.end[i].core)
+    sram, acc = memory(chip.sram, core, chip.cores), memory(chip.acc, core, chip.cores)
+    if opcode == CONV:
+        convolution.conv(chip.conv[i], sram, acc, chip.array, part, parts)
+    elif opcode == MAP:
+        element.map_(chip.map[i], sram, acc, part, parts)
+    elif opcode == LOAD:
+        for to in range(chip.cores):
+            if to == core or chip.load[i].multicast >> to & 1:
+                dma.transfer(chip.store[i], chip.dram, memory(chip.sram, to, chip.cores))
+    elif opcode == STORE:
+        dma.transfer(chip.store[i], sram, chip.dram)
+    elif opcode == SEND:
+        dma.transfer(chip.store[i], sram, memory(chip.sram, np.int64(chip.send[i].peer), chip.cores))
+    elif opcode == FILL:
+        dma.fill(chip.fill[i], sram)
+    elif opcode == COPY:
+        dma.copy(chip.copy[i], sram)
+    elif opcode == DWCONV:
+        depthwise.dwconv(chip.dwconv[i], sram, acc, part, parts)
+    elif opcode == POOL:
+        window.pool(chip.pool[i], sram, part, parts)
+    elif opcode == RESIZE:
+        window.resize(chip.resize[i], sram, part, parts)
+    elif opcode == REDUCE:
+        channels.reduce(chip.reduce[i], sram, acc)
+    elif opcode == SOFTMAX:
+        channels.softmax(chip.softmax[i], sram)
+    elif opcode == LRN:
+        channels.lrn(chip.lrn[i], sram)
+
+
+@kernel
+def memory(all_cores: Any, core: int, cores: int) -> Any:
+    """One core's part of a memory; the bytes after it may be read too."""
+    return all_cores[core * (len(all_cores) // cores) :]
+
+
+@kernel
+def parts_of(chip: Any, i: int) -> int:
+    """Into how many parts it pays to cut instruction ``i``."""
+    opcode, work = chip.end[i].opcode, np.int64(0)
+    if opcode == CONV:
+        f = chip.conv[i]
+        work = np.int64(f.out_h) * f.out_w * f.cin * f.cout * f.kh * f.kw // 8
+    elif opcode == DWCONV:
+        d = chip.dwconv[i]
+        work = np.int64(d.out_h) * d.out_w * d.c * d.kh * d.kw * 8
+    elif opcode == MAP:
+        m = chip.map[i]
+        work = np.int64(m.h) * m.w * m.c * 8
+    elif opcode == POOL:
+        p = chip.pool[i]
+        work = np.int64(p.out_h) * p.out_w * p.c * p.kh * p.kw * 4
+    elif opcode == RESIZE:
+        r = chip.resize[i]
+        work = np.int64(r.out_h) * r.out_w * r.c * 8
+    return max(1, min(work // PART, MOST_PARTS))
+
+
+@entry
+def work(chip: Any, order: Any, state: Any, helpers: int) -> None:
+    """Execute the instructions of ``order`` one after the other, the large ones with helpers that share ``state``.
+
+    A helper calls it with the same arguments and HELPER.
+    """
+    if helpers == HELPER:
+        assist(chip, order, state)
+        return
+    for at in range(len(order)):
+        parts = parts_of(chip, order[at]) if helpers else 1
+        if parts == 1:
+            execute(chip, order[at], 0, 1)
+        else:
+            team.publish(state, at, parts)
+            while do_part(chip, order, state):
+                pass
+            team.settle(state, parts)
+    team.write(state, team.STOP, 1)
+
+
+@kernel
+def assist(chip: Any, order: Any, state: Any) -> None:
+    """Do parts of what the leader publishes, until it stops."""
+    turn = 0
+    while not team.read(state, team.STOP):
+        if do_part(chip, order, state):
+            turn = 0
+        else:
+            team.wait(turn)
+            turn += 1
+
+
+@kernel
+def do_part(chip: Any, order: Any, state: Any) -> bool:
+    """Do a part of the job on offer; False if none is left."""
+    at, part, parts = team.take(state)
+    if parts:
+        execute(chip, order[at], part, parts)
+        team.add(state, team.DONE, 1)
+    return parts > 0

@@ -1,0 +1,244 @@
+"""Vectors of sixteen numbers inside kernels: LLVM makes of them what the CPU has, with the same bits everywhere.
+
+``Ints`` are int32, ``Floats`` float32; bytes and shorter integers are widened when loaded and cut when stored.
+``load`` and ``store`` take how many lanes count: no other element is touched, and other lanes load as zero.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 16
+_BIT, _BYTE, _INT, _FLOAT, _LONG = (
+    ir.IntType(1),
+    ir.IntType(8),
+    ir.IntType(32),
+    ir.FloatType(),
+    ir.IntType(64),
+)
+
+
+def _vector(element: ir.Type) -> ir.VectorType:
+    return ir.VectorType(element, LANES)
+
+
+class Vector(types.Type):
+    """The Numba type of sixteen numbers."""
+
+    def __init__(self, name: str, element: ir.Type, scalar: Any) -> None:
+        super().__init__(name=name)
+        self.value, self.scalar = _vector(element), scalar
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """A vector is an LLVM value like a number."""
+
+    def __init__(self, manager: Any, fe_type: Vector) -> None:
+        super().__init__(manager, fe_type, fe_type.value)
+
+
+INTS, FLOATS = Vector("Ints", _INT, types.int32), Vector("Floats", _FLOAT, types.float32)
+
+
+def call(builder: Any, name: str, result: ir.Type, *args: Any) -> Any:
+    """A call of one of LLVM's own functions."""
+    shape = ir.FunctionType(result, [a.type for a in args])
+    function = builder.module.globals.get(name) or ir.Function(builder.module, shape, name)
+    return builder.call(function, args)
+
+
+def _place(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [at])
+
+
+def _mask(builder: Any, count: Any) -> Any:
+    lanes = ir.Constant(_vector(_INT), list(range(LANES)))
+    return builder.icmp_signed("<", lanes, spread(builder, builder.trunc(count, _INT)))
+
+
+def spread(builder: Any, value: Any, lanes: int = LANES) -> Any:
+    """A vector that holds the value in every lane."""
+    kind = ir.VectorType(value.type, lanes)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, _INT(0))
+    return builder.shuffle_vector(
+        first, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes)
+    )
+
+
+def _short(kind: ir.Type) -> str:
+    return f"v{LANES}{'f32' if kind == _FLOAT else kind}"
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
+    """``count`` (or more: sixteen) elements of an array from ``at`` on."""
+    result = FLOATS if array.dtype == types.float32 else INTS
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _place(context, builder, array, args[0], args[1])
+        element = place.type.pointee
+        kind, bytes_ = _vector(element), array.dtype.bitwidth // 8
+        pointer = builder.bitcast(place, kind.as_pointer())
+        out = cgutils.alloca_once(builder, kind)
+        with builder.if_else(builder.icmp_signed(">=", args[2], _LONG(LANES)), likely=True) as (whole, part):
+            with whole:
+                builder.store(builder.load(pointer, align=bytes_), out)
+            with part:
+                zero = ir.Constant(kind, None)
+                name = f"llvm.masked.load.{_short(element)}.p0"
+                mask = _mask(builder, args[2])
+                builder.store(call(builder, name, kind, pointer, _INT(bytes_), mask, zero), out)
+        value = builder.load(out)
+        if result == FLOATS or bytes_ == 4:
+            return value
+        widen = builder.sext if array.dtype.signed else builder.zext
+        return widen(value, INTS.value)
+
+    return result(array, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, at: Any, count: Any, value: Any) -> Any:
+    """Put the first ``count`` (or more: sixteen) lanes into an array from ``at`` on."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _place(context, builder, array, args[0], args[1])
+        element = place.type.pointee
+        kind, bytes_ = _vector(element), array.dtype.bitwidth // 8
+        pointer = builder.bitcast(place, kind.as_pointer())
+        data = args[3] if bytes_ == 4 else builder.trunc(args[3], kind)
+        with builder.if_else(builder.icmp_signed(">=", args[2], _LONG(LANES)), likely=True) as (whole, part):
+            with whole:
+                builder.store(data, pointer, align=bytes_)
+            with part:
+                name = f"llvm.masked.store.{_short(element)}.p0"
+                call(builder, name, ir.VoidType(), data, pointer, _INT(bytes_), _mask(builder, args[2]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, types.int64, value), codegen
+
+
+@intrinsic
+def ints(typing_context: Any, value: Any) -> Any:
+    """The number in every lane; Floats that hold integers as Ints."""
+    if value == FLOATS:
+        return INTS(FLOATS), lambda context, builder, sig, args: builder.fptosi(args[0], INTS.value)
+    return INTS(types.int32), lambda context, builder, sig, args: spread(builder, args[0])
+
+
+@intrinsic
+def floats(typing_context: Any, value: Any) -> Any:
+    """The number in every lane; Ints rounded to float32; the bits of Ints are not kept."""
+    if value == INTS:
+        return FLOATS(INTS), lambda context, builder, sig, args: builder.sitofp(args[0], FLOATS.value)
+    return FLOATS(types.float32), lambda context, builder, sig, args: spread(builder, args[0])
+
+
+@intrinsic
+def rint(typing_context: Any, value: Any) -> Any:
+    """Floats rounded to integers, halves to even, as Ints."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        whole = call(builder, f"llvm.rint.{_short(_FLOAT)}", FLOATS.value, args[0])
+        return builder.fptosi(whole, INTS.value)
+
+    return INTS(FLOATS), codegen
+
+
+@intrinsic
+def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return call(builder, f"llvm.fma.{_short(_FLOAT)}", FLOATS.value, *args)
+
+    return FLOATS(FLOATS, FLOATS, FLOATS), codegen
+
+
+@intrinsic
+def pick(typing_context: Any, sign: Any, positive: Any, negative: Any) -> Any:
+    """Lanes of ``positive`` where ``sign`` is at least 0, else of ``negative``."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(
+            builder.icmp_signed(">=", args[0], ir.Constant(INTS.value, None)), args[1], args[2]
+        )
+
+    return FLOATS(INTS, FLOATS, FLOATS), codegen
+
+
+def _extreme(sign: str) -> Any:
+    def typed(typing_context: Any, a: Any, b: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            compare = builder.fcmp_ordered if a == FLOATS else builder.icmp_signed
+            return builder.select(compare(sign, *args), *args)
+
+        return a(a, a), codegen
+
+    return typed
+
+
+least = intrinsic(_extreme("<"))
+most = intrinsic(_extreme(">"))
+
+
+def _binary(of_ints: str, of_floats: str) -> Any:
+    def typed(typing_context: Any, a: Any, b: Any) -> Any:
+        name = of_floats if a == FLOATS else of_ints
+        return a(a, a), lambda context, builder, sig, args: getattr(builder, name)(*args)
+
+    return intrinsic(typed)
+
+
+def _operator(sign: Any, of_ints: str, of_floats: str) -> None:
+    """Make a sign mean an LLVM operation on two vectors of a type."""
+    instruction = _binary(of_ints, of_floats)
+
+    @overload(sign)
+    def typed(a, b):
+        return (lambda a, b: instruction(a, b)) if isinstance(a, Vector) and a == b else None
+
+
+_operator(operator.add, "add", "fadd")
+_operator(operator.sub, "sub", "fsub")
+_operator(operator.mul, "mul", "fmul")
+_operator(operator.truediv, "sdiv", "fdiv")
+_operator(operator.xor, "xor", "xor")
+_operator(operator.and_, "and_", "and_")
+
+
+@intrinsic
+def look_up(typing_context: Any, table: Any, value: Any) -> Any:
+    """The byte of a table at each lane's index 0..255."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        data = context.make_array(table)(context, builder, args[0]).data
+        found = ir.Constant(_vector(_BYTE), ir.Undefined)
+        for lane in range(LANES):
+            index = builder.zext(builder.extract_element(args[1], _INT(lane)), _LONG)
+            found = builder.insert_element(found, builder.load(builder.gep(data, [index])), _INT(lane))
+        return builder.zext(found, INTS.value)
+
+    return INTS(table, INTS), codegen
+
+
+@intrinsic
+def move(typing_context: Any, to: Any, at: Any, source: Any, start: Any, count: Any) -> Any:
+    """``to[at : at + count] = source[start : start + count]`` of bytes that do not overlap."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        cgutils.raw_memcpy(
+            builder, _place(context, builder, to, args[0], args[1]),
+            _place(context, builder, source, args[2], args[3]), args[4], 1,
+        )  # fmt: skip
+        return context.get_dummy_value()
+
+    return types.void(to, types.int64, source, types.int64, types.int64), codegen
