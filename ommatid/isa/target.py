@@ -58,6 +58,15 @@ class Target:
     dram_latency_ns: float
     dram_burst_bytes: int
     dram_requests_in_flight: int
+    energy_mac_pj: float
+    energy_vx_pj_per_element: float
+    energy_acc_pj_per_byte: float
+    energy_sram_pj_per_byte: float
+    energy_dram_pj_per_byte: float
+    static_mw: float
+    area_mac_um2: float
+    area_memory_um2_per_byte: float
+    area_port_um2_per_byte: float
 
     def __post_init__(self) -> None:
         for name in _LIMITS:
@@ -133,6 +142,15 @@ _LIMITS: dict[str, tuple[float, float, int]] = {
     "dram_latency_ns": (0, 100_000, 0),
     "dram_burst_bytes": (16, 4096, 16),
     "dram_requests_in_flight": (1, 4096, 1),
+    "energy_mac_pj": (0, 1e6, 0),
+    "energy_vx_pj_per_element": (0, 1e6, 0),
+    "energy_acc_pj_per_byte": (0, 1e6, 0),
+    "energy_sram_pj_per_byte": (0, 1e6, 0),
+    "energy_dram_pj_per_byte": (0, 1e6, 0),
+    "static_mw": (0, 1e9, 0),
+    "area_mac_um2": (0, 1e9, 0),
+    "area_memory_um2_per_byte": (0, 1e9, 0),
+    "area_port_um2_per_byte": (0, 1e9, 0),
 }
 
 

@@ -31,7 +31,9 @@ def summary(result: Profile) -> RenderableType:
             shares = [e.busy_cycles, token, *causes, e.idle_cycles]
             table.add_row(e.engine, *(f"{100 * s / total:.1f}%" for s in shares))
     line = f"{result.cycles:,} cycles, {result.latency_ms:.3f} ms, {result.fps:.1f} frames/s, bound by {result.bound}"
-    return Group(line, table)
+    levels = sorted(result.energy_uj.items(), key=lambda item: -item[1])
+    energy = f"{sum(result.energy_uj.values()):,.0f} uJ: " + ", ".join(f"{n} {v:,.0f}" for n, v in levels)
+    return Group(line, table, energy)
 
 
 def layer_table(result: Profile, most: int | None = None) -> Table:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.cost import VX_STARTUP_CYCLES, copy_words
+from ommatid.isa.cost import VX_STARTUP_CYCLES, copy_words, cost_cycles
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import BY_OPCODE, Engine, conv_steps, view
+from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, conv_steps, view
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -114,3 +114,10 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
             busiest = np.maximum(np.ceil(reads / room[0]), np.ceil(writes / room[1]))
             pace[where] = np.maximum(pace[where], busiest + VX_STARTUP_CYCLES)
     return words, pace
+
+
+def vx_elements(stream: Array, target: Target) -> Array:
+    """Steps of one element that the vector engine takes for each instruction: its beats times its width (int64)."""
+    cycles = cost_cycles(stream, target)
+    vx = np.isin(stream["opcode"], [row.opcode for row in INSTRUCTIONS if row.engine == Engine.VX])
+    return np.where(vx, (cycles - VX_STARTUP_CYCLES) * target.vx_elements_per_cycle, 0)
