@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import INSTRUCTIONS, view
 from ommatid.isa.program import Program
 from ommatid.simulator.kernels import multiply, team
 from ommatid.simulator.kernels.program import HELPER, Array, Chip, work
@@ -28,9 +27,8 @@ class Machine(Memories):
         super().__init__(program)
         target, path = program.target, path or multiply.chosen()
         array = Array(target.mx_k_bytes, target.mx_channels, multiply.address(path), path != "vnni")
-        records = (view(program.instructions, row.mnemonic) for row in INSTRUCTIONS)
-        memories = len(self.sram), self.dram, self.all_sram, self.all_acc
-        self._chip = Chip._make([array, *memories, *records])
+        stream = program.instructions.view(np.uint8)
+        self._chip = Chip(array, len(self.sram), stream, self.dram, self.all_sram, self.all_acc)
         self._helpers = (threads or host_threads()) - 1
 
     def run(

@@ -36,8 +36,8 @@ class Memories:
         cores = target.cores if self.program.instructions["core"].any() else 1
         self.dram = np.zeros(self.program.dram_bytes, np.uint8)
         self.dram[: len(self.program.constants)] = self.program.constants
-        self.all_sram = np.zeros(cores * (target.sram_bytes + SLACK), np.uint8)
-        self.all_acc = np.zeros(cores * (target.accumulator_bytes + SLACK) // 4, np.int32)
+        self.all_sram = aligned_zeros(cores * (target.sram_bytes + SLACK))
+        self.all_acc = aligned_zeros(cores * (target.accumulator_bytes + SLACK)).view(np.int32)
         self.sram = [part[: target.sram_bytes] for part in self.all_sram.reshape(cores, -1)]
         self.acc = [part[: target.accumulator_bytes // 4] for part in self.all_acc.reshape(cores, -1)]
 
@@ -54,3 +54,9 @@ class Memories:
     def read(self, placed: Placed) -> Array:
         """A copy of a tensor (its memory shape, int8 or uint8)."""
         return self.window(placed).copy()
+
+
+def aligned_zeros(size: int) -> Array:
+    """Zero bytes that begin where a line of the host's cache does."""
+    data = np.zeros(size + SLACK, np.uint8)
+    return data[-data.ctypes.data % SLACK :][:size]

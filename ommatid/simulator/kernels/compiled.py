@@ -44,13 +44,13 @@ class Kept(FunctionCache):
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function that other kernels call: it becomes part of them, and is not kept by itself."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    """Compile a function that only other kernels call: it becomes part of them, and is not kept by itself."""
+    return numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def entry(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, and keep it with all that it calls."""
-    compiled = kernel(function)
+    compiled = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     compiled._cache = Kept(function, True)
     return compiled
 

@@ -109,10 +109,7 @@ def products(
     begin: int, end: int, zero: int,
 ) -> None:  # fmt: skip
     """The sums of output pixels ``first`` to ``last``, channels ``begin`` (a multiple of 16) to ``end``."""
-    places = np.empty(last - first, np.int64)
-    for p in range(first, last):
-        y, x = p // np.int64(f.out_w), p % np.int64(f.out_w)
-        places[p - first] = origin + y * np.int64(f.stride_h) * row + x * np.int64(f.stride_w) * pixel
+    places = windows(f, row, pixel, origin, first, last)
     runs = steps(f, row, pixel)
     length = np.int64(f.kw) * np.int64(f.cin) if f.row_mode else np.int64(f.cin)
     quads, lanes = (length + 3) // 4, array.channels
@@ -139,6 +136,21 @@ def products(
         image, places, last - first, sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
         correction, np.int64(f.accumulate),
     ))  # fmt: skip
+
+
+@kernel
+def windows(f: Any, row: int, pixel: int, origin: int, first: int, last: int) -> Any:
+    """Where the windows of output pixels ``first`` to ``last`` begin."""
+    places, width = np.empty(last - first, np.int64), np.int64(f.out_w)
+    y, x, p = first // width, first % width, 0
+    while p < last - first:
+        place = origin + y * np.int64(f.stride_h) * row + x * np.int64(f.stride_w) * pixel
+        for _ in range(min(width - x, last - first - p)):
+            places[p] = place
+            place += np.int64(f.stride_w) * pixel
+            p += 1
+        y, x = y + 1, np.int64(0)
+    return places
 
 
 @kernel

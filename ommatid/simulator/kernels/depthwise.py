@@ -23,7 +23,7 @@ def dwconv(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
     )
     tap, step = np.int64(f.weights_tap), np.int64(f.acc_pixel) // 4
     bits, zero = flip(f.src_type), ints(np.int32(f.src_zero))
-    weights = sram[np.int64(f.weights) :].view(np.int8)
+    signed, weights = flip(1), np.int64(f.weights)
     first, last = share(f.out_h, part, parts)
     for block in range(0, c, LANES):
         left = c - block
@@ -39,5 +39,6 @@ def dwconv(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
                     source = np.int64(f.src) + (line + i * down) * row + column * pixel + block
                     for j in range(begin, end):
                         value = numbers(load(sram, source + j * right * pixel, left), bits) - zero
-                        total = total + value * load(weights, (i * kw + j) * tap + block, left)
+                        at_weights = weights + (i * kw + j) * tap + block
+                        total = total + value * numbers(load(sram, at_weights, left), signed)
                 store(acc, at, left, total)

@@ -8,7 +8,18 @@ import numpy as np
 
 from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise, share
 from ommatid.simulator.kernels.compiled import kernel
-from ommatid.simulator.kernels.vectors import LANES, floats, fma, ints, load, look_up, pick, store
+from ommatid.simulator.kernels.vectors import (
+    LANES,
+    floats,
+    fma,
+    ints,
+    load,
+    load_floats,
+    load_ints,
+    look_up,
+    pick,
+    store,
+)
 
 
 @kernel
@@ -49,18 +60,16 @@ def column(
 ) -> None:  # fmt: skip
     """The pixels of a row, channels ``block`` on; ``left`` channels are left."""
     c, kind, binary = np.int64(f.c), np.int64(f.source), np.int64(f.binary)
-    size = 4 * c * (kind + 1) if kind else 0
-    per_channel = sram[np.int64(f.parameters) : np.int64(f.parameters) + size]
-    parameters, biases = per_channel.view(np.float32), per_channel.view(np.int32)
     table1_on, table2_on, operand_c = f.table1_on == 1, f.table2_on == 1, f.operand_c == 1
     table1, table2 = sram[np.int64(f.table1) :], sram[np.int64(f.table2) :]
-    bias, multiplier, negative = ints(np.int32(0)), floats(np.float32(0)), floats(np.float32(0))
+    none = floats(np.float32(0))
+    bias, multiplier, shift, negative = ints(np.int32(0)), none, none, none
+    at = np.int64(f.parameters) + 4 * block
     if kind == 1:
-        bias, multiplier = load(biases, block, left), load(parameters, c + block, left)
-    shift = multiplier
-    if kind == 2:
-        shift, multiplier = load(parameters, block, left), load(parameters, c + block, left)
-        negative = load(parameters, 2 * c + block, left)
+        bias, multiplier = load_ints(sram, at, left), load_floats(sram, at + 4 * c, left)
+    elif kind == 2:
+        shift, multiplier = load_floats(sram, at, left), load_floats(sram, at + 4 * c, left)
+        negative = load_floats(sram, at + 8 * c, left)
     mid, src_bits, src_zero = limits(f.mid_zero, f.mid_type), flip(f.src_type), ints(np.int32(f.src_zero))
     a_bits, b_bits = flip(f.a_type), flip(f.b_type)
     a_factor, b_factor, addend = floats(f.a_factor), floats(f.b_factor), floats(f.addend)

@@ -130,17 +130,18 @@ def _product(path: Path) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             job = SimpleNamespace(**{n: builder.extract_value(args[0], i) for i, n in enumerate(NAMES)})
             width = 8 * path.vectors
-            blocks = _divided(builder, builder.add(job.count, _LONG(path.pixels - 1)), _LONG(path.pixels))
-            tiles = _divided(builder, builder.add(job.channels, _LONG(width - 1)), _LONG(width))
+            blocks = builder.udiv(builder.add(job.count, _LONG(path.pixels - 1)), _LONG(path.pixels))
+            size, more = builder.udiv(job.count, blocks), builder.urem(job.count, blocks)
+            tiles = builder.udiv(builder.add(job.channels, _LONG(width - 1)), _LONG(width))
             with cgutils.for_range(builder, tiles) as tile:
                 channel = builder.mul(tile.index, _LONG(width))
                 panels = _panels(path, builder, job, channel)
                 with cgutils.for_range(builder, blocks) as block:
-                    bounds = [
-                        _divided(builder, builder.mul(builder.add(block.index, _LONG(i)), job.count), blocks)
-                        for i in (0, 1)
-                    ]
-                    _emit_tiles(path, builder, job, channel, panels, *bounds)
+                    larger = builder.icmp_unsigned("<", block.index, more)
+                    extra = builder.select(larger, block.index, more)
+                    first = builder.add(builder.mul(block.index, size), extra)
+                    pixels = builder.add(size, builder.zext(larger, _LONG))
+                    _emit_tiles(path, builder, job, channel, panels, first, pixels)
             return context.get_dummy_value()
 
         return types.void(arguments), codegen
@@ -154,23 +155,23 @@ def _panels(path: Path, builder: Any, job: Any, channel: Any) -> list[Any]:
     for v in range(path.vectors):
         own = builder.add(channel, _LONG(8 * v))
         own = builder.select(builder.icmp_signed("<", own, job.channels), own, channel)
-        group, lane = _divided(builder, own, job.lanes), builder.urem(own, job.lanes)
+        group, lane = builder.udiv(own, job.lanes), builder.urem(own, job.lanes)
         at = builder.add(builder.mul(group, job.group_bytes), builder.mul(lane, _LONG(4)))
         panels.append(_at(builder, job.weights, at))
     return panels
 
 
 def _emit_tiles(
-    path: Path, builder: Any, job: Any, channel: Any, panels: list[Any], first: Any, last: Any
+    path: Path, builder: Any, job: Any, channel: Any, panels: list[Any], first: Any, pixels: Any
 ) -> None:
-    """The tile of pixels ``first`` to ``last``: code for each number of them."""
+    """The tile of some pixels from ``first`` on: code for each number of them."""
     after = builder.append_basic_block("after")
-    switch = builder.switch(builder.sub(last, first), after)
-    for pixels in range(1, path.pixels + 1):
-        block = builder.append_basic_block(f"tile{pixels}")
-        switch.add_case(_LONG(pixels), block)
+    switch = builder.switch(pixels, after)
+    for count in range(1, path.pixels + 1):
+        block = builder.append_basic_block(f"tile{count}")
+        switch.add_case(_LONG(count), block)
         builder.position_at_end(block)
-        indices = [builder.add(first, _LONG(m)) for m in range(pixels)]
+        indices = [builder.add(first, _LONG(m)) for m in range(count)]
         sums = _emit_sums(path, builder, job, panels, indices)
         for index, pixel in zip(indices, sums, strict=True):
             row = builder.gep(job.acc, [builder.add(builder.mul(index, job.step), channel)])
@@ -210,10 +211,6 @@ def _zeros(builder: Any) -> Any:
     place = cgutils.alloca_once(builder, EIGHT)
     builder.store(ir.Constant(EIGHT, None), place)
     return place
-
-
-def _divided(builder: Any, a: Any, b: Any) -> Any:
-    return builder.udiv(a, b)
 
 
 def _entry(builder: Any, table: Any, index: Any) -> Any:

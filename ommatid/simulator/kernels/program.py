@@ -7,29 +7,29 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import BY_MNEMONIC, INSTRUCTIONS
+from ommatid.isa.instructions import BY_MNEMONIC, DTYPES, INSTRUCTION_BYTES
 from ommatid.simulator.kernels import channels, convolution, depthwise, dma, element, team, window
 from ommatid.simulator.kernels.compiled import entry, kernel
+from ommatid.simulator.kernels.vectors import record
 
 #: What the MAC array is, and what multiplies for it: bytes along K, channels, the address of a function of
 #: multiply.py, and whether that takes int16.
 Array = namedtuple("Array", "k channels function wide")
-#: All that instructions work on: memories of all cores one after the other, the stream as records of each kind.
-Chip: Any = namedtuple(
-    "Chip", ["array", "cores", "dram", "sram", "acc", *(row.mnemonic for row in INSTRUCTIONS)]
-)
+#: All that instructions work on: the stream's bytes, and the memories, those of all cores one after the other.
+Chip = namedtuple("Chip", "array cores stream dram sram acc")
 
-LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, COPY, SEND, END = (
-    BY_MNEMONIC[name].opcode
-    for name in (
-        "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "copy",
-        "send", "end",
-    )
+MNEMONICS = (
+    "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "copy", "send",
+    "end",
 )  # fmt: skip
-if {row.opcode for row in INSTRUCTIONS} != {
-    LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, COPY, SEND, END
-}:  # fmt: skip
+if set(MNEMONICS) != BY_MNEMONIC.keys():
     raise TypeError("kernels.program and the instruction table differ")
+LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, COPY, SEND, END = (
+    BY_MNEMONIC[name].opcode for name in MNEMONICS
+)
+load_, fill_, store_, conv_, dwconv_, map_, pool_, reduce_, resize_, softmax_, lrn_, copy_, send_, _ = (
+    DTYPES[name] for name in MNEMONICS
+)
 
 HELPER = -1
 MOST_PARTS = 16
@@ -39,36 +39,41 @@ PART = 1 << 16  # work of a part, at least: about the time of so many products
 @kernel
 def execute(chip: Any, i: int, part: int, parts: int) -> None:
     """Execute one part of instruction ``i``. The fields of ``store`` are also those of ``load`` and ``send``."""
-    opcode, core = chip.end[i].opcode, np.int64(chip.end[i].core)
+    at = i * INSTRUCTION_BYTES
+    opcode, core = chip.stream[at], np.int64(chip.stream[at + 1])
     sram, acc = memory(chip.sram, core, chip.cores), memory(chip.acc, core, chip.cores)
     if opcode == CONV:
-        convolution.conv(chip.conv[i], sram, acc, chip.array, part, parts)
+        convolution.conv(record(chip.stream, at, conv_), sram, acc, chip.array, part, parts)
     elif opcode == MAP:
-        element.map_(chip.map[i], sram, acc, part, parts)
+        element.map_(record(chip.stream, at, map_), sram, acc, part, parts)
     elif opcode == LOAD:
         for to in range(chip.cores):
-            if to == core or chip.load[i].multicast >> to & 1:
-                dma.transfer(chip.store[i], chip.dram, memory(chip.sram, to, chip.cores))
+            if to == core or record(chip.stream, at, load_).multicast >> to & 1:
+                dma.transfer(record(chip.stream, at, store_), chip.dram, memory(chip.sram, to, chip.cores))
     elif opcode == STORE:
-        dma.transfer(chip.store[i], sram, chip.dram)
+        dma.transfer(record(chip.stream, at, store_), sram, chip.dram)
     elif opcode == SEND:
-        dma.transfer(chip.store[i], sram, memory(chip.sram, np.int64(chip.send[i].peer), chip.cores))
+        dma.transfer(
+            record(chip.stream, at, store_),
+            sram,
+            memory(chip.sram, np.int64(record(chip.stream, at, send_).peer), chip.cores),
+        )
     elif opcode == FILL:
-        dma.fill(chip.fill[i], sram)
+        dma.fill(record(chip.stream, at, fill_), sram)
     elif opcode == COPY:
-        dma.copy(chip.copy[i], sram)
+        dma.copy(record(chip.stream, at, copy_), sram)
     elif opcode == DWCONV:
-        depthwise.dwconv(chip.dwconv[i], sram, acc, part, parts)
+        depthwise.dwconv(record(chip.stream, at, dwconv_), sram, acc, part, parts)
     elif opcode == POOL:
-        window.pool(chip.pool[i], sram, part, parts)
+        window.pool(record(chip.stream, at, pool_), sram, part, parts)
     elif opcode == RESIZE:
-        window.resize(chip.resize[i], sram, part, parts)
+        window.resize(record(chip.stream, at, resize_), sram, part, parts)
     elif opcode == REDUCE:
-        channels.reduce(chip.reduce[i], sram, acc)
+        channels.reduce(record(chip.stream, at, reduce_), sram, acc)
     elif opcode == SOFTMAX:
-        channels.softmax(chip.softmax[i], sram)
+        channels.softmax(record(chip.stream, at, softmax_), sram)
     elif opcode == LRN:
-        channels.lrn(chip.lrn[i], sram)
+        channels.lrn(record(chip.stream, at, lrn_), sram)
 
 
 @kernel
@@ -80,21 +85,22 @@ def memory(all_cores: Any, core: int, cores: int) -> Any:
 @kernel
 def parts_of(chip: Any, i: int) -> int:
     """Into how many parts it pays to cut instruction ``i``."""
-    opcode, work = chip.end[i].opcode, np.int64(0)
+    at, work = i * INSTRUCTION_BYTES, np.int64(0)
+    opcode = chip.stream[at]
     if opcode == CONV:
-        f = chip.conv[i]
+        f = record(chip.stream, at, conv_)
         work = np.int64(f.out_h) * f.out_w * f.cin * f.cout * f.kh * f.kw // 8
     elif opcode == DWCONV:
-        d = chip.dwconv[i]
+        d = record(chip.stream, at, dwconv_)
         work = np.int64(d.out_h) * d.out_w * d.c * d.kh * d.kw * 8
     elif opcode == MAP:
-        m = chip.map[i]
+        m = record(chip.stream, at, map_)
         work = np.int64(m.h) * m.w * m.c * 8
     elif opcode == POOL:
-        p = chip.pool[i]
+        p = record(chip.stream, at, pool_)
         work = np.int64(p.out_h) * p.out_w * p.c * p.kh * p.kw * 4
     elif opcode == RESIZE:
-        r = chip.resize[i]
+        r = record(chip.stream, at, resize_)
         work = np.int64(r.out_h) * r.out_w * r.c * 8
     return max(1, min(work // PART, MOST_PARTS))
 
@@ -111,7 +117,7 @@ def work(chip: Any, order: Any, state: Any, helpers: int) -> None:
     for at in range(len(order)):
         parts = parts_of(chip, order[at]) if helpers else 1
         if parts == 1:
-            execute(chip, order[at], 0, 1)
+            execute(chip, order[at], np.int64(0), np.int64(1))
         else:
             team.publish(state, at, parts)
             while do_part(chip, order, state):

@@ -1,6 +1,6 @@
 """Vectors of sixteen numbers inside kernels: LLVM makes of them what the CPU has, with the same bits everywhere.
 
-``Ints`` are int32, ``Floats`` float32; bytes and shorter integers are widened when loaded and cut when stored.
+``Ints`` are int32, ``Floats`` float32; bytes are widened when loaded and cut when stored.
 ``load`` and ``store`` take how many lanes count: no other element is touched, and other lanes load as zero.
 """
 
@@ -77,32 +77,44 @@ def _short(kind: ir.Type) -> str:
     return f"v{LANES}{'f32' if kind == _FLOAT else kind}"
 
 
+def _loaded(builder: Any, place: Any, element: ir.Type, bytes_: int, count: Any) -> Any:
+    """The first ``count`` elements at a place, zero in other lanes."""
+    kind = _vector(element)
+    pointer = builder.bitcast(place, kind.as_pointer())
+    out = cgutils.alloca_once(builder, kind)
+    with builder.if_else(builder.icmp_signed(">=", count, _LONG(LANES)), likely=True) as (whole, part):
+        with whole:
+            builder.store(builder.load(pointer, align=bytes_), out)
+        with part:
+            name, zero = f"llvm.masked.load.{_short(element)}.p0", ir.Constant(kind, None)
+            builder.store(call(builder, name, kind, pointer, _INT(bytes_), _mask(builder, count), zero), out)
+    return builder.load(out)
+
+
 @intrinsic
 def load(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
-    """``count`` (or more: sixteen) elements of an array from ``at`` on."""
-    result = FLOATS if array.dtype == types.float32 else INTS
+    """``count`` (or more: sixteen) elements of an array of bytes or int32 from ``at`` on."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = _place(context, builder, array, args[0], args[1])
-        element = place.type.pointee
-        kind, bytes_ = _vector(element), array.dtype.bitwidth // 8
-        pointer = builder.bitcast(place, kind.as_pointer())
-        out = cgutils.alloca_once(builder, kind)
-        with builder.if_else(builder.icmp_signed(">=", args[2], _LONG(LANES)), likely=True) as (whole, part):
-            with whole:
-                builder.store(builder.load(pointer, align=bytes_), out)
-            with part:
-                zero = ir.Constant(kind, None)
-                name = f"llvm.masked.load.{_short(element)}.p0"
-                mask = _mask(builder, args[2])
-                builder.store(call(builder, name, kind, pointer, _INT(bytes_), mask, zero), out)
-        value = builder.load(out)
-        if result == FLOATS or bytes_ == 4:
-            return value
-        widen = builder.sext if array.dtype.signed else builder.zext
-        return widen(value, INTS.value)
+        value = _loaded(builder, place, place.type.pointee, array.dtype.bitwidth // 8, args[2])
+        return value if value.type == INTS.value else builder.zext(value, INTS.value)
 
-    return result(array, types.int64, types.int64), codegen
+    return INTS(array, types.int64, types.int64), codegen
+
+
+def _from_bytes(result: Vector, element: ir.Type) -> Any:
+    def typed(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return _loaded(builder, _place(context, builder, array, args[0], args[1]), element, 4, args[2])
+
+        return result(array, types.int64, types.int64), codegen
+
+    return intrinsic(typed)
+
+
+#: As ``load``, of int32 or float32 that begin at byte ``at`` of an array of bytes.
+load_ints, load_floats = _from_bytes(INTS, _INT), _from_bytes(FLOATS, _FLOAT)
 
 
 @intrinsic
@@ -242,3 +254,14 @@ def move(typing_context: Any, to: Any, at: Any, source: Any, start: Any, count: 
         return context.get_dummy_value()
 
     return types.void(to, types.int64, source, types.int64, types.int64), codegen
+
+
+@intrinsic
+def record(typing_context: Any, stream: Any, at: Any, layout: Any) -> Any:
+    """The record of a structured dtype that begins at byte ``at``, in place."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = _place(context, builder, stream, args[0], args[1])
+        return builder.bitcast(place, context.get_value_type(layout.dtype))
+
+    return layout.dtype(stream, types.int64, layout), codegen
