@@ -21,7 +21,7 @@ NOISE, TABLES = 1 << 16, 1 << 16  # bytes of DRAM; tables follow the noise, resu
 CONSTANTS = NOISE + TABLES
 DRAM = CONSTANTS + (1 << 17)
 TABLE_ROOM = 1 << 14  # bytes of a core's SRAM
-STYLES = ("tiles", "chaos", "mixed", "flood")
+STYLES = ("tiles", "chaos", "mixed", "focus", "flood")
 
 Fields = dict[str, Any]
 Slot = tuple[int, int]  # address, bytes
@@ -45,7 +45,7 @@ class Author:
         cores = int(rng.choice([1, 2, 2, 2, self.target.cores])) if self.target.cores > 1 else 1
         self.cores = rng.permutation(self.target.cores)[:cores].tolist()
         self.length = int(rng.integers(5, 60))
-        self.style = str(rng.choice(STYLES, p=[0.35, 0.3, 0.3, 0.05]))
+        self.style = str(rng.choice(STYLES, p=[0.3, 0.2, 0.25, 0.2, 0.05]))
         extra = float(rng.choice([0, 0, 0.05, 0.4]))
         self.weave = Weave(self.builder, rng, extra, float(rng.choice([0.1, 0.9])))
         self.most = int(rng.choice([600, 2000, 6000]))  # bytes of a buffer
@@ -59,6 +59,8 @@ class Author:
     def program(self) -> Program:
         """The program."""
         kinds = [getattr(self, name) for name in CHAOS]
+        if self.style == "focus":  # an instruction again and again, a few others at the same time
+            kinds = [self.pick(kinds)] * 6 + [self.pick(kinds) for _ in range(4)]
         for _ in range(400):
             if len(self.weave) >= self.length - 1:
                 break
@@ -128,7 +130,11 @@ class Author:
         self.tables[begin : begin + len(data)] = data
         self.tables_end = begin + len(data)
         self.table_at[core] = -(-(at + len(data)) // 16) * 16
-        over = [k for k, (a, n) in self.loaded.items() if k[0] == core and a < address + len(data) and address < a + n]
+        over = [
+            k
+            for k, (a, n) in self.loaded.items()
+            if k[0] == core and a < address + len(data) and address < a + n
+        ]
         for key in over:
             del self.loaded[key]
         self.loaded[core, kind, size] = address, len(data)
@@ -147,7 +153,11 @@ class Author:
         n = max(1, size // run)
         first = min(run, size)
         step = self.pick([first, first, first + 16, first + 7, 64]) if n > 1 else 0
-        src = int(self.rng.integers(0, NOISE - n * max(step, first) - 1)) if n * max(step, first) < NOISE - 1 else 0
+        src = (
+            int(self.rng.integers(0, NOISE - n * max(step, first) - 1))
+            if n * max(step, first) < NOISE - 1
+            else 0
+        )
         src = src // 64 * 64 if self.chance(self.aligned) else src
         step = min(step, (NOISE - src - first) // max(1, n - 1)) if n > 1 else 0
         index = self.weave.append(
@@ -165,7 +175,9 @@ class Author:
         if self.chance(0.3):
             h, w = max(h, 8), max(w, 8)
         while h * w * c > size:
-            h, w, c = (-(-h // 2), w, c) if h >= w and h > 1 else (h, -(-w // 2), c) if w > 1 else (h, w, c // 2)
+            h, w, c = (
+                (-(-h // 2), w, c) if h >= w and h > 1 else (h, -(-w // 2), c) if w > 1 else (h, w, c // 2)
+            )
         return h, w, c
 
     def image(self, name: str, slot: Slot, h: int, w: int, c: int, dense: bool = False) -> Fields:
@@ -299,7 +311,9 @@ class Author:
             at = int(self.rng.integers(CONSTANTS, DRAM - 512))
             if self.weave.written(0, at, at + 512, Memory.DRAM):
                 source = (at, 512)
-        return self.weave.append("load", core, **self.sides(source, self.pick(self.slots)), **self.multicast(core))
+        return self.weave.append(
+            "load", core, **self.sides(source, self.pick(self.slots)), **self.multicast(core)
+        )
 
     def fill(self, core: int) -> int:
         """Somewhere in a buffer."""
@@ -431,7 +445,9 @@ class Author:
 
     def _requantise(self, c: int) -> Any:
         bias = self.rng.integers(-5000, 5000, c).astype("<i4")
-        return np.concatenate([bias.view(np.uint8), (2.0 ** self.rng.uniform(-14, -6, c)).astype("<f4").view(np.uint8)])
+        return np.concatenate(
+            [bias.view(np.uint8), (2.0 ** self.rng.uniform(-14, -6, c)).astype("<f4").view(np.uint8)]
+        )
 
     def _affine(self, c: int) -> Any:
         return np.concatenate([self.rng.normal(0, 20, c), self.rng.normal(0, 1, 2 * c)]).astype("<f4")
@@ -563,7 +579,9 @@ class Author:
         h, w, c = self.shape(min(slot[1], to[1], 2000))
         if not self.ready(core, slot):
             return -1
-        alpha, bias, factor = (np.float32(self.rng.uniform(*limits)) for limits in ((0, 0.1), (0.5, 2), (0.5, 2)))
+        alpha, bias, factor = (
+            np.float32(self.rng.uniform(*limits)) for limits in ((0, 0.1), (0.5, 2), (0.5, 2))
+        )
         return self.weave.append(
             "lrn", core, **self.image("src", slot, h, w, c), **self.image("dst", to, h, w, c), h=h, w=w, c=c,
             size=self.pick([1, 2, 3, 5, 7]), alpha=alpha, bias=bias, factor=factor, src_zero=self.byte(),

@@ -163,7 +163,12 @@ class Weave:
         return j if held < CAPACITY else -1
 
     def _commit(
-        self, edges: list[tuple[int, int]], touched: list[tuple[int, int, int, Array]], known: Array, mine: int, i: int
+        self,
+        edges: list[tuple[int, int]],
+        touched: list[tuple[int, int, int, Array]],
+        known: Array,
+        mine: int,
+        i: int,
     ) -> None:
         records = self.builder.records
         for j, q in edges:
