@@ -57,3 +57,4 @@ bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 docs: $(STAMP) ## write the generated tables of docs/ anew
 	$(BIN)/python -m ommatid.isa.manual docs
 	$(BIN)/python -m ommatid.compiler.operators_doc docs
+	$(BIN)/python -m ommatid.simulator.counters docs
