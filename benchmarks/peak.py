@@ -11,7 +11,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ommatid.simulator.kernels.multiply import AVX2, EIGHT, SHORTS, VNNI, Path, chosen
+from ommatid.simulator.kernels.multiply import AVX2, EIGHT, SHORTS, VNNI, Path
+from ommatid.simulator.settings import kernels
 
 CHAINS = 12
 
@@ -55,7 +56,7 @@ def avx2(turns: int) -> int:
 
 def peak_gmacs() -> float:
     """Products a second, in 1e9, of one core on the path that the kernels take; 0 for the portable one."""
-    path = chosen()
+    path = kernels()
     if path == "portable":
         return 0.0
     function, products = (vnni, 32) if path == "vnni" else (avx2, 16)

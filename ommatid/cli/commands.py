@@ -237,7 +237,11 @@ def facts_text(facts: dict[str, Any]) -> str:
 @click.option(
     "-i", "--input", "inputs", multiple=True, metavar="[NAME=]FILE", help="A .png, .jpg, .npy or .npz file."
 )
-@click.option("--strict", is_flag=True, help="Read every byte through SRAM (so does the default today).")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Execute in the plainest way: one thread, no special instructions, the same bits.",
+)
 @common("A folder for the outputs as .npy files.")
 def run_command(
     program_path: str,

@@ -14,7 +14,7 @@ from ommatid.isa.program import Placed, Port, Program
 from ommatid.isa.program_file import load
 from ommatid.runtime.cache import compiled
 from ommatid.runtime.host import CpuPartition, dequantize, quantize, to_memory, to_onnx
-from ommatid.simulator.functional import Machine
+from ommatid.simulator.functional import PLAIN, Machine
 from ommatid.simulator.timing import simulate
 
 Array = np.ndarray[Any, Any]
@@ -46,7 +46,8 @@ class InferenceSession:
     """Run a network on the simulated NPU, with onnxruntime's calls.
 
     ``path_or_bytes`` is a Program, an ``.omm`` file, an ``.onnx`` file, or the bytes of either; an ONNX model
-    is compiled, and the result kept in a cache on disk. ``options`` are those of ``ommatid.compile``.
+    is compiled, and the result kept in a cache on disk. ``options`` are those of ``ommatid.compile``. ``strict``
+    executes in the plainest way: no choice by CPU, one thread, the same bits.
 
     Raises:
         CompileError, TargetError, ProgramFileError: the model or program cannot be used.
@@ -147,7 +148,7 @@ class InferenceSession:
 
     def _pass(self, feeds: dict[str, Array]) -> dict[str, Array]:
         if self._machine is None:
-            self._machine = Machine(self.program)
+            self._machine = Machine(self.program, **(PLAIN if self.strict else {}))
         values: dict[str, Array] = dict(feeds)
         execute(self.program, self._machine, self._placed, values, self._cpu)
         return {port.name: _output(port, values, self._placed) for port in self.program.outputs}

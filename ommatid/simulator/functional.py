@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,26 +9,30 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.program import Program
+from ommatid.simulator import settings
 from ommatid.simulator.kernels import multiply, team
 from ommatid.simulator.kernels.program import HELPER, Array, Chip, work
 from ommatid.simulator.memories import Memories
+
+#: The plainest way to execute a program: one thread, and code that every CPU has.
+PLAIN: dict[str, Any] = {"threads": 1, "path": "portable"}
 
 
 class Machine(Memories):
     """A chip that executes a program's instructions, one after the other.
 
     Programs are trusted to stay inside their memories: what comes from outside goes through the verifier.
-    ``threads`` of the host share the work (None: ``host_threads()``), and ``path`` of ``kernels.multiply``
-    multiplies (None: ``chosen()``); the bits depend on neither.
+    ``threads`` of the host share the work (None: ``settings.threads()``), and ``path`` of ``kernels.multiply``
+    multiplies (None: ``settings.kernels()``); the bits depend on neither.
     """
 
     def __init__(self, program: Program, threads: int | None = None, path: str | None = None) -> None:
         super().__init__(program)
-        target, path = program.target, path or multiply.chosen()
+        target, path = program.target, path or settings.kernels()
         array = Array(target.mx_k_bytes, target.mx_channels, multiply.address(path), path != "vnni")
         stream = program.instructions.view(np.uint8)
         self._chip = Chip(array, len(self.sram), stream, self.dram, self.all_sram, self.all_acc)
-        self._helpers = (threads or host_threads()) - 1
+        self._helpers = (threads or settings.threads()) - 1
 
     def run(
         self,
@@ -62,12 +65,3 @@ class Machine(Memories):
         work(self._chip, indices, state, helpers)
         for thread in threads:
             thread.join()
-
-
-def host_threads() -> int:
-    """Threads to use: ``OMMATID_THREADS``, or as many as there are CPUs for this process, at most 4."""
-    given = os.environ.get("OMMATID_THREADS")
-    if given:
-        return max(1, int(given))
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, 4)

@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from ommatid.simulator.kernels.vectors import LANES, fma, load, store
+from ommatid.simulator.kernels.vectors import LANES, fma, load_floats, store
 
 Array = np.ndarray[Any, Any]
 
@@ -17,7 +17,8 @@ Array = np.ndarray[Any, Any]
 def fma_all(a: Array, b: Array, c: Array, out: Array) -> None:
     for i in range(0, len(out), LANES):
         left = len(out) - i
-        store(out, i, left, fma(load(a, i, left), load(b, i, left), load(c, i, left)))
+        x, y, z = (load_floats(a, 4 * i, left), load_floats(b, 4 * i, left), load_floats(c, 4 * i, left))
+        store(out, i, left, fma(x, y, z))
 
 
 def test_fma_rounds_once() -> None:
@@ -28,7 +29,7 @@ def test_fma_rounds_once() -> None:
     a[500], b[500], c[500] = 1 + 2.0**-23, 2.0**-24 * (1 - 2.0**-23), 1 + 2.0**-23
     a[501], b[501], c[501] = 2.0**-30, 2.0**-30, 1 + 2.0**-23
     got = np.empty_like(a)
-    fma_all(a, b, c, got)
+    fma_all(a.view(np.uint8), b.view(np.uint8), c.view(np.uint8), got)
     for x, y, z, result in zip(a, b, c, got, strict=True):
         exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
         error = abs(Fraction(float(result)) - exact)

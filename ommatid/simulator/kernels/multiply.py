@@ -16,7 +16,6 @@ all runs are added. Numba compiles for the host, so a function with instructions
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -285,20 +284,6 @@ def available() -> tuple[str, ...]:
     has = llvmlite.binding.get_host_cpu_features()
     vnni_too = (has.get("avx512vnni") and has.get("avx512vl")) or has.get("avxvnni")
     return (*(["vnni"] if vnni_too else []), *(["avx2"] if has.get("avx2") else []), "portable")
-
-
-def chosen() -> str:
-    """The path to take: ``OMMATID_KERNELS``, or the best.
-
-    Raises:
-        ValueError: the CPU lacks it, or it does not exist.
-    """
-    name = os.environ.get("OMMATID_KERNELS", "auto")
-    if name == "auto":
-        return available()[0]
-    if name not in available():
-        raise ValueError(f"OMMATID_KERNELS={name}: this CPU has auto, {', '.join(available())}")
-    return name
 
 
 @functools.cache

@@ -109,40 +109,31 @@ def parts_of(chip: Any, i: int) -> int:
 def work(chip: Any, order: Any, state: Any, helpers: int) -> None:
     """Execute the instructions of ``order`` one after the other, the large ones with helpers that share ``state``.
 
-    A helper calls it with the same arguments and HELPER.
+    A helper calls it with the same arguments and HELPER. (There is one call of ``execute``, because its code is
+    compiled into each function that calls it.)
     """
-    if helpers == HELPER:
-        assist(chip, order, state)
-        return
-    for at in range(len(order)):
-        parts = parts_of(chip, order[at]) if helpers else 1
-        if parts == 1:
-            execute(chip, order[at], np.int64(0), np.int64(1))
-        else:
-            team.publish(state, at, parts)
-            while do_part(chip, order, state):
-                pass
-            team.settle(state, parts)
-    team.write(state, team.STOP, 1)
-
-
-@kernel
-def assist(chip: Any, order: Any, state: Any) -> None:
-    """Do parts of what the leader publishes, until it stops."""
-    turn = 0
-    while not team.read(state, team.STOP):
-        if do_part(chip, order, state):
-            turn = 0
-        else:
+    following, shared, turn = 0, 0, 0
+    while True:
+        at, part, parts = team.take(state)
+        if not parts and helpers == HELPER:
+            if team.read(state, team.STOP):
+                return
             team.wait(turn)
             turn += 1
-
-
-@kernel
-def do_part(chip: Any, order: Any, state: Any) -> bool:
-    """Do a part of the job on offer; False if none is left."""
-    at, part, parts = team.take(state)
-    if parts:
+            continue
+        if not parts:
+            team.settle(state, shared)
+            if following == len(order):
+                team.write(state, team.STOP, 1)
+                return
+            at, part, parts = np.int64(following), np.int64(0), np.int64(1)
+            following += 1
+            shared = parts_of(chip, order[at]) if helpers else 0
+            if shared > 1:
+                team.publish(state, at, shared)
+                continue
+            shared = 0
         execute(chip, order[at], part, parts)
-        team.add(state, team.DONE, 1)
-    return parts > 0
+        if parts > 1:
+            team.add(state, team.DONE, 1)
+        turn = 0

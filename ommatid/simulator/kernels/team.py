@@ -120,7 +120,7 @@ def take(state: Any) -> Any:
 
 @kernel
 def settle(state: Any, parts: int) -> None:
-    """Wait until all parts of the job are done."""
+    """Wait until that many parts of the last job are done."""
     turn = 0
     while read(state, DONE) < parts:
         wait(turn)
