@@ -89,7 +89,7 @@ def run_layers(pool: ProcessPoolExecutor, count: int, folder: Path) -> list[Outc
             if t == target
             for piece in some
         ]
-        chosen = spread(here, count)
+        chosen = spread(here, count, preset_names().index(target))
         jobs += [(path, [p for q, p in chosen if q == path]) for path in dict.fromkeys(q for q, _ in chosen)]
     for some in pool.map(_run_pieces, jobs):
         outcomes += some
@@ -105,9 +105,9 @@ def _run_pieces(job: tuple[Path, list[Piece]]) -> list[Outcome]:
     return run_pieces(*job)
 
 
-def spread(found: list[tuple[Path, Piece]], count: int) -> list[tuple[Path, Piece]]:
-    """So many of them, of every kind in turn; the choice within a kind is by seed 0."""
-    rng = np.random.default_rng(0)
+def spread(found: list[tuple[Path, Piece]], count: int, seed: int) -> list[tuple[Path, Piece]]:
+    """So many of them, of every kind in turn; the choice within a kind is by ``seed``."""
+    rng = np.random.default_rng(seed)
     kinds: dict[str, list[tuple[Path, Piece]]] = {}
     for at in rng.permutation(len(found)).tolist():
         kinds.setdefault(found[at][1].kind, []).append(found[at])
