@@ -75,6 +75,7 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 f"{describe(program, int(i))}, operand {operand.name}: the target has no such core"
                 for i in where[cores >> program.target.cores != 0]
             ]
+        problems += _zero_points(program, row.mnemonic, where)
         if row.mnemonic == "conv":
             bad = (records["row_mode"] == 1) & (
                 ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1))
@@ -98,6 +99,20 @@ def _illegal_descriptors(program: Program) -> list[str]:
             )
     absent = stream["core"] >= program.target.cores
     problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(absent)]
+    return problems
+
+
+def _zero_points(program: Program, mnemonic: str, where: Array) -> list[str]:
+    """Zero points that are no value of their type: ``src_zero`` with ``src_type`` and so on."""
+    records, problems = view(program.instructions, mnemonic)[where], []
+    for name in records.dtype.names or ():
+        kind = name.replace("_zero", "_type")
+        if name.endswith("_zero") and kind in records.dtype.names:
+            code = records[name].astype(np.int64) + 128 * records[kind]
+            problems += [
+                f"{describe(program, int(i))}: {name} = {view(program.instructions, mnemonic)[name][i]} is no value of {kind}"
+                for i in where[(code < 0) | (code > 255)]
+            ]
     return problems
 
 

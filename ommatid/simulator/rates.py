@@ -6,10 +6,12 @@ from typing import Any
 
 import numba
 
+from ommatid.simulator.words import AHEAD_BEATS
+
 #: A core's engines by their priority at a bank: mx, vx, load, store.
 PRIORITY = (2, 3, 0, 1)
-#: A request that has waited so many cycles goes first, so that 16 beats pass in them at least (docs/isa.md, Banks).
-STARVATION_CYCLES, AHEAD_BEATS = 256, 16
+#: A request that has waited so many cycles goes first, so that as many beats as are ahead pass in them at least.
+STARVATION_CYCLES = 256
 
 
 @numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]

@@ -89,9 +89,10 @@ class Author:
         """A number from ``low`` to ``most``, small ones more often."""
         return int(low + (most - low) * self.rng.random() ** 2 + 0.5)
 
-    def byte(self) -> int:
-        """A zero point."""
-        return int(self.rng.integers(-128, 256))
+    def quantization(self, *names: str) -> Fields:
+        """Types and, of them, zero points of these operands."""
+        fields = self.types(*(f"{name}_type" for name in names))
+        return fields | {f"{n}_zero": int(self.rng.integers(256)) - 128 * fields[f"{n}_type"] for n in names}
 
     def types(self, *names: str) -> Fields:
         """Types (0 or 1) at random, or other flags."""
@@ -383,15 +384,29 @@ class Author:
                 window["kw"] = 1
             else:
                 return -1
-        if not (self.ready(core, slot) and self.ready(core, weights)):
+        length = window["kw"] * c if row_mode else c
+        at = -(-weights[0] // 16) * 16
+        if length % k:  # the places that fill up a step must be zeros
+            rows = window["kh"] * (1 if row_mode else window["kw"])
+            at = self.table(
+                core, f"weights {rows} {length} {cout}", size, lambda: self._weights(cout, rows, length)
+            )
+        if at < 0 or not (self.ready(core, slot) and self.ready(core, weights)):
             return -1
         acc, pixel = self.accumulators(window["out_h"] * window["out_w"], cout, half)
         update = self.chance(0.5) and self._held(core, acc, window["out_h"] * window["out_w"], pixel, cout)
         return self.weave.append(
             "conv", core, **where, **window, cin=c, cout=cout, row_mode=row_mode, acc=acc, acc_pixel=pixel,
-            weights=-(-weights[0] // 16) * 16, accumulate=int(update), acc_bytes=4, src_zero=self.byte(),
-            **self.types("src_type"),
+            weights=at, accumulate=int(update), acc_bytes=4, **self.quantization("src"),
         )  # fmt: skip
+
+    def _weights(self, cout: int, rows: int, length: int) -> Any:
+        """Random tiles of cout channels by rows of ``length`` positions, as docs/isa.md has them."""
+        k, lanes = self.target.mx_k_bytes, self.target.mx_channels
+        groups, steps = -(-cout // lanes), -(-length // k)
+        w = np.zeros((groups, lanes, rows, steps * k), np.int8)
+        w[..., :length] = self.rng.integers(-128, 128, (groups, lanes, rows, length))
+        return w.reshape(groups, lanes, rows * steps, k // 4, 4).transpose(0, 2, 3, 1, 4)
 
     def dwconv(self, core: int, slot: Slot | None = None, half: int | None = None) -> int:
         """A depthwise convolution of a buffer by another's bytes."""
@@ -409,7 +424,7 @@ class Author:
         update = self.chance(0.3) and self._held(core, acc, window["out_h"] * window["out_w"], pixel, c)
         return self.weave.append(
             "dwconv", core, **where, **window, c=c, weights=weights[0], weights_tap=tap, acc=acc, acc_pixel=pixel,
-            accumulate=int(update), acc_bytes=4, src_zero=self.byte(), **self.types("src_type"),
+            accumulate=int(update), acc_bytes=4, **self.quantization("src"),
         )  # fmt: skip
 
     def accumulators(self, pixels: int, channels: int, half: int | None) -> tuple[int, int]:
@@ -454,9 +469,7 @@ class Author:
 
     def steps(self, core: int, dst: Slot, h: int, w: int, c: int, src: Slot | None = None) -> Fields | None:
         """Steps 2 to 4 of a map: tables, a second operand; None if they cannot be had."""
-        fields: Fields = {"mid_zero": self.byte(), "src_zero": self.byte(), "r_zero": self.byte()}
-        fields |= {"a_zero": self.byte(), "b_zero": self.byte()}
-        fields |= self.types("mid_type", "src_type", "a_type", "b_type", "r_type")
+        fields = self.quantization("mid", "src", "a", "b", "r")
         for n in (1, 2):
             if self.chance(0.3):
                 at = self.table(core, "bytes", 256, lambda: self.rng.integers(0, 256, 256).astype(np.uint8))
@@ -513,8 +526,8 @@ class Author:
             return -1
         return self.weave.append(
             "pool", core, **self.image("src", slot, h, w, c), **window, c=c, factor=np.float32(self.rng.uniform(0.3, 2)),
-            **self.image("dst", to, window["out_h"], window["out_w"], c), src_zero=self.byte(), dst_zero=self.byte(),
-            **self.types("src_type", "kind", "count_pad", "dst_type"),
+            **self.image("dst", to, window["out_h"], window["out_w"], c),
+            **self.quantization("src", "dst"), **self.types("kind", "count_pad"),
         )  # fmt: skip
 
     def reduce(self, core: int, slot: Slot | None = None, after: tuple[int, ...] = ()) -> int:
@@ -527,7 +540,7 @@ class Author:
         update = self.chance(0.4) and self._held(core, acc, 1, 4 * c, c)
         return self.weave.append(
             "reduce", core, after, **self.image("src", slot, h, w, c), h=h, w=w, c=c, acc=acc, accumulate=int(update),
-            src_zero=self.byte(), **self.types("src_type"),
+            **self.quantization("src"),
         )  # fmt: skip
 
     def resize(self, core: int) -> int:
@@ -545,9 +558,8 @@ class Author:
             return -1
         return self.weave.append(
             "resize", core, **self.image("src", slot, in_h, in_w, c), **self.image("dst", to, out_h, out_w, c), taps=taps,
-            rows=rows, columns=columns, in_h=in_h, in_w=in_w, out_h=out_h, out_w=out_w, c=c, src_zero=self.byte(),
-            dst_zero=self.byte(), factor=np.float32(self.rng.uniform(0.3, 2) / 2**22),
-            **self.types("src_type", "dst_type"),
+            rows=rows, columns=columns, in_h=in_h, in_w=in_w, out_h=out_h, out_w=out_w, c=c,
+            factor=np.float32(self.rng.uniform(0.3, 2) / 2**22), **self.quantization("src", "dst"),
         )  # fmt: skip
 
     def _taps(self, size: int, out: int, four: int) -> Any:
@@ -569,7 +581,7 @@ class Author:
             return -1
         return self.weave.append(
             "softmax", core, **self.image("src", slot, h, w, c), **self.image("dst", to, h, w, c), h=h, w=w, c=c,
-            table=table, factor=np.float32(256), dst_zero=self.pick([0, -128]), **self.types("src_type", "dst_type"),
+            table=table, factor=np.float32(256), **self.types("src_type"), **self.quantization("dst"),
         )  # fmt: skip
 
     def lrn(self, core: int) -> int:
@@ -584,8 +596,8 @@ class Author:
         )
         return self.weave.append(
             "lrn", core, **self.image("src", slot, h, w, c), **self.image("dst", to, h, w, c), h=h, w=w, c=c,
-            size=self.pick([1, 2, 3, 5, 7]), alpha=alpha, bias=bias, factor=factor, src_zero=self.byte(),
-            dst_zero=self.byte(), **self.types("src_type", "dst_type"),
+            size=self.pick([1, 2, 3, 5, 7]), alpha=alpha, bias=bias, factor=factor,
+            **self.quantization("src", "dst"),
         )  # fmt: skip
 
 
