@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which `make setup` builds in the checkout.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check golden bench docs
+.PHONY: help setup demo test lint check golden bench fidelity docs
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -12,7 +12,7 @@ FITS := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 1
 KEEP := import pip, sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv (Python 3.11 or 3.12) with ommatid, editable, and its tools
 
@@ -54,6 +54,10 @@ golden: $(STAMP) ## rewrite the golden files of the tests: read the difference b
 bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 	$(BIN)/python -m benchmarks.run
 
+fidelity: $(STAMP) ## compare the fast executors with the reference machine, and write docs/fidelity.md
+	$(BIN)/python -m benchmarks.fidelity
+
 docs: $(STAMP) ## write the generated tables of docs/ anew
 	$(BIN)/python -m ommatid.isa.manual docs
 	$(BIN)/python -m ommatid.compiler.operators_doc docs
+	$(BIN)/python -m ommatid.simulator.counters docs

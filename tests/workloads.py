@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, calibrate, quantize_static
 
 from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.model import import_model
@@ -101,6 +101,12 @@ def input_name(model: onnx.ModelProto) -> str:
     return str(next(i.name for i in model.graph.input if i.name not in weights))
 
 
+#: How much wider ranges are than what the samples used, on each side of zero that they reach, as a share of the
+#: range. Without it, all that a function bounds by itself (the bottom of h-swish, the top of a hard sigmoid) has
+#: the code of a limit, and could not be told from a value that was clamped there.
+MARGIN = 0.05
+
+
 def statically_quantized(
     model: onnx.ModelProto, feeds: list[dict[str, Array]], activations: str = "uint8"
 ) -> onnx.ModelProto:
@@ -110,14 +116,54 @@ def statically_quantized(
     """
     kind = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[activations]
     logging.getLogger().setLevel(logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        before, after = Path(folder) / "float.onnx", Path(folder) / "qdq.onnx"
-        onnx.save(model, before)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        onnx.save(model, folder / "float.onnx")
+        calibrator = calibrate.create_calibrator(
+            folder / "float.onnx", augmented_model_path=str(folder / "augmented.onnx")
+        )
+        calibrator.collect_data(_Reader(feeds))
+        ranges = calibrator.compute_data()
+        _widen(ranges.data, model)
+        calibrate.save_tensors_data(ranges, folder / "ranges.json")
         quantize_static(
-            before, after, _Reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True, reduce_range=True,
-            activation_type=kind, weight_type=QuantType.QInt8,
+            folder / "float.onnx", folder / "qdq.onnx", quant_format=QuantFormat.QDQ, per_channel=True,
+            reduce_range=True, activation_type=kind, weight_type=QuantType.QInt8,
+            calibration_cache_path=folder / "ranges.json",
         )  # fmt: skip
-        return onnx.load(after)
+        return onnx.load(folder / "qdq.onnx")
+
+
+def _widen(ranges: dict[str, Any], model: onnx.ModelProto) -> None:
+    """Ranges with a margin; those that an AveragePool sees with a scale of eight significant bits.
+
+    An average over a border's four or six values often lies halfway between two codes. With any scale,
+    onnxruntime's sums in float32 decide such ties by their rounding errors; with a short one they are exact.
+    """
+    averaged = _averaged(model)
+    for name, found in ranges.items():
+        low, high = (limit.item() for limit in found.range_value)
+        margin = MARGIN * (max(high, 0) - min(low, 0))
+        low, high = low - margin * (low < 0), high + margin * (high > 0)
+        if name in averaged:
+            fraction, exponent = np.frexp((max(high, 0) - min(low, 0)) / 255)
+            scale = np.ldexp(np.ceil(fraction * 256) / 256, exponent)
+            low = scale * np.rint(min(low, 0) / scale)
+            high = low + 255 * scale
+        found.lowest, found.highest = np.full_like(found.lowest, low), np.full_like(found.highest, high)
+
+
+def _averaged(model: onnx.ModelProto) -> set[str]:
+    """The tensors whose scale an AveragePool takes over."""
+    producers = {o: node for node in model.graph.node for o in node.output}
+    result = set()
+    for node in model.graph.node:
+        if node.op_type == "AveragePool":
+            name = node.input[0]
+            while name in producers and producers[name].op_type in ("AveragePool", "MaxPool"):
+                name = producers[name].input[0]
+            result.add(name)
+    return result
 
 
 @functools.cache

@@ -99,7 +99,7 @@ def parse_floats(option: str, text: str | None, default: tuple[float, ...]) -> t
 
 def names(text: str | None) -> tuple[str, ...]:
     """Names separated by commas."""
-    return tuple(n for n in (text or "").split(",") if n)
+    return tuple(dict.fromkeys(n for n in (text or "").split(",") if n))
 
 
 def shape_option(function: Command) -> Command:
@@ -116,6 +116,21 @@ def shape_option(function: Command) -> Command:
     return click.option(
         "--target", default=DEFAULT_TARGET, show_default=True, metavar="NAME|F.toml", help="The chip."
     )(function)
+
+
+def default_output(source: str) -> str:
+    """The program's file beside its source."""
+    if not Path(source).name:
+        raise Failure(f"{source!r}: is not the path of a file")
+    return str(Path(source).with_suffix(".omm"))
+
+
+def require_writable(path: str) -> None:
+    """Refuse an output path that cannot be one before the work begins."""
+    if Path(path).is_dir():
+        raise Failure(f"{path}: is a folder", "give -o the path of a file")
+    if not Path(path).parent.is_dir():
+        raise Failure(f"{path}: its folder does not exist", "make the folder first")
 
 
 # --- compile ------------------------------------------------------------------------------------------------
@@ -156,7 +171,8 @@ def compile_command(
     """Compile MODEL (.onnx) to a program for a target."""
     from ommatid.compiler.pipeline import compile_model
 
-    path = output or str(Path(model).with_suffix(".omm"))
+    path = output or default_output(model)
+    require_writable(path)
     default = Preprocess()
     how = Preprocess(
         parse_floats("--mean", mean, default.mean), parse_floats("--std", std, default.std), color, resize
@@ -297,6 +313,8 @@ def read_feeds(program: Program, inputs: tuple[str, ...]) -> dict[str, np.ndarra
     feeds: dict[str, np.ndarray[Any, Any]] = {}
     for value in inputs:
         name, found, file = value.partition("=")
+        if found and name not in ports and not Path(value).exists():
+            raise Failure(f"-i {value}: the program has no input {name!r}", f"it has {', '.join(ports)}")
         if not found or name not in ports:
             name, file = next(iter(ports)), value
         path = Path(file)
@@ -324,7 +342,7 @@ def stored_preprocess(program: Program) -> Preprocess:
 @click.command("profile")
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
 @click.option("--csv", type=click.Path(), help="Write the layers as CSV.")
-@click.option("--top", type=int, help="Only the costliest layers.")
+@click.option("--top", type=click.IntRange(1), help="Only the costliest layers.")
 @common()
 def profile_command(
     program_path: str,
@@ -511,9 +529,11 @@ def asm_command(source: str, output: str | None, as_json: bool, quiet: bool, ver
     """Make a program from assembly text."""
     from ommatid.isa.assembly import assemble
 
-    path = output or str(Path(source).with_suffix(".omm"))
+    path = output or default_output(source)
     try:
         program = assemble(Path(source).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise Failure(f"{source}: is not text", "see `ommatid disasm`") from None
     except ValueError as error:  # not text, or not assembly
         raise Failure(f"{source}: {error}", getattr(error, "hint", "see `ommatid disasm`")) from None
     save(program, path)

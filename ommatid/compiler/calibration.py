@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _from_path(
         )
     name, (shape, _) = next(iter(specs.items()))
     for file in sorted(path.iterdir()):
-        if file.suffix == ".npy":
+        if file.suffix.lower() == ".npy":
             yield {name: _npy(file)}
         elif file.suffix.lower() in IMAGES:
             if preprocess is None:
@@ -91,21 +92,33 @@ def _from_path(
 def _npy(file: Path) -> Any:
     try:
         return np.load(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError) as error:
         raise CompileError(f"{file}: cannot be read as .npy: {error}") from None
 
 
 def _from_npz(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> Iterator[Feeds]:
     try:
         arrays = dict(np.load(path, allow_pickle=False))
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise CompileError(f"{path}: cannot be read as .npz: {error}") from None
     missing = [name for name in specs if name not in arrays]
     if missing:
         raise CompileError(
             f"{path}: has no array for input {missing[0]!r}", f"it holds {', '.join(arrays) or 'nothing'}"
         )
-    for i in range(min(len(arrays[name]) for name in specs)):
+    first, *others = specs
+    for name in specs:
+        if not arrays[name].ndim:
+            raise CompileError(
+                f"{path}: array {name!r} has no axis of samples", "put samples along the first axis"
+            )
+    for name in others:
+        if len(arrays[name]) != len(arrays[first]):
+            raise CompileError(
+                f"{path}: holds {len(arrays[first])} samples for {first!r} and {len(arrays[name])} for {name!r}",
+                "put samples along the first axis, as many of each",
+            )
+    for i in range(len(arrays[first])):
         yield {name: _as_sample(arrays[name][i], shape) for name, (shape, _) in specs.items()}
 
 
@@ -114,6 +127,7 @@ def _as_sample(array: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], where: str) -> Feeds:
+    checked = {}
     for name, (shape, dtype) in specs.items():
         if name not in feeds:
             raise CompileError(f"{where}: no sample for input {name!r}")
@@ -122,5 +136,12 @@ def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], whe
             raise CompileError(
                 f"{where}: a sample for {name!r} has shape {list(array.shape)}; the model wants {list(shape)}"
             )
-        feeds[name] = array.astype(dtype, copy=False)
-    return {name: feeds[name] for name in specs}
+        try:
+            checked[name] = array.astype(dtype, copy=False)
+        except (TypeError, ValueError):
+            raise CompileError(
+                f"{where}: a sample for {name!r} has type {array.dtype}; the model wants {np.dtype(dtype)}"
+            ) from None
+        if np.issubdtype(dtype, np.floating) and not np.isfinite(checked[name]).all():
+            raise CompileError(f"{where}: a sample for {name!r} holds NaN or infinity")
+    return checked

@@ -157,7 +157,9 @@ def _fold_affine(model: ir.Model, node: ir.Node, scalars: bool = False) -> bool:
     before = _alone(source)
     if before is None or before.op_type not in ("Conv", "ConvTranspose", "BatchNormalization"):
         return False
-    if _constant(before.inputs[1]) is None or (before.op_type == "ConvTranspose" and _group(before) != 1):
+    if any(v is not None and _constant(v) is None for v in before.inputs[1:3]):
+        return False
+    if before.op_type == "ConvTranspose" and _group(before) != 1:
         return False
     if (
         node.op_type != "BatchNormalization"
@@ -224,6 +226,7 @@ def _fold_before(model: ir.Model, node: ir.Node) -> bool:
         bn is None
         or bn.op_type != "BatchNormalization"
         or weights is None
+        or any(v is not None and _constant(v) is None for v in node.inputs[2:3])
         or any(node.attributes["pads"].as_ints() if "pads" in node.attributes else [])
     ):
         return False
@@ -340,6 +343,8 @@ def _global_pool(model: ir.Model, node: ir.Node) -> bool:
     if shape is None or tuple(node.attributes["kernel_shape"].as_ints()) != shape[2:]:
         return False
     if "pads" in node.attributes and any(node.attributes["pads"].as_ints()):
+        return False
+    if any(size != 1 for size in (fixed_shape(node.outputs[0]) or (0, 0, 0))[2:]):  # auto_pad adds windows
         return False
     _replace(model, node, ir.node("GlobalAveragePool", [node.inputs[0]], name=node.name))
     return True

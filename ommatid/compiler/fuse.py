@@ -21,23 +21,23 @@ from ommatid.isa.program import Tensor
 def fuse(network: Network) -> Network:
     """The network with element-wise layers and concat tables joined to their producers where they fit."""
     tensors = dict(network.tensors)
+    readers = Counter(name for stage in network.stages for layer in stage.layers for name in operands(layer))
+    alone = {name for name, count in readers.items() if count == 1} - network.kept - network.fed
     stages = tuple(
-        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), network, tensors))
+        stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), alone, tensors))
         for stage in network.stages
     )
     return replace(network, stages=stages, tensors=tensors)
 
 
-def _fuse_stage(layers: list[Layer], network: Network, tensors: dict[str, Tensor]) -> tuple[Layer, ...]:
-    readers = Counter(name for layer in layers for name in operands(layer))
-    alone = {name for name, count in readers.items() if count == 1} - network.kept - network.fed
+def _fuse_stage(layers: list[Layer], alone: set[str], tensors: dict[str, Tensor]) -> tuple[Layer, ...]:
     place = {layer.output: i for i, layer in enumerate(layers)}
     result: list[Layer | None] = [replace(layer, steps=compose(layer.steps)) for layer in layers]
     for i, layer in enumerate(layers):
         if isinstance(layer.operation, Concat):
             result[i] = _concat_tables(result, i, alone, place, tensors)
             continue
-        joined = _join(result, i, alone, place, network.tensors)
+        joined = _join(result, i, alone, place, tensors)
         if joined is not None:
             at, merged = joined
             result[at], result[i] = None, merged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from ommatid.compiler.errors import CompileError
 OLDEST_OPSET = 7
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(
+    logging.ERROR
+)  # it would print tracebacks
 _NOT_FOLDED = {
     *QUANTIZERS,
     "RandomNormal",
@@ -44,7 +48,12 @@ def import_model(
         CompileError: it cannot be read, is not a valid model, or has a dimension that is not fixed.
     """
     proto, name = read_proto(source)
+    for named in (*proto.opset_import, *proto.graph.node):
+        if named.domain == "ai.onnx":  # another name of the default domain
+            named.domain = ""
     _check_proto(proto, name)
+    if not proto.graph.output and not outputs:
+        raise CompileError(f"{name}: the graph has no output", "name tensors with --outputs")
     if proto.functions:
         proto = inline_local_functions(proto)
     _fix_input_shapes(proto, dict(shapes or {}), name)
@@ -73,9 +82,9 @@ def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
-        return copy, "model"
+        return _complete(copy), "model"
     if isinstance(source, bytes | bytearray | memoryview):
-        return _parse(bytes(source), "model"), "model"
+        return _complete(_parse(bytes(source), "model")), "model"
     path = Path(source)
     if path.is_dir():
         raise CompileError(f"{path}: is a folder, not an ONNX model", "give the path of the .onnx file")
@@ -108,6 +117,68 @@ def _parse(data: bytes, name: str) -> onnx.ModelProto:
     return proto
 
 
+def _complete(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, if none of its data lies in another file: without a path nobody knows where that is."""
+    for tensor in proto.graph.initializer:
+        if onnx.external_data_helper.uses_external_data(tensor):
+            file = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+            raise CompileError(
+                f"model: the data of {tensor.name!r} lies in another file, {file!r}",
+                "give the model's path, or load it with its data (onnx.load does)", tensor.name,
+            )  # fmt: skip
+    return proto
+
+
+def _check_node(proto: onnx.ModelProto, node: onnx.NodeProto, name: str, opset: int) -> None:
+    """Refuse inputs, outputs and attributes that the operator does not have."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = min(proto.ir_version, onnx.IR_VERSION)
+    context.opset_imports = {"": opset}
+    try:
+        onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        label = node.name or node.op_type
+        raise CompileError(
+            f"{name}: node {label!r} ({node.op_type}) is not valid: {str(error).splitlines()[0]}",
+            "export the model again", label,
+        ) from None  # fmt: skip
+
+
+def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
+    """Refuse a tensor that two nodes make, and initialisers whose data do not fill their shape."""
+    made: set[str] = set()
+    for node in proto.graph.node:
+        for value in filter(None, node.output):
+            if value in made:
+                raise CompileError(f"{name}: tensor {value!r} is made twice", node=node.name)
+            made.add(value)
+    for tensor in proto.graph.initializer:
+        wrong = f"{name}: constant {tensor.name!r} is damaged"
+        if not tensor.HasField("raw_data"):
+            try:
+                onnx.checker.check_tensor(tensor)
+            except onnx.checker.ValidationError as error:
+                raise CompileError(
+                    f"{wrong}: {str(error).splitlines()[0]}", "export the model again"
+                ) from None
+            continue
+        try:
+            size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        except KeyError:
+            raise CompileError(f"{wrong}: type {tensor.data_type} is unknown") from None
+        packed = tensor.data_type in _PACKED
+        if not packed and len(tensor.raw_data) != size * int(np.prod(tensor.dims, dtype=np.int64)):
+            raise CompileError(f"{wrong}: {len(tensor.raw_data)} bytes do not fill shape {list(tensor.dims)}")
+
+
+#: Types of less than a byte.
+_PACKED = {
+    getattr(onnx.TensorProto, t)
+    for t in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+    if hasattr(onnx.TensorProto, t)
+}
+
+
 def _check_proto(proto: onnx.ModelProto, name: str) -> None:
     opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
     newest = onnx.defs.onnx_opset_version()
@@ -133,6 +204,9 @@ def _check_proto(proto: onnx.ModelProto, name: str) -> None:
                 f"{name}: node {label!r}: ONNX has no operator {node.op_type!r}",
                 "check the operator's name and domain", label,
             )  # fmt: skip
+        if default and not any(a.HasField("g") for a in node.attribute):  # a graph inside needs its scope
+            _check_node(proto, node, name, opset)
+    _check_tensors(proto, name)
     for output in proto.graph.output:
         if output.name not in known:
             raise CompileError(
@@ -193,12 +267,16 @@ def _cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], name: s
             raise CompileError(
                 f"{name}: no tensor is called {wanted!r}", "see the names with `ommatid check`"
             )
-    graph = ir.convenience.extract(
-        model.graph,
-        list(inputs) or [v.name or "" for v in model.graph.inputs],
-        list(outputs) or [v.name or "" for v in model.graph.outputs],
-    )
-    return ir.Model(graph, ir_version=model.ir_version)
+    begin = list(inputs) or [v.name or "" for v in model.graph.inputs]
+    end = list(outputs) or [v.name or "" for v in model.graph.outputs]
+    try:
+        graph = ir.convenience.extract(model.graph, begin, end)
+    except ValueError as error:
+        raise CompileError(
+            f"{name}: {', '.join(end)} cannot be computed from {', '.join(begin)}: {error}",
+            "name more tensors with --inputs",
+        ) from None
+    return ir.Model(graph, ir_version=model.ir_version, metadata_props=dict(model.metadata_props))
 
 
 def name_nodes(model: ir.Model) -> None:
@@ -306,7 +384,8 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     else:
         return False
     for output, array in zip(node.outputs, results, strict=False):
-        constant = ir.Value(name=output.name, const_value=ir.tensor(np.ascontiguousarray(array)))
+        array = np.asarray(array, order="C")  # ascontiguousarray would make a scalar a vector
+        constant = ir.Value(name=output.name, const_value=ir.tensor(array))
         constant.shape, constant.type = (
             ir.Shape(array.shape),
             ir.TensorType(ir.DataType.from_numpy(array.dtype)),

@@ -14,37 +14,60 @@ from ommatid.isa.program import Partition
 
 
 def make_stages(walk: Walk, layers: Sequence[Layer]) -> tuple[Stage, ...]:
-    """Alternate between all layers that are ready and all CPU nodes that are ready, until none is left."""
+    """Alternate between all layers that are ready and all CPU nodes that are ready, until none is left.
+
+    Both beginnings are tried: going on with all that is ready, one of them gives the fewest stages.
+    """
     model = walk.model
     made_by_npu = {layer.output for layer in layers}
     covered = {name for names in walk.covered.values() for name in names}
     rest = [n for n in model.graph if n.name not in covered and not _free(walk, n)]
     cpu = _needed(rest, model, made_by_npu, {name for layer in layers for name in operands(layer)})
-    known = {v.name for v in model.graph.inputs} | {name for name in walk.fed if _host_made(walk, name)}
-    todo_npu, todo_cpu = list(layers), list(cpu)
+    groups = min((_groups(walk, layers, cpu, begin) for begin in ("npu", "cpu")), key=len)
     stages: list[Stage] = []
+    todo = list(cpu)
+    for ready, nodes in groups:
+        if ready:
+            stages.append(Stage(tuple(ready)))
+            continue
+        chosen = {n.name for n in nodes}
+        todo = [n for n in todo if n.name not in chosen]
+        stages.append(Stage(cpu=_cpu_partition(walk, nodes, made_by_npu, todo)))
+    return tuple(stages)
+
+
+def _groups(
+    walk: Walk, layers: Sequence[Layer], cpu: Sequence[ir.Node], begin: str
+) -> list[tuple[list[Layer], list[ir.Node]]]:
+    """(layers, nothing) and (nothing, CPU nodes) in turn, each all that is ready."""
+    known: set[str | None] = {v.name for v in walk.model.graph.inputs}
+    known |= {name for name in walk.fed if _host_made(walk, name)}
+    todo_npu, todo_cpu = list(layers), list(cpu)
+    groups: list[tuple[list[Layer], list[ir.Node]]] = []
+    turn, idle = begin, 0
     while todo_npu or todo_cpu:
         ready: list[Layer] = []
-        for layer in todo_npu:
+        nodes: list[ir.Node] = []
+        for layer in todo_npu if turn == "npu" else ():
             if all(name in known for name in operands(layer)):
                 ready.append(layer)
                 known.add(layer.output)
-        if ready:
-            done = {layer.name for layer in ready}
-            todo_npu = [layer for layer in todo_npu if layer.name not in done]
-            stages.append(Stage(tuple(ready)))
-        nodes: list[ir.Node] = []
-        for node in todo_cpu:
+        for node in todo_cpu if turn == "cpu" else ():
             if all(_available(walk, v, known) for v in node.inputs if v is not None):
                 nodes.append(node)
                 known |= {o.name for o in node.outputs}
-        if nodes:
-            chosen = {n.name for n in nodes}
-            todo_cpu = [n for n in todo_cpu if n.name not in chosen]
-            stages.append(Stage(cpu=_cpu_partition(walk, nodes, made_by_npu, todo_cpu)))
-        if not ready and not nodes:
+        done = {layer.name for layer in ready} | {n.name for n in nodes}
+        if turn == "npu":
+            todo_npu = [layer for layer in todo_npu if layer.name not in done]
+        else:
+            todo_cpu = [n for n in todo_cpu if n.name not in done]
+        idle = 0 if done else idle + 1
+        if idle > 1:
             raise RuntimeError("partitioning made no progress")
-    return tuple(stages)
+        if done:
+            groups.append((ready, nodes))
+        turn = "cpu" if turn == "npu" else "npu"
+    return groups
 
 
 def _free(walk: Walk, node: ir.Node) -> bool:

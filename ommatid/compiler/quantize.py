@@ -24,6 +24,7 @@ from ommatid.compiler.errors import CompileError
 from ommatid.compiler.model import fold, name_nodes
 from ommatid.compiler.operators import MOVERS, RULES
 from ommatid.compiler.rounding import drop_inner_roundings, saturate
+from ommatid.isa.program_file import write_whole
 
 if TYPE_CHECKING:
     from ommatid.compiler.front import FrontOptions
@@ -64,7 +65,7 @@ def quantize(model: ir.Model, options: FrontOptions) -> ir.Model:
     result.metadata_props.update(model.metadata_props)
     common.TopologicalSortPass()(result)
     if options.save_qdq:
-        onnx.save(ir.to_proto(result), options.save_qdq)
+        write_whole(options.save_qdq, ir.to_proto(result).SerializeToString())
     name_nodes(result)
     fold(result)
     return result
@@ -95,14 +96,18 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
             with contextlib.redirect_stdout(io.StringIO()):  # histograms report on standard output
                 for sample in feeds:  # one at a time: it holds all tensors of what it is given
                     calibrator.collect_data(_Reader(iter([sample])))
-                return calibrator.compute_data()
-        except CompileError:
-            raise
+                ranges = calibrator.compute_data()
         except Exception as error:
+            if hasattr(error, "hint"):  # of the calibration data, and says so itself
+                raise
             raise CompileError(
                 f"onnxruntime cannot run the model for calibration: {error}",
                 "check that it runs in onnxruntime",
             ) from None
+    for tensor, found in ranges.data.items():
+        if not np.isfinite(found.range_value).all():
+            raise CompileError(f"tensor {tensor!r} becomes infinite on the calibration data", node=tensor)
+    return ranges
 
 
 def _share_concat_ranges(model: ir.Model, ranges: Any) -> None:

@@ -22,6 +22,9 @@ from ommatid.isa.program import Quantization, Tensor
 
 Array = np.ndarray[Any, Any]
 
+#: Operators of an affine function by channel, where their second operands are constant.
+LINEAR = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "PRelu")
+
 
 class Unsupported(Exception):
     """A rule's reasons why a node cannot run on the NPU."""
@@ -182,6 +185,8 @@ class Walk:
                 self._visit_quantize(node)
         elif node.op_type in self.movers and node.inputs[0] is not None and node.inputs[0].name in self.deq:
             self.movers[node.op_type](self, node)
+        elif not (node.op_type in (*self.rules, *self.movers, *LINEAR) or unary.is_elementwise(node)):
+            raise Unsupported(f"no rule for operator {node.op_type}")
 
     def _visit_dequantize(self, node: ir.Node) -> None:
         source, result = node.inputs[0], node.outputs[0]
@@ -317,7 +322,7 @@ class Walk:
         if value.name in self.deq:
             return self.deq[value.name or ""], 1.0, 0.0, 1.0
         node = value.producer()
-        if node is None or node.op_type not in ("Add", "Sub", "Mul", "Div", "BatchNormalization", "PRelu"):
+        if node is None or node.op_type not in LINEAR:
             return None
         turned = node.op_type in ("Add", "Mul") and self.constant(node.inputs[0]) is not None
         first = node.inputs[1] if turned else node.inputs[0]
@@ -379,7 +384,7 @@ class Walk:
         if anchor is None:
             raise Unsupported("it quantises what no operator computes")
         if anchor.op_type not in self.rules or anchor.domain not in ("", "ai.onnx"):
-            raise Unsupported(f"no rule for operator {anchor.op_type}")
+            raise Unsupported(f"{anchor.op_type} runs on the CPU")
         for value in (inner, *(c.outputs[0] for c in clamps)):
             if len(value.uses()) != 1 or value.is_graph_output():
                 self.reasons.setdefault(anchor.name or "", []).append(

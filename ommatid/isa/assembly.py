@@ -53,15 +53,15 @@ def _instruction_lines(program: Program) -> list[str]:
     lines = []
     for i, opcode in enumerate(stream["opcode"].tolist()):
         layer = int(program.layer_of[i])
-        comment = f'  ; layer "{program.layers[layer].name}"' if 0 <= layer < len(program.layers) else ""
+        name = program.layers[layer].name if 0 <= layer < len(program.layers) else None
+        comment = f"  ; layer {json.dumps(name)}" if name is not None else ""  # one line, whatever the name
         if opcode not in BY_OPCODE:
             lines.append(f"{i:6} raw {stream[i : i + 1].tobytes().hex()}{comment}")
             continue
         row = BY_OPCODE[opcode]
         record = views[opcode][i : i + 1]
-        words = [
-            f"{f.name}={_shown(f, record[f.name][0])}" for f in row.fields if record[f.name][0] != _default(f)
-        ]
+        shown = [(f, record[f.name][0]) for f in row.fields]
+        words = [f"{f.name}={_shown(f, value)}" for f, value in shown if not _is_default(f, value)]
         words += [f"{name}={_mask(int(record[name][0]))}" for name in ("wait", "signal") if record[name][0]]
         words += [f"core={record['core'][0]}"] if record["core"][0] else []
         line = f"{row.engine.name.lower()}.{row.mnemonic} {' '.join(words)}".rstrip()
@@ -73,6 +73,10 @@ def _instruction_lines(program: Program) -> list[str]:
 
 def _default(field: Field) -> int:
     return field.low if field.low is not None and field.low > 0 else 0
+
+
+def _is_default(field: Field, value: Any) -> bool:
+    return bool(value == _default(field)) and not (field.type.startswith("f") and np.signbit(value))
 
 
 def _shown(field: Field, value: Any) -> str:
@@ -120,7 +124,7 @@ def assemble(text: str) -> Program:
     arrays["instructions"] = np.frombuffer(b"".join(records), np.uint8)
     try:
         return program_of(header, arrays)
-    except (ProgramFileError, KeyError, TypeError, ValueError) as error:
+    except (ProgramFileError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise AssemblyError(f"the sections do not make a program: {error}") from None
 
 
@@ -140,7 +144,11 @@ def _instruction(line: str, number: int) -> bytes:
 
 def _encoded(text: str, number: int) -> Array:
     """The record of ``engine.mnemonic field=value ...``."""
-    head, *words = text.split()
+    head, *words = text.split() or [""]
+    if not head:
+        raise AssemblyError(
+            f"line {number}: holds no instruction", "a line is INDEX ENGINE.MNEMONIC FIELD=VALUE ..."
+        )
     mnemonic = head.rpartition(".")[2]
     if mnemonic not in BY_MNEMONIC:
         raise AssemblyError(f"line {number}: no instruction {head!r}", f"one of {', '.join(BY_MNEMONIC)}")
@@ -165,9 +173,10 @@ def _encoded(text: str, number: int) -> Array:
 
 def _parsed(field: Field | None, name: str, value: str) -> Any:
     if name in ("wait", "signal"):
-        return (
-            int(value, 16) if value.startswith("0x") else sum(1 << _BITS[queue] for queue in value.split(","))
-        )
+        queues = value.split(",")
+        if len(set(queues)) < len(queues):
+            raise ValueError("a queue is named twice")
+        return int(value, 16) if value.startswith("0x") else sum(1 << _BITS[queue] for queue in queues)
     if field is not None and field.type.startswith("f"):
         return np.float32(float(value))
     if field is not None and value in field.choices:

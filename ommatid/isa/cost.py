@@ -33,7 +33,8 @@ def _ceil(value: Any, by: Any) -> Array:
 def _conv(r: Array, target: Target) -> Array:
     k, lanes = target.mx_k_bytes, target.mx_channels
     load = -(-k * lanes // target.port_mx_weight_bytes_per_cycle)
-    pixels = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
+    bring = -(-k * target.mx_pixels // target.port_mx_activation_bytes_per_cycle)
+    pixels = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels) * bring
     tiles = _ceil(r["cout"], lanes) * conv_steps(r, target)
     return tiles * np.maximum(pixels, load) + load + MX_PIPELINE_CYCLES
 
@@ -75,7 +76,43 @@ def _copy(r: Array, target: Target) -> Array:
     elements = np.prod([_i(r[f"n{i}"]) for i in range(4)], axis=0)
     whole_words = (r["src_s0"] == 1) & (r["dst_s0"] == 1) & (r["n0"] >= WORD_BYTES)
     lanes = np.where(whole_words, target.vx_elements_per_cycle, max(1, target.vx_elements_per_cycle // 4))
-    return -(-elements // lanes) + VX_STARTUP_CYCLES
+    beats = -(-elements // lanes)
+    for side, port in (
+        ("src", target.port_vx_read_bytes_per_cycle),
+        ("dst", target.port_vx_write_bytes_per_cycle),
+    ):
+        beats = np.maximum(beats, _ceil(copy_words(r, side), 2 * max(1, port // WORD_BYTES)))
+    return beats + VX_STARTUP_CYCLES
+
+
+def copy_words(r: Array, side: str) -> Array:
+    """Words that a ``copy`` reads or writes (int64); one that the byte before lies in too is not counted again.
+
+    From a byte to the next is a step of loop k with the loops inside it back at their begin. Whether that leaves
+    the word depends on the place in it, and places are counted by their remainders.
+    """
+    count = [_i(r[f"n{k}"]) for k in range(4)]
+    step = [_i(r[f"{side}_s{k}"]) for k in range(4)]
+    total, back = np.ones(len(r), np.int64), np.zeros(len(r), np.int64)
+    for k in range(4):
+        places = np.zeros((len(r), WORD_BYTES), np.int64)
+        places[np.arange(len(r)), (_i(r[side]) + back) % WORD_BYTES] = 1
+        for j in range(k, 4):
+            places = _stepped(places, count[j] - (j == k), step[j])
+        leaves = (np.arange(WORD_BYTES) + (step[k] - back)[:, None]) // WORD_BYTES != 0
+        total += (places * leaves).sum(axis=1)
+        back = back + (count[k] - 1) * step[k]
+    return total
+
+
+def _stepped(places: Array, count: Array, step: Array) -> Array:
+    """How often each remainder occurs after ``count`` repetitions of a loop, [record, remainder]."""
+    result = np.zeros_like(places)
+    for k in range(WORD_BYTES):
+        times = np.maximum(0, (count - 1 - k) // WORD_BYTES + 1)
+        at = (np.arange(WORD_BYTES) - (k * step)[:, None]) % WORD_BYTES
+        result += times[:, None] * np.take_along_axis(places, at, axis=1)
+    return result
 
 
 def _dma(port: str) -> Callable[[Array, Target], Array]:

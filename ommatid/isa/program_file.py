@@ -56,15 +56,18 @@ def write_whole(path: str | Path, data: bytes) -> None:
         OSError: it cannot be written.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:  # which names the temporary file
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def to_bytes(program: Program) -> bytes:
@@ -182,7 +185,7 @@ def from_bytes(data: bytes, name: str = "program") -> Program:
         raise ProgramFileError(f"{name}: its header was altered", again)
     try:
         return program_of(header, tensors)
-    except (KeyError, TypeError, ValueError, TargetError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, TargetError) as error:
         raise ProgramFileError(f"{name}: its metadata is not that of a program: {error}", again) from None
 
 

@@ -58,13 +58,19 @@ class Target:
     dram_latency_ns: float
     dram_burst_bytes: int
     dram_requests_in_flight: int
+    energy_mac_pj: float
+    energy_vx_pj_per_element: float
+    energy_acc_pj_per_byte: float
+    energy_sram_pj_per_byte: float
+    energy_dram_pj_per_byte: float
+    static_mw: float
+    area_mac_um2: float
+    area_memory_um2_per_byte: float
+    area_port_um2_per_byte: float
 
     def __post_init__(self) -> None:
-        for name, (low, high, multiple) in _LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high or (multiple and value % multiple):
-                steps = f" in steps of {multiple}" if multiple > 1 else ""
-                raise TargetError(f"target {self.name}: {name} = {value}: must be {low}..{high}{steps}")
+        for name in _LIMITS:
+            _check_limit(f"target {self.name}", name, getattr(self, name))
         if self.sram_banks & (self.sram_banks - 1):
             raise TargetError(f"target {self.name}: sram_banks = {self.sram_banks}: must be a power of two")
 
@@ -136,7 +142,23 @@ _LIMITS: dict[str, tuple[float, float, int]] = {
     "dram_latency_ns": (0, 100_000, 0),
     "dram_burst_bytes": (16, 4096, 16),
     "dram_requests_in_flight": (1, 4096, 1),
+    "energy_mac_pj": (0, 1e6, 0),
+    "energy_vx_pj_per_element": (0, 1e6, 0),
+    "energy_acc_pj_per_byte": (0, 1e6, 0),
+    "energy_sram_pj_per_byte": (0, 1e6, 0),
+    "energy_dram_pj_per_byte": (0, 1e6, 0),
+    "static_mw": (0, 1e9, 0),
+    "area_mac_um2": (0, 1e9, 0),
+    "area_memory_um2_per_byte": (0, 1e9, 0),
+    "area_port_um2_per_byte": (0, 1e9, 0),
 }
+
+
+def _check_limit(where: str, name: str, value: float) -> None:
+    low, high, multiple = _LIMITS[name]
+    if not low <= value <= high or (multiple and value % multiple):
+        steps = f" in steps of {multiple}" if multiple > 1 else ""
+        raise TargetError(f"{where}: {name} = {value}: must be {low}..{high}{steps}")
 
 
 def _key(field: str) -> str:
@@ -199,5 +221,7 @@ def target_from_dict(table: dict[str, object], where: str = "target") -> Target:
         wanted = {"int": int, "float": (int, float), "str": str}[str(field.type)]
         if isinstance(value, bool) or not isinstance(value, wanted):  # type: ignore[arg-type]
             raise TargetError(f"{where}: {key} = {value!r}: must be of type {field.type}")
+        if key in _LIMITS:
+            _check_limit(where, key, value)  # type: ignore[arg-type]
         values[field.name] = float(value) if field.type == "float" else value  # type: ignore[arg-type]
     return Target(**values)  # type: ignore[arg-type]

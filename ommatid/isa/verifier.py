@@ -9,13 +9,14 @@ its last readers.
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import numba
 import numpy as np
 
 from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
-from ommatid.isa.instructions import BY_OPCODE, HEADER, MOST_CORES, Field, Memory, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, HEADER, MAX_OPERANDS, MOST_CORES, Field, Memory, Mode, view
 from ommatid.isa.program import ROLES, Program
 
 Array = np.ndarray[Any, Any]
@@ -23,6 +24,7 @@ Array = np.ndarray[Any, Any]
 TOKEN_CAPACITY = 15
 MOST_PROBLEMS = 100
 QUEUES = 5 * MOST_CORES
+_QUEUE_BITS = sum(1 << (8 * core + engine) for core in range(MOST_CORES) for engine in range(5))
 
 
 def verify(program: Program) -> list[str]:
@@ -33,6 +35,8 @@ def verify(program: Program) -> list[str]:
     table = accesses(program.instructions, program.target)
     problems += _partitions(program)
     problems += _out_of_bounds(program, table)
+    if not problems:
+        problems += _overlapping_operands(program, table)
     if not problems:
         problems += _order_and_data(program, table)
     return problems[:MOST_PROBLEMS]
@@ -71,6 +75,7 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 f"{describe(program, int(i))}, operand {operand.name}: the target has no such core"
                 for i in where[cores >> program.target.cores != 0]
             ]
+        problems += _zero_points(program, row.mnemonic, where)
         if row.mnemonic == "conv":
             bad = (records["row_mode"] == 1) & (
                 ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1))
@@ -80,8 +85,34 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1"
                 for i in where[bad]
             ]
+        if row.mnemonic == "map":
+            odd = (records["src"] | records["src_row"] | records["src_pixel"]) % 4 != 0
+            problems += [
+                f"{describe(program, int(i))}: source acc needs src, src_row and src_pixel in steps of 4"
+                for i in where[(records["source"] == 1) & odd]
+            ]
+    for name in ("wait", "signal"):
+        for i in np.flatnonzero(stream[name] & ~np.uint32(_QUEUE_BITS)):
+            bit = next(bit for bit in range(32) if int(stream[name][i]) & ~_QUEUE_BITS & 1 << bit)
+            problems.append(
+                f"{describe(program, int(i))}: {name} = {stream[name][i]} names no queue by bit {bit}"
+            )
     absent = stream["core"] >= program.target.cores
     problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(absent)]
+    return problems
+
+
+def _zero_points(program: Program, mnemonic: str, where: Array) -> list[str]:
+    """Zero points that are no value of their type: ``src_zero`` with ``src_type`` and so on."""
+    records, problems = view(program.instructions, mnemonic)[where], []
+    for name in records.dtype.names or ():
+        kind = name.replace("_zero", "_type")
+        if name.endswith("_zero") and kind in records.dtype.names:
+            code = records[name].astype(np.int64) + 128 * records[kind]
+            problems += [
+                f"{describe(program, int(i))}: {name} = {view(program.instructions, mnemonic)[name][i]} is no value of {kind}"
+                for i in where[(code < 0) | (code > 255)]
+            ]
     return problems
 
 
@@ -155,6 +186,45 @@ def _out_of_bounds(program: Program, table: Array) -> list[str]:
     ):
         problems.append(f"{_operand(program, table[k])}: writes to {ROLES[symbols['role'][k]]}")
     return problems
+
+
+def _overlapping_operands(program: Program, table: Array) -> list[str]:
+    """Instructions that read bytes which they write; a map may, element upon element."""
+    low, high = bounds(table)
+    row = np.full((len(program.instructions), MAX_OPERANDS), -1, np.int64)
+    row[table["instruction"], table["slot"]] = np.arange(len(table))
+    problems = []
+    for read, write in permutations(range(MAX_OPERANDS), 2):
+        both = row[(row[:, read] >= 0) & (row[:, write] >= 0)]
+        a, b = both[:, read], both[:, write]
+        near = (table["memory"][a] == table["memory"][b]) & (table["core"][a] == table["core"][b])
+        near &= (low[a] < high[b]) & (low[b] < high[a])
+        near &= (table["mode"][a] != Mode.WRITE) & (table["mode"][b] != Mode.READ)
+        for x, y in zip(table[a[near]], table[b[near]], strict=True):
+            if not _element_upon_element(program, x, y) and np.intersect1d(_bytes(x), _bytes(y)).size:
+                name = (
+                    BY_OPCODE[int(program.instructions["opcode"][x["instruction"]])]
+                    .operands[int(y["slot"])]
+                    .name
+                )
+                problems.append(f"{_operand(program, x)}: overlaps operand {name}, which is written")
+    return problems
+
+
+def _element_upon_element(program: Program, a: Any, b: Any) -> bool:
+    """Whether a map reads and writes the same bytes in the same order."""
+    is_map = BY_OPCODE[int(program.instructions["opcode"][a["instruction"]])].mnemonic == "map"
+    alike = all((a[name] == b[name]).all() for name in ("address", "run", "n", "s"))
+    return is_map and alike
+
+
+def _bytes(access: Any) -> Array:
+    """The bytes that an access touches, each once."""
+    starts: Array = np.array([access["address"]])
+    for count, step in zip(access["n"], access["s"], strict=True):
+        if step:
+            starts = np.unique(np.add.outer(starts, np.arange(count) * step))
+    return np.unique(np.add.outer(starts, np.arange(access["run"])))
 
 
 def _operand(program: Program, access: Any) -> str:

@@ -19,7 +19,7 @@ import onnx
 from ommatid.compiler.calibration import samples
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.model import import_model, to_proto
-from ommatid.isa.program import Placed, Program
+from ommatid.isa.program import Placed, Program, Quantization
 from ommatid.runtime.host import CpuPartition, dequantize, to_memory, to_onnx
 from ommatid.runtime.session import execute, placed_by_name
 from ommatid.simulator.functional import Machine
@@ -59,14 +59,36 @@ class TensorReport:
         """Count one sample of real values."""
         a, b = ours.astype(np.float64).ravel(), reference.astype(np.float64).ravel()
         error = np.abs(a - b)
-        self._signal += float(b @ b)
         self._noise += float(error @ error)
-        self._dot += float(a @ b)
-        self._norm += float(a @ a)
-        self._count += a.size
-        self._equal += int((error < step / 2).sum())
         self.max_abs_error = max(self.max_abs_error, float(error.max(initial=0)))
         self.max_steps = max(self.max_steps, round(float(error.max(initial=0)) / step))
+        self._sum_up(float(b @ b), float(a @ b), float(a @ a), int((error < step / 2).sum()), a.size)
+
+    def add_codes(self, ours: Array, reference: Array, quantization: Quantization) -> None:
+        """Count one sample of quantised values, and judge whether it proves anything."""
+        info = np.iinfo(reference.dtype)
+        counts = np.bincount(reference.ravel().astype(np.int64) - info.min, minlength=info.max - info.min + 1)
+        if np.array_equal(ours, reference):  # the usual case: one sum over the codes
+            real = dequantize(np.arange(info.min, info.max + 1), quantization).astype(np.float64)
+            signal = float(counts @ (real * real))
+            self._sum_up(signal, signal, signal, reference.size, reference.size)
+        else:
+            self.add(dequantize(ours, quantization), dequantize(reference, quantization), quantization.scale)
+        self._values |= set((np.flatnonzero(counts) + info.min).tolist())
+        self._limits += sum(
+            int(counts[limit - info.min])
+            for limit in (info.min, info.max)
+            if limit != quantization.zero_point
+        )
+        needed = 32 if reference.size >= 256 else 4
+        self.evidence = len(self._values) >= needed and self._limits <= 0.05 * max(self._count, 1)
+
+    def _sum_up(self, signal: float, dot: float, norm: float, equal: int, count: int) -> None:
+        self._signal += signal
+        self._dot += dot
+        self._norm += norm
+        self._equal += equal
+        self._count += count
         self.sqnr_db = 10 * float(
             np.log10(max(self._signal, 1e-30) / max(self._noise, self._signal * 1e-12, 1e-30))
         )
@@ -74,16 +96,6 @@ class TensorReport:
             self._dot / max(float(np.sqrt(self._signal * self._norm)), 1e-30) if self._signal else 1.0
         )
         self.equal = self._equal / max(self._count, 1)
-
-    def witness(self, codes: Array, zero_point: int) -> None:
-        """Judge whether the reference's codes are varied enough to prove anything (design 3.8)."""
-        info = np.iinfo(codes.dtype)
-        self._values |= set(np.unique(codes).tolist())
-        self._limits += sum(
-            int((codes == limit).sum()) for limit in (info.min, info.max) if limit != zero_point
-        )
-        needed = 32 if codes.size >= 256 else 4
-        self.evidence = len(self._values) >= needed and self._limits <= 0.05 * max(self._count, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``compare`` (design 7)."""
@@ -140,10 +152,14 @@ def make_reference(model: onnx.ModelProto, names: Iterable[str]) -> Reference:
 
 
 def layerwise(
-    program: Program, qdq: onnx.ModelProto, samples: Sequence[Feeds], mode: str = "single"
+    program: Program,
+    qdq: onnx.ModelProto,
+    samples: Sequence[Feeds],
+    mode: str = "single",
+    names: Iterable[str] | None = None,
 ) -> list[TensorReport]:
-    """Every tensor of the program that onnxruntime has too, on the same QDQ model."""
-    reference = make_reference(qdq, [p.tensor.name for p in program.placed])
+    """Every tensor of the program (or those of ``names``) that onnxruntime has too, on the same QDQ model."""
+    reference = make_reference(qdq, [p.tensor.name for p in program.placed] if names is None else names)
     reports: dict[str, TensorReport] = {}
     for feeds in samples:
         expected = reference.run(feeds)
@@ -177,12 +193,7 @@ def _run_beside(
             report = reports.setdefault(
                 tensor.name, TensorReport(tensor.name, mode, "qdq", exact=tensor.name in exact)
             )
-            report.add(
-                dequantize(ours, tensor.quantization),
-                dequantize(codes, tensor.quantization),
-                tensor.quantization.scale,
-            )
-            report.witness(codes, tensor.quantization.zero_point)
+            report.add_codes(ours, codes, tensor.quantization)
             if mode == "single":
                 m.write(placed, to_memory(codes, tensor))
 

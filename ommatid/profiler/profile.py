@@ -14,6 +14,7 @@ import numpy as np
 from ommatid.isa.cost import dram_bytes
 from ommatid.isa.instructions import Engine
 from ommatid.isa.program import Program
+from ommatid.simulator.energy import LEVELS, energy_pj, static_pj
 from ommatid.simulator.timing import EngineTime, Timing, simulate
 
 Array = np.ndarray[Any, Any]
@@ -48,6 +49,7 @@ class Profile:
     idle_cycles: int
     engines: tuple[EngineTime, ...]
     mx_and_load_cycles: int
+    energy_uj: dict[str, float]  # by level of ``energy.LEVELS``, and "static"
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``profile`` (design 7)."""
@@ -57,6 +59,7 @@ class Profile:
             "fps": self.fps,
             "bound": self.bound,
             "utilization": self.utilization,
+            "energy_uj": sum(self.energy_uj.values()),
             "cpu_partitions": list(self.cpu_partitions),
             "layers": [
                 {
@@ -101,8 +104,15 @@ def profile(program: Program) -> Profile:
         layers=rows,
         idle_cycles=int(owned[-1]),
         engines=engines,
+        energy_uj=_energy(program, cycles),
         mx_and_load_cycles=sum(run.overlap_cycles(Engine.MX, Engine.LOAD) for run in runs),
     )
+
+
+def _energy(program: Program, cycles: int) -> dict[str, float]:
+    levels = energy_pj(program.instructions, program.target).sum(axis=0) / 1e6
+    by_level = dict(zip(LEVELS, levels.tolist(), strict=True))
+    return by_level | {"static": static_pj(cycles, program.target) / 1e6}
 
 
 def _attribute(program: Program, run: Timing, owned: Array, busy: Array) -> None:

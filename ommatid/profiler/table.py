@@ -19,23 +19,21 @@ def show(result: Profile, console: Console, most: int | None = None) -> None:
 
 def summary(result: Profile) -> RenderableType:
     """Cycles, time and the engines' use."""
-    table = Table(title=None, show_header=True, header_style="bold")
-    for name, justify in (
-        ("engine", "left"),
-        ("busy", "right"),
-        ("token", "right"),
-        ("dram", "right"),
-        ("fetch", "right"),
-        ("idle", "right"),
-    ):
-        table.add_column(name, justify="left" if justify == "left" else "right")
+    table = Table(header_style="bold")
+    table.add_column("engine")
+    for name in ("busy", "token", "bandwidth", "latency", "bank", "fetch", "idle"):
+        table.add_column(name, justify="right")
     total = max(result.cycles, 1)
     for e in result.engines:
         if e.engine != "ctl":
-            shares = [e.busy_cycles, *(e.stall_cycles[c] for c in ("token", "dram", "fetch")), e.idle_cycles]
+            token = sum(cycles for cause, cycles in e.stall_cycles.items() if cause.startswith("token"))
+            causes = [e.stall_cycles[cause] for cause in ("bandwidth", "latency", "bank", "fetch")]
+            shares = [e.busy_cycles, token, *causes, e.idle_cycles]
             table.add_row(e.engine, *(f"{100 * s / total:.1f}%" for s in shares))
     line = f"{result.cycles:,} cycles, {result.latency_ms:.3f} ms, {result.fps:.1f} frames/s, bound by {result.bound}"
-    return Group(line, table)
+    levels = sorted(result.energy_uj.items(), key=lambda item: -item[1])
+    energy = f"{sum(result.energy_uj.values()):,.0f} uJ: " + ", ".join(f"{n} {v:,.0f}" for n, v in levels)
+    return Group(line, table, energy)
 
 
 def layer_table(result: Profile, most: int | None = None) -> Table:

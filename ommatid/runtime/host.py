@@ -17,7 +17,8 @@ def quantize(real: Array, quantization: Quantization) -> Array:
     steps = np.rint(real.astype(np.float32) / np.float32(quantization.scale)) + np.float32(
         quantization.zero_point
     )
-    return np.asarray(np.clip(steps, info.min, info.max)).astype(quantization.dtype)
+    # as in onnxruntime, NaN becomes the lowest code: a conversion of NaN would depend on the CPU
+    return np.asarray(np.fmin(np.fmax(steps, info.min), info.max)).astype(quantization.dtype)
 
 
 def dequantize(q: Array, quantization: Quantization) -> Array:

@@ -1,234 +1,309 @@
-"""The event loop of the timing executor: queues, tokens, engines, the fetcher and the DRAM in time.
+"""The event loop of the timing executor: queues, tokens, engines, banks, the fetcher and the DRAM in time.
 
-The rules are those of ``docs/isa.md``, section "Time". A queue's number is its bit in the token masks:
-8 * core + engine. Times are cycles in float64; the loop goes from one event to the next, and settles at each
-all that can happen at that moment. Everything that changes is in two arrays: a WORK record for each
-instruction, and one STATE record.
+The rules are those of ``docs/isa.md``, section "Time"; where that steps cycle by cycle, this goes from one event
+to the next with rates in between: bytes a cycle of the DRAM's clients, beats a cycle of the engines. Times are
+cycles in float64. A queue's number is 5 * core + engine; sets of queues are masks of these numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
-from ommatid.simulator.dram import share
+from ommatid.isa.instructions import INSTRUCTION_BYTES, MOST_CORES, Engine
+from ommatid.simulator.rates import PRIORITY, bank_speed, dram_rates, slow_down
 
 Array = np.ndarray[Any, Any]
 
-QUEUES = 32
+ENGINES = len(Engine)
+QUEUES = ENGINES * MOST_CORES
 FETCHER = QUEUES  # the client of the DRAM after those of the queues
 CLIENTS = QUEUES + 1
 DMA_ENGINES = 2  # load and store are the first two engines of a core
-CAPACITY = 15
+CAPACITY, RING = 15, 16  # tokens held, and the places of their ring
 CROSS_CORE_CYCLES = 8
-FETCH_BLOCK, FETCH_AHEAD, INSTRUCTION_BYTES = 32, 256, 128
+FETCH_BLOCK, FETCH_AHEAD = 32, 256
 DONE = 64  # instructions of a queue that may have left the engine and not put their tokens
-TOKEN, DRAM, FETCH, BUSY, IDLE = range(5)  # columns of an account
 
-#: An instruction: what it asks for, and (-1: not yet) when it started, freed its engine, and ended.
-#: Its waits are ``links[wait_at:signal_at]``, its signals ``links[signal_at:links_end]``.
+#: Columns of an account; TOKEN + engine of the producer.
+BUSY, BANK, BANDWIDTH, LATENCY, FETCH, TOKEN = range(6)
+IDLE = TOKEN + ENGINES
+COLUMNS = IDLE + 1
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+compiled: Decorator = numba.njit(cache=True, error_model="numpy")
+# An array that is passed to a function costs two atomic operations, more than most functions here do.
+inlined: Decorator = numba.njit(cache=True, error_model="numpy", inline="always")
+
+#: An instruction. ``cost`` are its engine cycles by its formula, ``pace`` those alone on an idle chip, its ports,
+#: banks and bursts counted; ``words`` the SRAM words that it asks the banks of its core for in a cycle;
+#: ``dram_bytes`` what it moves, ``after`` the cycles from free engine to end. Its waits are
+#: ``links[wait_at:signal_at]``, its signals ``links[signal_at:links_end]``; times -1: not yet.
 WORK = np.dtype(
     [
-        ("queue", "i8"), ("cost", "f8"), ("dram_bytes", "f8"), ("wait_at", "i8"), ("signal_at", "i8"),
-        ("links_end", "i8"), ("next", "i8"), ("start", "f8"), ("released", "f8"), ("finish", "f8"),
+        ("queue", "i8"), ("cost", "f8"), ("pace", "f8"), ("words", "f8"), ("dram_bytes", "f8"), ("after", "f8"), ("next", "i8"),
+        ("wait_at", "i8"), ("signal_at", "i8"), ("links_end", "i8"),
+        ("start", "f8"), ("released", "f8"), ("finish", "f8"),
     ]
 )  # fmt: skip
 
+
+#: Everything that changes besides the WORK records, and what the loop needs of a target: one record, so that
+#: functions pass a pointer. By queue unless said otherwise.
 STATE = np.dtype(
     [
-        # the DRAM: bytes a cycle, cycles, bytes a cycle that one client's requests allow
-        ("bandwidth", "f8"), ("latency", "f8"), ("request_rate", "f8"),
-        # by client: bytes to move as of the last sharing, the most and the actual bytes a cycle
-        ("active", "u1", CLIENTS), ("left", "f8", CLIENTS), ("cap", "f8", CLIENTS), ("rate", "f8", CLIENTS),
-        ("shared_at", "f8"), ("changed", "u1"),
-        # instructions fetched, the first that has not started
-        ("fetched", "i8"), ("oldest", "i8"),
-        # queues that have instructions; by queue: the next instruction, the one that holds the engine (-1: none)
-        ("used", "i8", QUEUES), ("used_count", "i8"), ("head", "i8", QUEUES), ("running", "i8", QUEUES),
-        ("until", "f8", CLIENTS),  # when the engine or the fetcher is free, inf where it does nothing
-        # by queue: instructions that have left the engine and not put their tokens, a ring
+        # the target: DRAM bytes a cycle, banks of a core
+        ("bandwidth", "f8"), ("banks", "f8"),
+        # instructions fetched; the first that has not started; 1 where the DRAM's shares must be solved anew
+        ("fetched", "i8"), ("oldest", "i8"), ("changed", "i8"),
+        # the queues that have instructions, and their mask
+        ("used_count", "i8"), ("used", "i8", QUEUES), ("everyone", "i8"), ("core", "i8", QUEUES), ("engine", "i8", QUEUES),
+        # the clients of the DRAM: load and store queues that have instructions, and the fetcher
+        ("client_count", "i8"), ("clients", "i8", CLIENTS),
+        # the next instruction (-1: none left), the one that holds the engine (-1: none)
+        ("head", "i8", QUEUES), ("running", "i8", QUEUES),
+        # by client: free at (inf where it does nothing); as of ``since`` bytes (DMA) or cycles to go, and how many
+        # of them pass in a cycle; the most bytes a cycle; 1 while it has bytes to move
+        ("until", "f8", CLIENTS), ("left", "f8", CLIENTS), ("since", "f8", CLIENTS), ("rate", "f8", CLIENTS),
+        ("cap", "f8", CLIENTS), ("moving", "i8", CLIENTS),
+        # by core: words a cycle that its engines ask for; 1 while its banks do not suffice
+        ("words", "f8", MOST_CORES), ("slow", "i8", MOST_CORES),
+        # instructions that left the engine and have not put their tokens, and when they are done: a ring
         ("done", "i8", (QUEUES, DONE)), ("done_time", "f8", (QUEUES, DONE)),
         ("done_first", "i8", QUEUES), ("done_count", "i8", QUEUES),
-        # tokens put and not taken, by (producer, consumer): when they arrive, a ring
+        # by (producer, consumer): tokens put and not taken, and when they arrive: a ring
         ("held", "i8", (QUEUES, QUEUES)), ("token_first", "i8", (QUEUES, QUEUES)),
-        ("token_time", "f8", (QUEUES, QUEUES, CAPACITY)),
-        # by queue: why its next instruction did not start, and when a token on its way to it arrives
-        ("cause", "i8", QUEUES), ("wake", "f8", QUEUES),
-        ("account", "i8", (QUEUES, 5)),  # by queue: whole cycles in each column
+        ("token_time", "f8", (QUEUES, QUEUES, RING)),
+        ("wake", "f8", QUEUES),  # when a token on its way arrives
+        # cycles by column, the column that runs, and since when
+        ("account", "f8", (QUEUES, COLUMNS)), ("doing", "i8", QUEUES), ("doing_since", "f8", QUEUES),
     ]
 )  # fmt: skip
 
 
-def prepare(queue: Array, cost: Array, dram_bytes: Array, wait: Array, signal: Array) -> tuple[Array, Array]:
+def prepare(
+    queue: Array, cost: Array, pace: Array, words: Array, dram_bytes: Array, after: Array, stream: Array
+) -> tuple[Array, Array]:
     """WORK records of instructions, and the queues that their token masks name, one after the other."""
     work = np.zeros(len(queue), WORK)
-    work["queue"], work["cost"], work["dram_bytes"] = queue, cost, dram_bytes
-    for time in ("start", "released", "finish"):
-        work[time] = -1
-    work["next"] = -1
+    columns = {
+        "queue": queue,
+        "cost": cost,
+        "pace": pace,
+        "words": words,
+        "dram_bytes": dram_bytes,
+        "after": after,
+    }
+    for name, values in (*columns.items(), ("start", -1), ("released", -1), ("finish", -1), ("next", -1)):
+        work[name] = values
     order = np.argsort(queue, kind="stable")
     same = queue[order[1:]] == queue[order[:-1]]
     work["next"][order[:-1][same]] = order[1:][same]
-    masks = np.stack([wait, signal], axis=1).astype("<u4").view(np.uint8).reshape(len(queue), 2, 4)
+    masks = (
+        np.stack([stream["wait"], stream["signal"]], axis=1)
+        .astype("<u4")
+        .view(np.uint8)
+        .reshape(len(queue), 2, 4)
+    )
     bits = np.unpackbits(masks, axis=2, bitorder="little").view(np.bool_)
     ends = np.concatenate([[0], np.cumsum(bits.sum(axis=2, dtype=np.int64))])
     work["wait_at"], work["signal_at"], work["links_end"] = ends[:-1:2], ends[1::2], ends[2::2]
-    return work, np.flatnonzero(bits) % QUEUES
+    places = np.flatnonzero(bits) % 32  # bit 8 * core + engine
+    return work, places // 8 * ENGINES + np.minimum(places % 8, ENGINES - 1)
 
 
-def fresh(queue: Array, bandwidth: float, latency: float, request_rate: float) -> Array:
+def fresh(queue: Array, bandwidth: float, banks: int) -> Array:
     """The STATE before the first event (one record)."""
     state = np.zeros(1, STATE)
     s = state[0]
-    s["bandwidth"], s["latency"], s["request_rate"] = bandwidth, latency, request_rate
+    s["bandwidth"], s["banks"] = bandwidth, banks
     used, first = np.unique(queue, return_index=True)
-    s["used_count"] = len(used)
+    s["used_count"], s["everyone"] = len(used), (1 << used).sum()
     s["used"][: len(used)] = used
-    s["head"], s["running"], s["until"], s["wake"] = -1, -1, np.inf, np.inf
+    s["core"], s["engine"] = np.divmod(np.arange(QUEUES), ENGINES)
+    clients = [*used[used % ENGINES < DMA_ENGINES], FETCHER]
+    s["client_count"], s["clients"][: len(clients)] = len(clients), clients
+    s["head"], s["running"], s["until"], s["wake"], s["doing"] = -1, -1, np.inf, np.inf, FETCH
     s["head"][used] = first
     return state
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@intrinsic  # type: ignore[untyped-decorator]
+def unowned(typing_context: Any, array: Any) -> Any:
+    """The array without its owner, which the caller keeps: counting references at every call took most of the time."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bare = context.make_array(array)(context, builder, args[0])
+        bare.meminfo, bare.parent = (part.type(None) for part in (bare.meminfo, bare.parent))
+        return bare._getvalue()
+
+    return array(array), codegen
+
+
+@compiled
 def run(work: Any, links: Any, state: Any) -> None:
     """From event to event until nothing happens any more."""
-    s = state[0]
-    now = 0.0
+    s, work, links = state[0], unowned(work), unowned(links)
+    now, ask = 0.0, s.everyone
     while True:
-        settle(work, links, s, now)
+        settle(work, links, s, now, ask)
         if s.changed:
-            share_dram(s, now)
-        soon = next_event(s, now)
-        if soon == np.inf:
+            dram_rates(s, now)
+            s.changed = 0
+        now = next_event(s, now)
+        if now == np.inf:
             return
-        keep_accounts(s, now, soon)
-        now = soon
-        release(work, s, now)
+        ask = release(work, s, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def whole(time: float) -> Any:
-    """A time in whole cycles, rounded up; what float64 may have added is not a cycle."""
-    return np.int64(np.ceil(time - 1e-6))
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def settle(work: Any, links: Any, s: Any, now: float) -> None:
-    """All that can happen now: tokens are put, instructions start, the fetcher goes on."""
-    progress = True
-    while progress:
-        progress = False
-        fetch(work, s)
+@inlined
+def settle(work: Any, links: Any, s: Any, now: float, ask: int) -> None:
+    """All that can happen now to the queues in ``ask``: tokens are put, instructions start; the fetcher goes on."""
+    while ask & s.everyone:  # a token may go to a queue without instructions
         for k in range(s.used_count):
             q = s.used[k]
-            if s.done_count[q] > 0 and put_tokens(work, links, s, q, now):
-                progress = True
-            if s.running[q] < 0 and s.head[q] >= 0 and issue(work, links, s, q, now):
-                progress = True
+            if ask >> q & 1:
+                ask &= ~(1 << q)
+                if s.done_count[q] > 0:
+                    ask |= put_tokens(work, links, s, q, now)
+                if s.running[q] < 0 and s.head[q] >= 0:
+                    ask |= issue(work, links, s, q, now)
+    oldest = s.oldest
+    while oldest < len(work) and work[oldest].start >= 0:
+        oldest += 1
+    s.oldest = oldest
+    block = min(FETCH_BLOCK, len(work) - s.fetched)
+    if not s.moving[FETCHER] and block > 0 and s.fetched + block - oldest <= FETCH_AHEAD:
+        move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def put_tokens(work: Any, links: Any, s: Any, q: int, now: float) -> bool:
-    """The done instructions of a queue put their tokens, in order, while there is room; did one?"""
-    before = s.done_count[q]
+@inlined
+def put_tokens(work: Any, links: Any, s: Any, q: int, now: float) -> int:
+    """The done instructions of a queue put their tokens, in order, while there is room; who may go on by that."""
+    ask = 0
     while s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] <= now:
         w = work[s.done[q, s.done_first[q]]]
         for k in range(w.signal_at, w.links_end):
             if s.held[q, links[k]] >= CAPACITY:
-                return s.done_count[q] < before
+                return ask
         for k in range(w.signal_at, w.links_end):
             to = links[k]
-            at = (s.token_first[q, to] + s.held[q, to]) % CAPACITY
-            s.token_time[q, to, at] = now if q // 8 == to // 8 else now + CROSS_CORE_CYCLES
+            at = (s.token_first[q, to] + s.held[q, to]) & (RING - 1)
+            s.token_time[q, to, at] = now if s.core[q] == s.core[to] else now + CROSS_CORE_CYCLES
             s.held[q, to] += 1
+            ask |= 1 << to
         w.finish = now
-        s.done_first[q] = (s.done_first[q] + 1) % DONE
+        s.done_first[q] = (s.done_first[q] + 1) & (DONE - 1)
         s.done_count[q] -= 1
-    return s.done_count[q] < before
+    return ask
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def issue(work: Any, links: Any, s: Any, q: int, now: float) -> bool:
-    """Start a free engine's next instruction if the fetcher and the tokens allow; was it so?"""
+@inlined
+def issue(work: Any, links: Any, s: Any, q: int, now: float) -> int:
+    """Start a free engine's next instruction if the fetcher and the tokens allow; who may go on by that."""
     i = s.head[q]
     w = work[i]
-    s.cause[q] = obstacle(w, i, links, s, q, now)
-    if s.cause[q] >= 0:
-        return False
+    cause = obstacle(w, i, links, s, q, now)
+    if cause >= 0:
+        change_account(s, q, cause, now)
+        return 0
+    ask = 0
     for k in range(w.wait_at, w.signal_at):
-        s.token_first[links[k], q] = (s.token_first[links[k], q] + 1) % CAPACITY
-        s.held[links[k], q] -= 1
+        producer = links[k]
+        s.token_first[producer, q] = (s.token_first[producer, q] + 1) & (RING - 1)
+        s.held[producer, q] -= 1
+        if s.held[producer, q] == CAPACITY - 1:
+            ask |= 1 << producer
     w.start = now
     s.running[q], s.head[q] = i, w.next
+    change_account(s, q, BUSY, now)
     if w.dram_bytes > 0:
-        ask_dram(s, q, w.dram_bytes, min(s.request_rate, w.dram_bytes / max(w.cost, 1.0)))
+        move(s, q, w.dram_bytes, w.dram_bytes / w.pace, now)
+        ask = s.everyone  # those that wait for it now wait for bandwidth
     else:
-        s.until[q] = now + w.cost
-    return True
+        s.left[q], s.rate[q], s.since[q], s.until[q] = w.pace, 1.0, now, now + w.pace
+    ask_banks(work, s, s.core[q], w.words, now)
+    return ask
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@inlined
 def obstacle(w: Any, i: int, links: Any, s: Any, q: int, now: float) -> int:
-    """Why instruction i cannot start on its free engine, -1 if it can."""
-    s.wake[q] = np.inf
+    """Why instruction i cannot start on its free engine (a column of the account), -1 if it can."""
     if i >= s.fetched:
-        return FETCH if s.active[FETCHER] else TOKEN  # the fetcher itself waits for what has not started
-    if s.done_count[q] >= (DONE if q % 8 < DMA_ENGINES else 1):
-        return TOKEN
-    cause = -1
+        return FETCH
+    if s.done_count[q] >= (DONE if s.engine[q] < DMA_ENGINES else 1):
+        return full(s, q)
+    cause = COLUMNS
     for k in range(w.wait_at, w.signal_at):
         producer = links[k]
         if s.held[producer, q] == 0:
-            if cause != DRAM:
-                cause = DRAM if moves_data(s, producer, now) else TOKEN
+            if s.moving[producer]:
+                cause = BANDWIDTH
+            elif s.engine[producer] < DMA_ENGINES and s.done_count[producer] > 0:
+                cause = min(cause, LATENCY)
+            else:
+                cause = min(cause, TOKEN + s.engine[producer])
         elif s.token_time[producer, q, s.token_first[producer, q]] > now:
-            s.wake[q] = min(s.wake[q], s.token_time[producer, q, s.token_first[producer, q]])
-            cause = max(cause, TOKEN)
-    return cause
+            s.wake[q] = s.token_time[producer, q, s.token_first[producer, q]]
+            cause = min(cause, TOKEN + s.engine[producer])
+    return cause if cause < COLUMNS else -1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def moves_data(s: Any, q: int, now: float) -> bool:
-    """Has a queue bytes on their way from or to DRAM?"""
-    if s.active[q]:
-        return True
-    return q % 8 < DMA_ENGINES and s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] > now
+@compiled
+def full(s: Any, q: int) -> int:
+    """The column of a queue that takes no token of queue q, LATENCY if there is none."""
+    for to in s.used:
+        if s.held[q, to] >= CAPACITY:
+            return TOKEN + s.engine[to]
+    return LATENCY
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def fetch(work: Any, s: Any) -> None:
-    """Start on the next block of instructions, unless it is too far ahead."""
-    while s.oldest < len(work) and work[s.oldest].start >= 0:
-        s.oldest += 1
-    block = min(FETCH_BLOCK, len(work) - s.fetched)
-    if s.active[FETCHER] or block == 0 or s.fetched + block - s.oldest > FETCH_AHEAD:
-        return
-    ask_dram(s, FETCHER, float(block * INSTRUCTION_BYTES), s.request_rate)
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def ask_dram(s: Any, client: int, size: float, cap: float) -> None:
+@compiled
+def move(s: Any, client: int, size: float, cap: float, now: float) -> None:
     """A client has ``size`` bytes to move, at most ``cap`` a cycle."""
-    s.left[client], s.cap[client], s.active[client] = size, cap, 1
+    s.left[client], s.cap[client], s.since[client], s.rate[client] = size, cap, now, 0.0
+    s.moving[client] = 1
     s.changed = 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def share_dram(s: Any, now: float) -> None:
-    """Solve the shares anew, and with them when each client is through."""
-    for client in range(CLIENTS):
-        s.left[client] = max(0.0, s.left[client] - s.rate[client] * (now - s.shared_at))
-    share(s.active, s.cap, s.bandwidth, s.rate)
-    for client in range(CLIENTS):
-        if s.active[client]:
-            s.until[client] = now + s.left[client] / s.rate[client]
-    s.shared_at = now
-    s.changed = 0
+@inlined
+def ask_banks(work: Any, s: Any, core: int, words: float, now: float) -> None:
+    """An engine asks a core's banks for ``words`` more a cycle (or less); solve speeds where they do not suffice."""
+    if words == 0:
+        return
+    s.words[core] += words
+    over = s.words[core] > s.banks + 1e-9
+    if not over and not s.slow[core]:
+        return
+    s.slow[core] = over
+    left = s.banks
+    for engine in PRIORITY:
+        q = core * ENGINES + engine
+        if s.running[q] < 0:
+            continue
+        w = work[s.running[q]]
+        speed = bank_speed(w.words, left)
+        left = max(0.0, left - w.words * speed)
+        if s.moving[q]:
+            s.cap[q] = speed * w.dram_bytes / w.pace
+            s.changed = 1
+        else:
+            slow_down(s, q, speed, now)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@compiled
+def change_account(s: Any, q: int, column: int, now: float) -> None:
+    """From now on a queue's cycles belong to another column."""
+    if s.doing[q] != column:
+        s.account[q, s.doing[q]] += now - s.doing_since[q]
+        s.doing[q], s.doing_since[q] = column, now
+
+
+@compiled
 def next_event(s: Any, now: float) -> float:
     """When something happens next, inf if nothing does."""
     soon = s.until[FETCHER]
@@ -240,38 +315,49 @@ def next_event(s: Any, now: float) -> float:
     return soon
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def keep_accounts(s: Any, now: float, soon: float) -> None:
-    """Every queue's whole cycles from now to the next event, by what it does."""
-    cycles = whole(soon) - whole(now)
+@inlined
+def release(work: Any, s: Any, now: float) -> int:
+    """Engines and the fetcher whose time has come are free, tokens and data arrive; the queues that may go on."""
+    ask = 0
     for k in range(s.used_count):
         q = s.used[k]
-        column = BUSY if s.running[q] >= 0 else IDLE if s.head[q] < 0 else s.cause[q]
-        s.account[q, column] += cycles
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def release(work: Any, s: Any, now: float) -> None:
-    """Engines and the fetcher whose time has come are free; what they did is done, or arrives later."""
-    for k in range(s.used_count):
-        q = s.used[k]
+        if s.wake[q] <= now:
+            s.wake[q] = np.inf
+            ask |= 1 << q
         if s.until[q] <= now:
-            at = (s.done_first[q] + s.done_count[q]) % DONE
-            s.done[q, at] = s.running[q]
-            s.done_time[q, at] = now + s.latency if s.active[q] else now
-            s.done_count[q] += 1
-            work[s.running[q]].released = now
-            s.running[q] = -1
-            leave(s, q)
+            ask |= s.everyone if s.moving[q] else 1 << q
+            free(work, s, q, now)
+        if s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] <= now:
+            ask |= 1 << q
     if s.until[FETCHER] <= now:
         s.fetched = min(len(work), s.fetched + FETCH_BLOCK)
         leave(s, FETCHER)
+        ask = s.everyone
+    return ask
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@inlined
+def free(work: Any, s: Any, q: int, now: float) -> None:
+    """An engine's instruction leaves it, and is done now or ``after`` a while."""
+    w = work[s.running[q]]
+    at = (s.done_first[q] + s.done_count[q]) & (DONE - 1)
+    s.done[q, at], s.done_time[q, at] = s.running[q], now + w.after
+    s.done_count[q] += 1
+    w.released = now
+    s.running[q] = -1
+    longer = now - w.start - (w.pace if w.dram_bytes > 0 else w.cost)
+    change_account(s, q, IDLE, now)
+    if longer > 1e-6:
+        s.account[q, BUSY] -= longer
+        s.account[q, BANDWIDTH if w.dram_bytes > 0 else BANK] += longer
+    leave(s, q)
+    ask_banks(work, s, s.core[q], -w.words, now)
+
+
+@compiled
 def leave(s: Any, client: int) -> None:
     """A client is through, and leaves its share of the DRAM to the others."""
     s.until[client] = np.inf
-    if s.active[client]:
-        s.active[client], s.rate[client], s.left[client] = 0, 0.0, 0.0
+    if s.moving[client]:
+        s.moving[client] = 0
         s.changed = 1

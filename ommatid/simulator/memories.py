@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ommatid.isa.footprint import accesses
 from ommatid.isa.instructions import Memory
 from ommatid.isa.program import Placed, Program
 
@@ -33,7 +34,8 @@ class Memories:
 
     def __post_init__(self) -> None:
         target = self.program.target
-        cores = target.cores if self.program.instructions["core"].any() else 1
+        table = accesses(self.program.instructions, target)
+        cores = target.cores if table["core"].any() or self.program.instructions["core"].any() else 1
         self.dram = np.zeros(self.program.dram_bytes, np.uint8)
         self.dram[: len(self.program.constants)] = self.program.constants
         self.all_sram = aligned_zeros(cores * (target.sram_bytes + SLACK))

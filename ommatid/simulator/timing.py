@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.cost import cost_cycles, dram_bytes, macs
-from ommatid.isa.instructions import BY_OPCODE, INSTRUCTION_BYTES, Engine
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTION_BYTES, Engine
 from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
 from ommatid.simulator.counters import STALLS, EngineTime, overlap, port_bytes
+from ommatid.simulator.words import bank_words
 
 __all__ = ["EngineTime", "SimulationError", "Timing", "simulate"]
 
 Array = np.ndarray[Any, Any]
 
 ENGINES = tuple(engine.name.lower() for engine in Engine)
+ENGINE_OF = np.array([BY_OPCODE[op].engine if op in BY_OPCODE else 0 for op in range(256)], np.int64)
 
 
 class SimulationError(RuntimeError):
@@ -64,50 +66,56 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
         SimulationError: the run cannot end: a token never comes, or finds no room.
     """
     target, stream = program.target, program.instructions[begin:end]
-    engine_of = np.zeros(256, np.int64)
-    engine_of[list(BY_OPCODE)] = [row.engine for row in BY_OPCODE.values()]
-    engine, core = engine_of[stream["opcode"]], stream["core"].astype(np.int64)
+    engine, core = ENGINE_OF[stream["opcode"]], stream["core"].astype(np.int64)
     cost = cost_cycles(stream, target)
     if delays is not None:
         cost = cost + delays[begin:end]
     moved = dram_bytes(stream, target)
-    queue = 8 * core + engine
-    work, links = events.prepare(queue, cost, moved, stream["wait"], stream["signal"])
-    state = events.fresh(queue, *_dram(target))
+    queue = events.ENGINES * core + engine
+    after = np.where(moved > 0, target.dram_latency_cycles, 0)
+    after[stream["opcode"] == BY_MNEMONIC["send"].opcode] = events.CROSS_CORE_CYCLES
+    words, pace = bank_words(stream, cost, target)
+    pace = np.maximum(pace, _alone(moved, target))
+    work, links = events.prepare(queue, cost, pace, words / np.maximum(pace, 1), moved, after, stream)
+    state = events.fresh(queue, target.dram_bytes_per_cycle, target.sram_banks)
     events.run(work, links, state)
     if (work["finish"] < 0).any():
         raise SimulationError(_stuck(program, begin, work, links, state[0]))
     start, released, finish = (_whole(work[time]) for time in ("start", "released", "finish"))
     cycles = int(finish.max(initial=0))
-    engines = _accounts(stream, target, queue, state[0]["account"], cycles)
+    engines = _accounts(stream, target, queue, state[0], cycles)
     total = int(moved.sum()) + len(stream) * INSTRUCTION_BYTES
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
 
 
-def _dram(target: Target) -> tuple[float, float, float]:
-    """Bandwidth (bytes a cycle), latency (cycles), bytes a cycle that one client's requests allow."""
-    latency = target.dram_latency_cycles
-    rate = target.dram_requests_in_flight * target.dram_burst_bytes / max(latency, 1)
-    return target.dram_bytes_per_cycle, float(latency), rate
+def _alone(moved: Array, target: Target) -> Array:
+    """Cycles in which the DRAM moves each DMA's bytes if it serves nobody else: a window of bursts, then the next."""
+    rate, burst = target.dram_bytes_per_cycle, target.dram_burst_bytes
+    window = target.dram_requests_in_flight * burst
+    whole = np.maximum(moved - 1, 0) // window
+    return whole * max(window / rate, target.dram_latency_cycles) + (moved - whole * window) / rate
 
 
 def _whole(times: Array) -> Array:
-    """Times in whole cycles, as ``events.whole``."""
+    """Times in whole cycles, rounded up; what float64 may have added is not a cycle."""
     return np.ceil(times - 1e-6).astype(np.int64)
 
 
-def _accounts(
-    stream: Array, target: Target, queue: Array, account: Array, cycles: int
-) -> tuple[EngineTime, ...]:
+def _accounts(stream: Array, target: Target, queue: Array, state: Any, cycles: int) -> tuple[EngineTime, ...]:
     moved = np.bincount(queue, port_bytes(stream, target), events.QUEUES)
     work = np.bincount(queue, macs(stream, target), events.QUEUES)
+    account = state["account"].copy()
+    account[np.arange(events.QUEUES), state["doing"]] += cycles - state["doing_since"]
+    account = np.diff(np.rint(account.cumsum(axis=1)).astype(np.int64), axis=1, prepend=0)  # sums stay whole
     used = np.bincount(queue, minlength=events.QUEUES) > 0
     rows = []
-    for q in (8 * c + e for c in range(int(queue.max(initial=0)) // 8 + 1) for e in Engine):
-        stalls = {name: int(account[q, column]) for column, name in enumerate(STALLS)}
-        idle = int(account[q, events.IDLE]) if used[q] else cycles
-        busy = int(account[q, events.BUSY])
-        rows.append(EngineTime(q // 8, ENGINES[q % 8], busy, stalls, idle, int(moved[q]), int(work[q])))
+    for q in range(events.ENGINES * (int(queue.max(initial=0)) // events.ENGINES + 1)):
+        busy, *stalls = account[q].tolist() if used[q] else [0] * events.IDLE + [cycles]
+        name = ENGINES[q % events.ENGINES]
+        by_cause = dict(zip(STALLS, stalls[:-1], strict=True))
+        rows.append(
+            EngineTime(q // events.ENGINES, name, busy, by_cause, stalls[-1], int(moved[q]), int(work[q]))
+        )
     return tuple(rows)
 
 
@@ -125,4 +133,4 @@ def _stuck(program: Program, begin: int, work: Array, links: Array, state: Any) 
 
 def _queue(q: int) -> str:
     """A queue in words."""
-    return f"{ENGINES[q % 8]} of core {q // 8}" if q % 8 < len(ENGINES) else f"queue {q}"
+    return f"{ENGINES[q % events.ENGINES]} of core {q // events.ENGINES}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from PIL import Image
 
 from ommatid.isa.program_file import load, save
 from tests import networks
@@ -135,6 +138,37 @@ def test_model_larger_than_dram(ommatid: Any, tmp_path: Path) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], "wide")
     model = networks.model([node], {"x": [1, 2048, 1, 1]}, {"y": [1, 1024, 1, 1]}, {"w": weights})
     refused(ommatid("compile", write("m.onnx", model), "--target", "tiny.toml"), "tiny")
+
+
+def damaged() -> dict[str, onnx.ModelProto]:
+    """Models that say what cannot be, by the culprit that the error names."""
+    arity, attribute, twice, dims, kind, empty, outputs, infinite = (networks.convolution() for _ in range(8))
+    arity.graph.node[1].input.append("x")
+    attribute.graph.node[1].attribute.append(helper.make_attribute("bogus", 3))
+    twice.graph.node.append(twice.graph.node[0])
+    dims.graph.initializer[0].dims[0] = 9
+    kind.graph.initializer[0].data_type = 77
+    empty.graph.initializer[0].ClearField("raw_data")
+    del outputs.graph.output[:]
+    huge = np.full((8, 3, 3, 3), 1e38, np.float32)
+    infinite.graph.initializer[0].CopyFrom(numpy_helper.from_array(huge, "w"))
+    return {
+        "'relu'": arity, "bogus": attribute, "'c'": twice, "'w' is damaged": dims, "type 77": kind,
+        "'w'": empty, "no output": outputs, "becomes infinite": infinite,
+    }  # fmt: skip
+
+
+def test_damaged_models(ommatid: Any) -> None:
+    for culprit, model in damaged().items():
+        refused(ommatid("compile", write("m.onnx", model)), culprit)
+
+
+def test_absent_external_data(ommatid: Any) -> None:
+    onnx.save(
+        networks.convolution(), "m.onnx", save_as_external_data=True, location="m.bin", size_threshold=0
+    )
+    Path("m.bin").unlink()
+    refused(ommatid("compile", "m.onnx"), "m.onnx")
 
 
 # --- calibration and targets -------------------------------------------------------------------------------
@@ -263,3 +297,84 @@ def test_internal_error_and_interruption(ommatid: Any, files: Path, monkeypatch:
     log.unlink()
     monkeypatch.setattr(verifier, "verify", interrupted)
     assert ommatid("verify", files / "model.omm").status == 130
+
+
+# --- mistakes of a user -------------------------------------------------------------------------------------
+
+
+def test_files_taken_for_each_other(ommatid: Any, files: Path) -> None:
+    model, program = files / "model.onnx", files / "model.omm"
+    for command in ("compile", "check"):
+        refused(ommatid(command, program), "model.omm")
+    for command in ("run", "profile", "verify", "inspect", "disasm"):
+        refused(ommatid(command, model), "model.onnx")
+    refused(ommatid("compare", program, model), "model.onnx")
+    refused(ommatid("asm", program, "-o", "a.program"), "model.omm")
+    write("text.txt", b"hello")
+    refused(ommatid("compile", "text.txt"), "text.txt")
+    refused(ommatid("compile", model, "--target", "text.txt"), "text.txt")
+    refused(ommatid("run", program, "-i", "text.txt"), "text.txt")
+    refused(ommatid("compile", ""), "''")
+
+
+def test_names_that_the_model_does_not_have(ommatid: Any, files: Path) -> None:
+    model = files / "model.onnx"
+    for command in ("compile", "check"):
+        refused(ommatid(command, model, "--outputs", "nobody"), "nobody")
+        refused(ommatid(command, model, "--inputs", "nobody"), "nobody")
+    refused(ommatid("run", files / "model.omm", "-i", f"nobody={files / 'x.npy'}"), "'nobody'")
+
+
+def test_wrong_options(ommatid: Any, files: Path) -> None:
+    model, program = files / "model.onnx", files / "model.omm"
+    Path("pictures").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("pictures/a.png")
+    pictures = ("--calibration", "pictures")
+    refused(ommatid("compile", model, "--mean", "a,b"), "a,b")
+    refused(ommatid("compile", model, "--mean", "1,2", *pictures), "mean")
+    refused(ommatid("compile", model, "--std", "0", *pictures), "std")
+    refused(ommatid("compile", model, "--recipe", "nonsense.toml"), "--recipe")
+    refused(ommatid("compile", model, "-O", "9"), "-O")
+    refused(ommatid("compile", model, "--method", "guess"), "guess")
+    refused(ommatid("profile", program, "--top", "-3"), "--top")
+    refused(ommatid("compare", model, program, "--min-sqnr-db", "high"), "high")
+    refused(ommatid("compare", model, program, "--min-sqnr-db", "500"), "dB", status=1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_not_finite(ommatid: Any, files: Path, value: float) -> None:
+    np.savez("bad.npz", x=np.full((2, 3, 8, 8), value, np.float32))
+    refused(ommatid("compile", files / "model.onnx", "--calibration", "bad.npz"), "bad.npz")
+    refused(ommatid("compare", files / "model.onnx", files / "model.omm", "--data", "bad.npz"), "bad.npz")
+
+
+def test_samples_that_are_no_arrays_of_numbers(ommatid: Any, files: Path) -> None:
+    for array in (np.float32(1), np.array(["a", "b"]), np.array([{}], dtype=object), np.zeros((0, 3, 8, 8))):
+        np.savez("bad.npz", x=array)
+        refused(ommatid("compile", files / "model.onnx", "--calibration", "bad.npz"), "bad.npz")
+        np.save("bad.npy", array)
+        culprit = "bad.npy" if array.dtype == object else "'x'"
+        refused(ommatid("run", files / "model.omm", "-i", "bad.npy"), culprit)
+    np.savez("bad.npz", x=np.full((2, 3, 8, 8), "word"))
+    refused(ommatid("compile", files / "model.onnx", "--calibration", "bad.npz"), "bad.npz")
+
+
+def test_an_output_that_cannot_be_is_named_and_nothing_else_is_written(ommatid: Any, files: Path) -> None:
+    ran = ommatid("compile", files / "model.onnx", "-o", "no/such/m.omm", "--save-qdq", "q.onnx")
+    refused(ran, "error: no/such/m.omm")
+    assert not list(Path.cwd().iterdir())
+    refused(ommatid("compile", files / "model.onnx", "--save-qdq", "no/q.onnx"), "error: no/q.onnx")
+    refused(ommatid("profile", files / "model.omm", "--csv", "no/p.csv"), "error: no/p.csv")
+    refused(ommatid("disasm", files / "model.omm", "-o", "no/p.s"), "error: no/p.s")
+
+
+def test_interruption_of_a_compilation_leaves_nothing(files: Path, tmp_path: Path) -> None:
+    script = (
+        "import os, signal, ommatid.compiler.pipeline as p\n"
+        "from ommatid.cli.main import main\n"
+        "p.schedule = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        f"main(['compile', {str(files / 'model.onnx')!r}, '-o', 'm.omm'])\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 130 and "Traceback" not in ran.stderr and "error: interrupted" in ran.stderr
+    assert not list(tmp_path.iterdir())

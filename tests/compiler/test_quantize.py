@@ -1,0 +1,132 @@
+"""Quantisation: the QDQ model is ONNX's standard form with the ranges of the samples, and onnxruntime agrees."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from ommatid.compiler.canonicalize import canonicalize
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.front import FrontOptions
+from ommatid.compiler.model import import_model
+from ommatid.compiler.quantize import quantize
+from tests import networks
+
+Array = np.ndarray[Any, Any]
+SAMPLES = [networks.inputs(seed) for seed in range(4)]
+
+
+def node(op: str, inputs: str, output: str, **attributes: Any) -> Any:
+    return networks.helper.make_node(op, inputs.split(), [output], f"{op} {output}", **attributes)
+
+
+def quantised(made: onnx.ModelProto, **options: Any) -> onnx.ModelProto:
+    options = {"calibration": SAMPLES} | options
+    return ir.to_proto(quantize(canonicalize(import_model(made)), FrontOptions(**options)))
+
+
+def run(made: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    result: Array = session.run(None, feeds)[0]
+    return result
+
+
+def parameters(made: onnx.ModelProto, name: str) -> tuple[Array, Array]:
+    """Scale and zero point of the QuantizeLinear or, for a weight, the DequantizeLinear of a tensor."""
+    constants = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    for n in made.graph.node:
+        if n.op_type in ("QuantizeLinear", "DequantizeLinear") and (
+            name in (n.input[0], n.output[0]) or n.input[0].startswith(f"{name}_quantized")
+        ):
+            return constants[n.input[1]], constants[n.input[2]]
+    raise KeyError(name)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int8"])
+def test_ranges_of_activations_are_those_of_the_samples(kind: str) -> None:
+    made = quantised(networks.convolution(), activations=kind)
+    values = np.stack([s["x"] for s in SAMPLES])
+    scale, zero = parameters(made, "x")
+    assert zero.dtype == kind and scale.shape == zero.shape == ()
+    assert scale == pytest.approx((values.max() - values.min()) / 255, rel=1e-3)
+    low = scale * (np.iinfo(kind).min - float(zero))
+    assert abs(low - values.min()) <= scale
+
+
+def test_weights_are_symmetric_by_channel() -> None:
+    source = networks.convolution()
+    weights = numpy_helper.to_array(source.graph.initializer[0])
+    scale, zero = parameters(quantised(source), "w")
+    np.testing.assert_allclose(scale, np.abs(weights).max(axis=(1, 2, 3)) / 127, rtol=1e-2)
+    assert zero.dtype == np.int8 and not zero.any()
+
+
+def test_the_quantised_network_is_close() -> None:
+    source = networks.convolution()
+    for options in ({}, {"activations": "int8"}, {"method": "percentile"}, {"method": "entropy"}):
+        made = quantised(source, **options)
+        real, codes = run(source, SAMPLES[0]), run(made, SAMPLES[0])
+        assert 10 * np.log10((real**2).sum() / ((real - codes) ** 2).sum()) > 15, options
+
+
+def test_every_operator_of_the_npu_stands_between_codes() -> None:
+    nodes = [node("Conv", "x w b", "c", pads=[1, 1, 1, 1]), node("Sigmoid", "c", "s"), node("Mul", "c s", "m"),
+             node("MaxPool", "m", "p", kernel_shape=[2, 2]), node("GlobalAveragePool", "p", "y")]  # fmt: skip
+    table = {t.name: numpy_helper.to_array(t) for t in networks.convolution().graph.initializer}
+    source = networks.model(nodes, {"x": [1, 3, 8, 8]}, {"y": None}, {name: table[name] for name in "wb"})
+    made = quantised(source)
+    makers = {o: n for n in made.graph.node for o in n.output}
+    for n in made.graph.node:
+        if n.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            assert {makers[name].op_type for name in n.input} == {"DequantizeLinear"}, n.name
+    assert makers["y"].op_type == "DequantizeLinear"
+
+
+def test_concats_in_a_chain_share_one_range() -> None:
+    """They cost nothing then: the first is read by the second; a part that is used elsewhere as well."""
+    nodes = [node("Tanh", "x", "a"), node("Concat", "a x", "ax", axis=1), node("Concat", "ax a", "y", axis=1),
+             node("Sigmoid", "ax", "s"), node("Concat", "s s", "z", axis=1)]  # fmt: skip
+    source = networks.model(nodes, {"x": [1, 3, 8, 8]}, {"y": None, "z": None})
+    made = quantised(source)
+    shared = {name: tuple(map(float, parameters(made, name))) for name in ("a", "x", "ax", "y")}
+    assert len(set(shared.values())) == 1 and parameters(made, "z")[0] < 0.01
+    values = np.stack([s["x"] for s in SAMPLES])
+    assert next(iter(shared.values()))[0] == pytest.approx(np.ptp(values) / 255, rel=1e-3)
+
+
+def test_metadata_and_names_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "qdq.onnx"
+    made = quantised(networks.convolution(), save_qdq=str(path))
+    assert {p.key: p.value for p in made.metadata_props} == {"alphabet": "abc\ndef"}
+    names = [n.name for n in made.graph.node]
+    assert len(set(names)) == len(names) and {"first", "second"} <= set(names)
+    saved = onnx.load(path)
+    onnx.checker.check_model(saved)
+    assert Counter(n.op_type for n in saved.graph.node) == Counter(n.op_type for n in made.graph.node)
+    assert (run(saved, SAMPLES[1]) == run(made, SAMPLES[1])).all()
+
+
+def test_the_same_every_time() -> None:
+    texts = {quantised(networks.convolution()).SerializeToString(deterministic=True) for _ in range(2)}
+    assert len(texts) == 1
+
+
+def test_what_onnxruntime_cannot_run() -> None:
+    source = networks.model(
+        [networks.helper.make_node("Odd", ["x"], ["y"], "odd", domain="mine")], {"x": [1, 4]}, {"y": [1, 4]}
+    )
+    source.opset_import.append(networks.helper.make_opsetid("mine", 1))
+    with pytest.raises(CompileError, match="onnxruntime cannot run the model for calibration"):
+        quantised(source, calibration=[{"x": np.zeros((1, 4), np.float32)}])
+    with pytest.raises(CompileError, match="no sample for input 'x'"):
+        quantised(networks.convolution(), calibration=[{}])
+    with pytest.raises(CompileError, match="unknown calibration method 'mean'"):
+        quantised(networks.convolution(), method="mean")

@@ -1,0 +1,230 @@
+"""Footprints against the bytes that plain loops, written from docs/isa.md, touch one by one."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ommatid.isa.footprint import ACCESS, accesses, bounds, byte_count
+from ommatid.isa.instructions import BY_MNEMONIC, Memory, Mode
+from ommatid.isa.target import Target, load_target
+from ommatid.isa.weights import pack_weights
+from tests.isa.builder import Builder
+from tests.isa.records import MNEMONICS, legal_fields
+
+Fields = dict[str, Any]
+Touched = dict[str, set[int]]  # operand: its bytes
+SMALL = 3
+TARGETS = [load_target(name) for name in ("ommatid-256", "ommatid-1k")]
+
+
+def image(f: Fields, name: str, h: int, w: int, c: int) -> set[int]:
+    """The bytes of an image of h x w pixels of c bytes."""
+    row, pixel = f[f"{name}_row"], f[f"{name}_pixel"]
+    return {f[name] + y * row + x * pixel + ch for y, x, ch in product(range(h), range(w), range(c))}
+
+
+def span(address: int, size: int) -> set[int]:
+    return set(range(address, address + size))
+
+
+def accumulators(f: Fields, channels: int) -> set[int]:
+    pixels = range(f["out_h"] * f["out_w"])
+    return {f["acc"] + p * f["acc_pixel"] + byte for p in pixels for byte in range(4 * channels)}
+
+
+def dma(f: Fields, name: str) -> set[int]:
+    loops = product(range(f["n1"]), range(f["n2"]), range(f["n3"]), range(f["run"]))
+    return {
+        f[name] + a * f[f"{name}_s1"] + b * f[f"{name}_s2"] + d * f[f"{name}_s3"] + byte
+        for a, b, d, byte in loops
+    }
+
+
+def window(f: Fields, c: int) -> set[int]:
+    return image(f, "src", f["in_h"], f["in_w"], c)
+
+
+def conv(f: Fields, target: Target) -> Touched:
+    packed = pack_weights(
+        np.zeros((f["cout"], f["kh"], f["kw"], f["cin"]), np.int8), f["row_mode"] == 1, target
+    )
+    return {
+        "src": window(f, f["cin"]),
+        "weights": span(f["weights"], packed.nbytes),
+        "acc": accumulators(f, f["cout"]),
+    }
+
+
+def dwconv(f: Fields, target: Target) -> Touched:
+    taps = product(range(f["kh"]), range(f["kw"]), range(f["c"]))
+    weights = {f["weights"] + (i * f["kw"] + j) * f["weights_tap"] + ch for i, j, ch in taps}
+    return {"src": window(f, f["c"]), "weights": weights, "acc": accumulators(f, f["c"])}
+
+
+def map_(f: Fields, target: Target) -> Touched:
+    h, w, c = f["h"], f["w"], f["c"]
+    touched: Touched = {name: set() for name in ("src", "acc", "parameters", "table1", "operand", "table2")}
+    if f["source"] == 1:
+        touched["acc"] = image(f, "src", h, w, 4 * c)
+        touched["parameters"] = span(f["parameters"], (4 + 4) * c)
+    else:
+        touched["src"] = image(f, "src", h, w, c)
+        touched["parameters"] = span(f["parameters"], 3 * 4 * c) if f["source"] == 2 else set()
+    for table in ("table1", "table2"):
+        if f[f"{table}_on"]:
+            touched[table] = span(f[table], 256)
+    if f["binary"]:
+        touched["operand"] = image(f, "operand", h, w, c if f["operand_c"] else 1)
+    return touched | {"dst": image(f, "dst", h, w, c)}
+
+
+def pool(f: Fields, target: Target) -> Touched:
+    return {"src": window(f, f["c"]), "dst": image(f, "dst", f["out_h"], f["out_w"], f["c"])}
+
+
+def resize(f: Fields, target: Target) -> Touched:
+    tables = {"rows": span(f["rows"], 8 * f["out_h"]), "columns": span(f["columns"], 8 * f["out_w"])}
+    return tables | pool(f, target)
+
+
+def pixels(f: Fields, target: Target) -> Touched:
+    return {name: image(f, name, f["h"], f["w"], f["c"]) for name in ("src", "dst")}
+
+
+def copy(f: Fields, target: Target) -> Touched:
+    loops = list(product(*(range(f[f"n{i}"]) for i in range(4))))
+    return {
+        name: {f[name] + sum(k * f[f"{name}_s{i}"] for i, k in enumerate(at)) for at in loops}
+        for name in ("src", "dst")
+    }
+
+
+TOUCHED = {
+    "load": lambda f, target: {name: dma(f, name) for name in ("src", "dst")},
+    "fill": lambda f, target: {"dst": dma(f, "dst")},
+    "store": lambda f, target: {name: dma(f, name) for name in ("src", "dst")},
+    "conv": conv,
+    "dwconv": dwconv,
+    "map": map_,
+    "pool": pool,
+    "reduce": lambda f, target: {
+        "src": image(f, "src", f["h"], f["w"], f["c"]),
+        "acc": span(f["acc"], 4 * f["c"]),
+    },
+    "resize": resize,
+    "softmax": lambda f, target: pixels(f, target) | {"table": span(f["table"], 4 * 256)},
+    "lrn": pixels,
+    "copy": copy,
+    "send": lambda f, target: {name: dma(f, name) for name in ("src", "dst")},
+    "end": lambda f, target: {},
+}
+
+
+def cores(mnemonic: str, name: str, fields: dict[str, Any]) -> list[int]:
+    """The cores in whose memory an operand lies, of an instruction of core 0."""
+    if (mnemonic, name) == ("load", "dst"):
+        return [core for core in range(4) if core == 0 or fields["multicast"] >> core & 1]
+    return [fields["peer"]] if (mnemonic, name) == ("send", "dst") else [0]
+
+
+#: Memory and mode of each operand where it is not SRAM that is read ("dst": SRAM that is written).
+MEMORY = {("load", "src"): Memory.DRAM, ("store", "dst"): Memory.DRAM}
+
+
+def expected_kind(mnemonic: str, operand: str, f: Fields) -> tuple[Memory, Mode]:
+    if operand == "acc" and mnemonic == "map":
+        return Memory.ACC, Mode.READ
+    if operand == "acc":
+        return Memory.ACC, Mode.UPDATE if f["accumulate"] else Mode.WRITE
+    mode = Mode.WRITE if operand == "dst" else Mode.READ
+    return MEMORY.get((mnemonic, operand), Memory.SRAM), mode
+
+
+def all_bytes(access: Any) -> list[int]:
+    """The bytes of an ACCESS record, repetitions counted."""
+    starts = np.array([access["address"]])
+    for count, step in zip(access["n"], access["s"], strict=True):
+        starts = np.add.outer(starts, np.arange(count) * step)
+    return np.add.outer(starts, np.arange(access["run"])).ravel().tolist()
+
+
+@st.composite
+def cases(draw: st.DrawFn, mnemonic: str) -> tuple[Fields, Target]:
+    """Legal fields with small loops; strides that let loops meet, overlap and stand still come often."""
+    fields = draw(legal_fields(mnemonic, SMALL))
+    for name in fields:
+        if name in ("src", "dst", "operand", "acc", "weights"):
+            fields[name] = 16 * draw(st.integers(40, 60))
+        elif "_s" in name or name.endswith(("_row", "_pixel")):
+            run = int(fields.get("run", fields.get("c", fields.get("cin", 1))))
+            step = draw(st.sampled_from([0, 1, run, 2 * run, SMALL * run, -run, 16, -7]))
+            fields[name] = 4 * abs(step) if name == "acc_pixel" else step
+    return fields, draw(st.sampled_from(TARGETS))
+
+
+def test_every_instruction_is_covered() -> None:
+    assert list(TOUCHED) == MNEMONICS
+
+
+@pytest.mark.parametrize("mnemonic", MNEMONICS)
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_accesses_are_the_bytes_of_plain_loops(mnemonic: str, data: st.DataObject) -> None:
+    fields, target = data.draw(cases(mnemonic))
+    builder = Builder(target)
+    builder.emit(mnemonic, **fields)
+    table = accesses(builder.stream(), target)
+    names = [operand.name for operand in BY_MNEMONIC[mnemonic].operands]
+    expected = {name: touched for name, touched in TOUCHED[mnemonic](fields, target).items() if touched}
+    assert [(names[k["slot"]], k["core"]) for k in table] == [
+        (name, core) for name in names if name in expected for core in cores(mnemonic, name, fields)
+    ]
+    low, high = bounds(table)
+    for k, access in enumerate(table):
+        name = names[access["slot"]]
+        found = all_bytes(access)
+        assert set(found) == expected[name]
+        assert (low[k], high[k]) == (min(found), max(found) + 1)
+        assert byte_count(table)[k] == len(found)
+        assert (access["memory"], access["mode"]) == expected_kind(mnemonic, name, fields)
+
+
+def test_a_stream_lists_its_accesses_in_order() -> None:
+    b = Builder()
+    b.store(src=0, dst=64, run=4)
+    b.load(src=0, dst=64, run=4)
+    b.end()
+    b.store(src=16, dst=80, run=4)
+    table = accesses(b.stream(), b.target)
+    assert table["instruction"].tolist() == [0, 0, 1, 1, 3, 3]
+    assert table["slot"].tolist() == [0, 1] * 3
+    assert table["address"].tolist() == [0, 64, 0, 64, 16, 80]
+
+
+def test_nothing_touches_nothing() -> None:
+    b = Builder()
+    assert accesses(b.stream(), b.target).tolist() == []
+    b.end()
+    assert accesses(b.stream(), b.target).dtype == ACCESS and len(accesses(b.stream(), b.target)) == 0
+
+
+def test_whole_loops_become_one_run() -> None:
+    b = Builder()
+    b.load(run=8, n1=4, src_s1=8, dst_s1=16, n2=2, src_s2=32, dst_s2=64)
+    source, destination = accesses(b.stream(), b.target)
+    assert (source["run"], source["n"].tolist()) == (64, [1] * 4)
+    assert (destination["run"], destination["n"].tolist()) == (8, [4, 2, 1, 1])
+
+
+def test_far_addresses_do_not_wrap() -> None:
+    b = Builder()
+    b.load(src=2**32 - 1, src_s1=2**31 - 1, n1=65535, dst_s1=-(2**31), run=2**32 - 1)
+    low, high = bounds(accesses(b.stream(), b.target))
+    assert high[0] == 2**32 - 1 + 65534 * (2**31 - 1) + 2**32 - 1
+    assert low[1] == -(2**31) * 65534

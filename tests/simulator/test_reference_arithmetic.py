@@ -1,0 +1,411 @@
+"""The reference machine's results, against formulas in exact fractions, element by element."""
+
+import random
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ommatid.isa.target import load_target
+from ommatid.simulator.reference import Memories, simulate
+from ommatid.simulator.reference.rounding import fma, quantise
+from tests.isa.builder import Builder
+
+ACC_WORDS = 64 * 1024 // 4
+
+
+def rounded(value: Fraction) -> Fraction:
+    """To float32, to nearest, ties to even, as an exact number."""
+    if value == 0:
+        return value
+    top, bottom = abs(value.numerator), value.denominator
+    exponent = top.bit_length() - bottom.bit_length()
+    if top * 2 ** max(0, -exponent) < bottom * 2 ** max(0, exponent):
+        exponent -= 1
+    unit = Fraction(2) ** (max(exponent, -126) - 23)
+    return round(value / unit) * unit  # round() takes ties to even
+
+
+def root(value: Fraction) -> Fraction:
+    """The square root, rounded to float32, of a float32 number: float64's has bits enough."""
+    return rounded(Fraction(float(np.sqrt(np.float64(float(value))))))
+
+
+def quantised(t: Fraction, zero: int, kind: int) -> int:
+    """Q: the byte."""
+    low, high = ((0, 255), (-128, 127))[kind]
+    return (round(min(max(t, Fraction(low - zero)), Fraction(high - zero))) + zero) % 256
+
+
+def f32(value: float) -> Fraction:
+    return Fraction(float(np.float32(value)))
+
+
+def num(byte: int, kind: int) -> int:
+    return int(byte) - 256 if kind and byte > 127 else int(byte)
+
+
+class Bench:
+    """Random memories, one instruction, and what comes of it."""
+
+    def __init__(self, seed: int, target: str = "ommatid-1k") -> None:
+        self.rng = np.random.default_rng(seed)
+        self.target = load_target(target)
+        sram = self.rng.integers(0, 256, self.target.sram_bytes, np.uint8)
+        acc = self.rng.integers(-(2**20), 2**20, self.target.accumulator_bytes // 4).astype(np.int32)
+        dram = self.rng.integers(0, 256, 1 << 16, np.uint8)
+        cores = range(self.target.cores)
+        self.before = Memories(dram, [sram.copy() for _ in cores], [acc.copy() for _ in cores])
+
+    def put(self, address: int, values: Any, kind: str) -> None:
+        data = np.asarray(values).astype(kind).reshape(-1).view(np.uint8)
+        self.before.sram[0][address : address + len(data)] = data
+
+    def run(self, mnemonic: str, **fields: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(SRAM, accumulators, DRAM) of core 0 after the instruction."""
+        b = Builder(self.target, dram_bytes=1 << 16)
+        b.emit(mnemonic, **fields)
+        after = simulate(b.program(), memories=self.before).memories
+        return after.sram[0], after.acc[0], after.dram
+
+    def check(self, after: np.ndarray, expected: dict[int, int]) -> None:
+        """The SRAM holds these bytes by address, and all else as before."""
+        image = self.before.sram[0].copy()
+        for at, byte in expected.items():
+            image[at] = int(byte) % 256
+        np.testing.assert_array_equal(after, image)
+
+
+def test_fma_rounds_once():
+    draw = random.Random(1)
+    bits = [draw.getrandbits(32) for _ in range(30000)]
+    values = np.array(bits, np.uint32).view(np.float32)
+    values = values[np.isfinite(values) & (np.abs(values) < 1e18)]
+    a, b, c = values[: len(values) // 3 * 3].reshape(3, -1)
+    near = (a.astype(np.float64) * b).astype(np.float32)
+    near[::2] = -near[::2] * np.float32(1 + 2**-20)
+    halves = [np.float32(1 + 2**-12), np.float32(1 + 2**-12), np.float32(2**-70)]  # a tie, but for the addend
+    tried = [*zip(a, b, c, strict=True), *zip(a, b, near, strict=True), halves]
+    tried += [(np.float32(3e-30), np.float32(7e-20), np.float32(1.4e-45))]
+    x, y, z = (np.array(column, np.float32) for column in zip(*tried, strict=True))
+    got = fma(x, y, z)
+    for one, p, q, r in zip(got, x, y, z, strict=True):
+        exact = rounded(Fraction(float(p)) * Fraction(float(q)) + Fraction(float(r)))
+        assert Fraction(float(one)) == exact, (p, q, r)
+
+
+def test_quantise_clamps_then_rounds_halves_to_even():
+    t = np.array([-1e9, -0.5, 0.5, 1.5, 2.5, 126.5, 127.5, 1e9], np.float32)
+    assert quantise(t, 0, 1).view(np.int8).tolist() == [-128, 0, 0, 2, 2, 126, 127, 127]
+    assert quantise(t, 3, 0).tolist() == [0, 3, 3, 5, 5, 129, 131, 255]
+
+
+def test_load_and_store_move_runs_over_three_loops():
+    bench = Bench(2)
+    loops = {"n1": 2, "n2": 3, "n3": 2, "src_s1": 7, "src_s2": -40, "src_s3": 1000, "dst_s1": 100}
+    loops |= {"dst_s2": 9, "dst_s3": -300}
+    moved = [
+        (500 + a * 7 - b * 40 + d * 1000 + r, 900 + a * 100 + b * 9 - d * 300 + r)
+        for d in range(2) for b in range(3) for a in range(2) for r in range(5)
+    ]  # fmt: skip
+    sram, _, _ = bench.run("load", src=500, dst=900, run=5, **loops)
+    bench.check(sram, {to: bench.before.dram[at] for at, to in moved})
+    _, _, dram = bench.run("store", src=500, dst=900, run=5, **loops)
+    expected = bench.before.dram.copy()
+    for at, to in moved:
+        expected[to] = bench.before.sram[0][at]
+    np.testing.assert_array_equal(dram, expected)
+    sram, _, _ = bench.run(
+        "fill", dst=900, run=5, value=77, **{k: v for k, v in loops.items() if "src" not in k}
+    )
+    bench.check(sram, {to: 77 for _, to in moved})
+
+
+def test_copy_moves_bytes_over_four_loops():
+    bench = Bench(3)
+    counts, src, dst = (2, 3, 4, 2), (5, -20, 100, 1000), (1, 2, 6, 24)
+    fields = {f"n{n}": v for n, v in enumerate(counts)}
+    fields |= {f"src_s{n}": v for n, v in enumerate(src)} | {f"dst_s{n}": v for n, v in enumerate(dst)}
+    sram, _, _ = bench.run("copy", src=500, dst=9000, **fields)
+    expected = {}
+    for index in np.ndindex(*counts):
+        at = 500 + sum(i * s for i, s in zip(index, src, strict=True))
+        expected[9000 + sum(i * s for i, s in zip(index, dst, strict=True))] = bench.before.sram[0][at]
+    assert len(expected) == 48
+    bench.check(sram, expected)
+
+
+WINDOWS = [
+    {"in_h": 5, "in_w": 6, "pad_top": 1, "pad_left": 2, "kh": 3, "kw": 3, "stride_h": 1, "stride_w": 2,
+     "dilation_h": 1, "dilation_w": 1, "out_h": 5, "out_w": 4},
+    {"in_h": 7, "in_w": 5, "pad_top": -1, "pad_left": 1, "kh": 2, "kw": 3, "stride_h": 2, "stride_w": 1,
+     "dilation_h": 3, "dilation_w": 1, "out_h": 3, "out_w": 5},
+    {"in_h": 1, "in_w": 1, "pad_top": 3, "pad_left": 3, "kh": 1, "kw": 1, "stride_h": 1, "stride_w": 1,
+     "dilation_h": 1, "dilation_w": 1, "out_h": 2, "out_w": 7},
+]  # fmt: skip
+
+
+def taps(w: dict[str, int], y: int, x: int) -> list[tuple[int, int, int, int]]:
+    """(i, j, input row, input column) of the taps inside the input."""
+    found = []
+    for i in range(w["kh"]):
+        for j in range(w["kw"]):
+            iy = y * w["stride_h"] - w["pad_top"] + i * w["dilation_h"]
+            ix = x * w["stride_w"] - w["pad_left"] + j * w["dilation_w"]
+            if 0 <= iy < w["in_h"] and 0 <= ix < w["in_w"]:
+                found.append((i, j, iy, ix))
+    return found
+
+
+@pytest.mark.parametrize("target", ["ommatid-256", "ommatid-1k"])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(("row_mode", "accumulate", "kind"), [(0, 0, 0), (0, 1, 1), (1, 1, 0)])
+def test_conv(target: str, window: dict[str, int], row_mode: int, accumulate: int, kind: int):
+    bench = Bench(4, target)
+    cin, cout, zero = 5, 19, 3 - 4 * kind
+    pixel = cin if row_mode else 8
+    row = 70
+    k, lanes = bench.target.mx_k_bytes, bench.target.mx_channels
+    groups = -(-cout // lanes)
+    weights = bench.rng.integers(-128, 128, (cout, window["kh"], window["kw"], cin))
+    tiles: list[int] = []
+    for group in range(groups):
+        for i in range(window["kh"]):
+            taps_of_row = [[(j, ch) for j in range(window["kw"]) for ch in range(cin)]]
+            if not row_mode:
+                taps_of_row = [[(j, ch) for ch in range(cin)] for j in range(window["kw"])]
+            for positions in taps_of_row:
+                padded = positions + [None] * (-len(positions) % k)
+                for step in range(0, len(padded), k):
+                    for quad in range(0, k, 4):
+                        for channel in range(group * lanes, (group + 1) * lanes):
+                            for at in padded[step + quad : step + quad + 4]:
+                                known = at is not None and channel < cout
+                                tiles.append(int(weights[channel, i, at[0], at[1]]) if known else 0)
+    bench.put(4096, tiles, "i1")
+    _, acc, _ = bench.run(
+        "conv", src=1000, src_row=row, src_pixel=pixel, **window, src_zero=zero, cin=cin, cout=cout, src_type=kind,
+        row_mode=row_mode, accumulate=accumulate, acc_bytes=4, weights=4096, acc=8, acc_pixel=100,
+    )  # fmt: skip
+    expected = bench.before.acc[0].astype(np.int64)
+    for y in range(window["out_h"]):
+        for x in range(window["out_w"]):
+            for o in range(cout):
+                total = 0
+                for i, j, iy, ix in taps(window, y, x):
+                    at = 1000 + iy * row + ix * pixel
+                    data = bench.before.sram[0][at : at + cin]
+                    total += sum(
+                        (num(data[ch], kind) - zero) * int(weights[o, i, j, ch]) for ch in range(cin)
+                    )
+                where = 2 + (y * window["out_w"] + x) * 25 + o
+                expected[where] = total + (expected[where] if accumulate else 0)
+    np.testing.assert_array_equal(acc, expected)
+
+
+def test_accumulators_wrap():
+    bench = Bench(5)
+    bench.before.acc[0][0] = 2**31 - 1
+    bench.put(0, [255], "u1")
+    _, acc, _ = bench.run("reduce", src=0, h=1, w=1, c=1, acc=0, accumulate=1, src_zero=254)
+    assert acc[0] == -(2**31)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("accumulate", [0, 1])
+def test_dwconv(window: dict[str, int], accumulate: int):
+    bench = Bench(6)
+    c = 21
+    _, acc, _ = bench.run(
+        "dwconv", src=1000, src_row=400, src_pixel=30, **window, c=c, weights=5003, weights_tap=23, acc=4,
+        acc_pixel=88, accumulate=accumulate, acc_bytes=4, src_zero=-7, src_type=1,
+    )  # fmt: skip
+    sram = bench.before.sram[0]
+    expected = bench.before.acc[0].astype(np.int64)
+    for y in range(window["out_h"]):
+        for x in range(window["out_w"]):
+            for ch in range(c):
+                total = 0
+                for i, j, iy, ix in taps(window, y, x):
+                    weight = num(sram[5003 + (i * window["kw"] + j) * 23 + ch], 1)
+                    total += (num(sram[1000 + iy * 400 + ix * 30 + ch], 1) + 7) * weight
+                where = 1 + (y * window["out_w"] + x) * 22 + ch
+                expected[where] = total + (expected[where] if accumulate else 0)
+    np.testing.assert_array_equal(acc, expected)
+
+
+H, W, C = 3, 2, 5
+IMAGES = {"src": 1000, "src_row": 40, "src_pixel": 10, "dst": 20000, "dst_row": 33, "dst_pixel": 11}
+
+
+def elements(bench: Bench, value: Callable[[int, int, int], int]) -> dict[int, int]:
+    """The bytes of the output by address: ``value`` of each [y, x, ch]."""
+    return {
+        20000 + y * 33 + x * 11 + ch: value(y, x, ch) for y in range(H) for x in range(W) for ch in range(C)
+    }
+
+
+def src(bench: Bench, y: int, x: int, ch: int, kind: int = 0) -> int:
+    return num(bench.before.sram[0][1000 + y * 40 + x * 10 + ch], kind)
+
+
+@pytest.mark.parametrize(("zero", "kind"), [(7, 0), (-100, 1)])
+def test_map_requantises_accumulators(zero: int, kind: int):
+    bench = Bench(7)
+    bias = bench.rng.integers(-1000, 1000, C)
+    factors = bench.rng.uniform(1e-5, 3e-4, C).astype(np.float32)
+    bench.put(64, bias, "i4")
+    bench.put(64 + 4 * C, factors, "f4")
+    sram, _, _ = bench.run(
+        "map", h=H, w=W, c=C, source=1, mid_zero=zero, mid_type=kind, parameters=64,
+        **(IMAGES | {"src": 40, "src_row": 400, "src_pixel": 48}),
+    )  # fmt: skip
+
+    def value(y: int, x: int, ch: int) -> int:
+        total = int(bench.before.acc[0][10 + y * 100 + x * 12 + ch]) + int(bias[ch])
+        return quantised(rounded(rounded(Fraction(total)) * f32(factors[ch])), zero, kind)
+
+    bench.check(sram, elements(bench, value))
+
+
+def test_map_scales_and_looks_up_both_tables():
+    bench = Bench(8)
+    shift, positive, negative = bench.rng.uniform(-2, 2, (3, C)).astype(np.float32)
+    bench.put(64, [shift, positive, negative], "f4")
+    sram, _, _ = bench.run(
+        "map", h=H, w=W, c=C, source=2, src_zero=-3, src_type=1, mid_zero=100, mid_type=0, parameters=64,
+        table1_on=1, table1=301, table2_on=1, table2=601, **IMAGES,
+    )  # fmt: skip
+    old = bench.before.sram[0]
+
+    def value(y: int, x: int, ch: int) -> int:
+        v = src(bench, y, x, ch, 1) + 3
+        scaled = rounded(v * f32((positive if v >= 0 else negative)[ch]) + f32(shift[ch]))
+        return int(old[601 + int(old[301 + quantised(scaled, 100, 0)])])
+
+    bench.check(sram, elements(bench, value))
+
+
+@pytest.mark.parametrize("operand_c", [0, 1])
+@pytest.mark.parametrize("binary", [1, 2])
+def test_map_adds_and_multiplies(binary: int, operand_c: int):
+    bench = Bench(9)
+    a_factor, b_factor, addend = (
+        f32(v) for v in ((0.7310001, 0.4123, 3.3) if binary == 1 else (0.011, 0, 0))
+    )
+    sram, _, _ = bench.run(
+        "map", h=H, w=W, c=C, binary=binary, operand=5000, operand_row=0, operand_pixel=20, operand_c=operand_c,
+        a_type=1, b_type=0, r_type=1, a_zero=5, b_zero=130, r_zero=-9, a_factor=float(a_factor),
+        b_factor=float(b_factor), addend=float(addend), **IMAGES,
+    )  # fmt: skip
+
+    def value(y: int, x: int, ch: int) -> int:
+        a = src(bench, y, x, ch, 1)
+        o = int(bench.before.sram[0][5000 + x * 20 + (ch if operand_c else 0)])
+        if binary == 1:
+            return quantised(rounded(a * a_factor + rounded(o * b_factor + addend)), 0, 1)
+        return quantised(rounded(rounded(Fraction((a - 5) * (o - 130))) * a_factor), -9, 1)
+
+    bench.check(sram, elements(bench, value))
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize(("kind", "count_pad", "src_type"), [(0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 1, 0)])
+def test_pool(window: dict[str, int], kind: int, count_pad: int, src_type: int):
+    bench = Bench(10)
+    fields = IMAGES | {"src_row": 60, "dst_row": 77, "c": C, "kind": kind, "count_pad": count_pad}
+    fields |= {"src_type": src_type, "src_zero": 11, "dst_zero": -5, "dst_type": 1, "factor": 0.77}
+    sram, _, _ = bench.run("pool", **window, **fields)
+    expected = {}
+    for y in range(window["out_h"]):
+        for x in range(window["out_w"]):
+            inside = taps(window, y, x)
+            for ch in range(C):
+                data = [
+                    num(bench.before.sram[0][1000 + iy * 60 + ix * 10 + ch], src_type)
+                    for _, _, iy, ix in inside
+                ]
+                if kind == 0:
+                    byte = max(data, default=-128 if src_type else 0)
+                else:
+                    n = window["kh"] * window["kw"] if count_pad else max(1, len(inside))
+                    total = rounded(Fraction(sum(v - 11 for v in data)))
+                    byte = quantised(rounded(rounded(total * f32(0.77)) / n), -5, 1)
+                expected[20000 + y * 77 + x * 11 + ch] = byte
+    bench.check(sram, expected)
+
+
+@pytest.mark.parametrize("accumulate", [0, 1])
+def test_reduce(accumulate: int):
+    bench = Bench(11)
+    fields = {k: v for k, v in IMAGES.items() if "dst" not in k}
+    _, acc, _ = bench.run("reduce", h=H, w=W, c=C, acc=20, accumulate=accumulate, src_zero=200, **fields)
+    expected = bench.before.acc[0].astype(np.int64)
+    for ch in range(C):
+        total = sum(src(bench, y, x, ch) - 200 for y in range(H) for x in range(W))
+        expected[5 + ch] = total + (expected[5 + ch] if accumulate else 0)
+    np.testing.assert_array_equal(acc, expected)
+
+
+@pytest.mark.parametrize("four", [0, 1])
+def test_resize(four: int):
+    bench = Bench(12)
+    rows = [(0, 1, 2048, 0), (0, 1, 1024, 1024), (1, 2, 5, 2043)]
+    columns = [(2, 3, 700, 1348), (0, 9000, 2048, 0)]
+    if not four:
+        rows, columns = ([(a, b, 2048, 0) for a, b, _, _ in table] for table in (rows, columns))
+    bench.put(64, rows, "u2")
+    bench.put(128, columns, "u2")
+    factor = f32(0.9 / 2**22)
+    sram, _, _ = bench.run(
+        "resize", out_h=H, out_w=W, c=C, in_h=3, in_w=4, rows=64, columns=128, taps=four, src_zero=3, src_type=0,
+        factor=float(factor), dst_zero=4, dst_type=0, **IMAGES,
+    )  # fmt: skip
+
+    def value(y: int, x: int, ch: int) -> int:
+        total = 0
+        for i in range(2):
+            for j in range(2):
+                if weight := rows[y][2 + i] * columns[x][2 + j]:
+                    total += (src(bench, rows[y][i], columns[x][j], ch) - 3) * weight
+        return quantised(rounded(rounded(Fraction(total)) * factor), 4, 0)
+
+    bench.check(sram, elements(bench, value))
+
+
+def test_softmax():
+    bench = Bench(13)
+    table = [int(4e9 * 0.97**n) for n in range(256)]
+    bench.put(64, table, "u4")
+    sram, _, _ = bench.run(
+        "softmax", h=H, w=W, c=C, table=64, factor=256.0, dst_zero=-128, dst_type=1, src_type=1, **IMAGES
+    )
+
+    def value(y: int, x: int, ch: int) -> int:
+        v = [src(bench, y, x, d, 1) for d in range(C)]
+        e = [table[max(v) - each] for each in v]
+        share = rounded(rounded(Fraction(e[ch])) / rounded(Fraction(sum(e))))
+        return quantised(rounded(share * 256), -128, 1)
+
+    bench.check(sram, elements(bench, value))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_lrn(size: int):
+    bench = Bench(14)
+    alpha, bias, factor = f32(1.3e-4), f32(1.0), f32(2.1)
+    sram, _, _ = bench.run(
+        "lrn", h=H, w=W, c=C, size=size, src_zero=120, src_type=0, alpha=float(alpha), bias=float(bias),
+        factor=float(factor), dst_zero=1, dst_type=1, **IMAGES,
+    )  # fmt: skip
+
+    def value(y: int, x: int, ch: int) -> int:
+        v = [src(bench, y, x, d) - 120 for d in range(C)]
+        near = v[max(0, ch - (size - 1) // 2) : min(C - 1, ch + size // 2) + 1]
+        u = rounded(rounded(alpha * rounded(Fraction(sum(n * n for n in near)))) + bias)
+        g = root(u)
+        return quantised(rounded(rounded(v[ch] * factor) / rounded(g * root(g))), 1, 1)
+
+    bench.check(sram, elements(bench, value))
