@@ -11,7 +11,7 @@ import numpy as np
 from ommatid.isa.program import Program
 from ommatid.simulator import settings
 from ommatid.simulator.kernels import multiply, team
-from ommatid.simulator.kernels.program import HELPER, Array, Chip, work
+from ommatid.simulator.kernels.program import Array, Chip, work
 from ommatid.simulator.memories import Memories
 
 #: The plainest way to execute a program: one thread, and code that every CPU has.
@@ -32,7 +32,7 @@ class Machine(Memories):
         array = Array(target.mx_k_bytes, target.mx_channels, multiply.address(path), path != "vnni")
         stream = program.instructions.view(np.uint8)
         self._chip = Chip(array, len(self.sram), stream, self.dram, self.all_sram, self.all_acc)
-        self._helpers = (threads or settings.threads()) - 1
+        self._threads = threads or settings.threads()
 
     def run(
         self,
@@ -54,14 +54,11 @@ class Machine(Memories):
             on_ready(self, index)
 
     def _execute(self, indices: Any) -> None:
-        state = np.zeros(team.WORDS, np.int64)
-        helpers = self._helpers if len(indices) > 1 else 0
-        threads = [
-            threading.Thread(target=work, args=(self._chip, indices, state, HELPER), daemon=True)
-            for _ in range(helpers)
-        ]
-        for thread in threads:
-            thread.start()
-        work(self._chip, indices, state, helpers)
-        for thread in threads:
-            thread.join()
+        state, count = np.zeros(team.WORDS, np.int64), self._threads if len(indices) > 1 else 1
+        job = (self._chip, indices, state, count)
+        helpers = [threading.Thread(target=work, args=(*job, False), daemon=True) for _ in range(count - 1)]
+        for helper in helpers:
+            helper.start()
+        work(*job, True)
+        for helper in helpers:
+            helper.join()

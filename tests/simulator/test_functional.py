@@ -59,7 +59,7 @@ def test_a_run_repeats_on_the_same_machine(program: Program) -> None:
 
 def test_the_leader_waits_for_no_helper_that_is_absent(program: Program) -> None:
     machine = Machine(program)
-    alone = output(machine, lambda order: work(machine._chip, order, np.zeros(team.WORDS, np.int64), 1))
+    alone = output(machine, lambda order: work(machine._chip, order, np.zeros(team.WORDS, np.int64), 2, True))
     assert alone == output(Machine(program, threads=1))
 
 

@@ -31,9 +31,7 @@ load_, fill_, store_, conv_, dwconv_, map_, pool_, reduce_, resize_, softmax_, l
     DTYPES[name] for name in MNEMONICS
 )
 
-HELPER = -1
-MOST_PARTS = 16
-PART = 1 << 16  # work of a part, at least: about the time of so many products
+PART = 1 << 15  # work of a part, at least: about the time of so many products
 
 
 @kernel
@@ -83,8 +81,8 @@ def memory(all_cores: Any, core: int, cores: int) -> Any:
 
 
 @kernel
-def parts_of(chip: Any, i: int) -> int:
-    """Into how many parts it pays to cut instruction ``i``."""
+def parts_of(chip: Any, i: int, threads: int) -> int:
+    """Into how many parts it pays to cut instruction ``i``; it depends on nothing else."""
     at, work = i * INSTRUCTION_BYTES, np.int64(0)
     opcode = chip.stream[at]
     if opcode == CONV:
@@ -102,33 +100,40 @@ def parts_of(chip: Any, i: int) -> int:
     elif opcode == RESIZE:
         r = record(chip.stream, at, resize_)
         work = np.int64(r.out_h) * r.out_w * r.c * 8
-    return max(1, min(work // PART, MOST_PARTS))
+    return 1 if work < 2 * PART else threads if work < 8 * PART else 2 * threads
 
 
 @entry
-def work(chip: Any, order: Any, state: Any, helpers: int) -> None:
-    """Execute the instructions of ``order`` one after the other, the large ones with helpers that share ``state``.
+def work(chip: Any, order: Any, state: Any, threads: int, leads: bool) -> None:
+    """Execute the instructions of ``order`` one after the other, the large ones together with the other threads.
 
-    A helper calls it with the same arguments and HELPER. (There is one call of ``execute``, because its code is
-    compiled into each function that calls it.)
+    One thread leads; the others call it with the same arguments and ``leads`` False. (``execute`` is called at one
+    place, because its code is compiled into each that calls it.)
     """
     following, shared, turn = 0, 0, 0
+    alone, rest = 0, 8  # no sharing before instruction ``alone``
     while True:
-        at, part, parts = team.take(state)
-        if not parts and helpers == HELPER:
+        at, part = team.take(state, leads)
+        if part < 0 and not leads:
             if team.read(state, team.STOP):
                 return
+            if team.in_the_way(state):
+                team.sleep(100)
             team.wait(turn)
             turn += 1
             continue
-        if not parts:
-            team.settle(state, shared)
+        parts = parts_of(chip, order[at], threads) if part >= 0 else np.int64(1)
+        if part < 0:
+            if team.settle(state, shared):
+                alone, rest = following + rest, min(2 * rest, 4096)
+            elif shared:
+                rest = max(8, rest - rest // 8)
             if following == len(order):
                 team.write(state, team.STOP, 1)
                 return
-            at, part, parts = np.int64(following), np.int64(0), np.int64(1)
+            at, part = np.int64(following), np.int64(0)
             following += 1
-            shared = parts_of(chip, order[at]) if helpers else 0
+            shared = parts_of(chip, order[at], threads) if threads > 1 and at >= alone else 1
             if shared > 1:
                 team.publish(state, at, shared)
                 continue

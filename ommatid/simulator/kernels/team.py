@@ -1,9 +1,11 @@
 """A team of threads that share the work of one instruction after the other, without ever waiting for an absent one.
 
-The leader publishes a job, the ticket: (which, number of parts, next part). It and the helpers take parts until none
-is left; then the leader waits for the parts that helpers have taken and not finished. A helper that the operating
-system does not run has taken nothing, so nobody waits for it: on a busy machine the leader does all by itself. Whoever
-waits spins for some microseconds, then sleeps.
+The leader publishes a job, the ticket: (which, end and begin of the parts that are left). It takes parts from the
+begin, helpers from the end, so that each mostly finds in its cache what it wrote before; then the leader waits for the
+parts that helpers have taken and not finished. A helper that the operating system does not run has taken nothing, so
+nobody waits for it. Whoever waits spins for some microseconds, then sleeps.
+Where the leader had to sleep, because a helper was stopped amid a part, the machine is busy: it does the next
+instructions alone, twice as many each time. A helper that finds itself on the leader's CPU does not spin.
 
 ``state`` is int64, its words in different cache lines.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,11 @@ from numba.extending import intrinsic
 
 from ommatid.simulator.kernels.compiled import kernel
 
-TICKET, DONE, STOP, WORDS = 0, 16, 32, 48
+TICKET, DONE, STOP, CPU, WORDS = 0, 16, 32, 48, 64
 SPINS = 500
+KNOWS_CPU = sys.platform == "linux"
 _LONG = ir.IntType(64)
+_getcpu = types.ExternalFunction("sched_getcpu" if KNOWS_CPU else "abs", types.int32())
 _sleep = types.ExternalFunction(
     "usleep" if os.name == "posix" else "Sleep", types.int32(types.uint32)
 )  # microseconds; on Windows milliseconds
@@ -92,36 +97,56 @@ def pause(typing_context: Any) -> Any:
 
 @kernel
 def wait(turn: int) -> None:
-    """Pass the ``turn``-th moment of waiting for another thread."""
-    if turn < SPINS:
+    """Pass the ``turn``-th moment of waiting for another thread: spin for a while, then sleep, longer each time."""
+    if turn % SPINS < SPINS - 1:
         pause()
     else:
-        _sleep(np.uint32(1))
+        sleep(8 << min(turn // SPINS, 7))
+
+
+@kernel
+def sleep(microseconds: int) -> None:
+    """Let another thread have the CPU."""
+    _sleep(np.uint32(microseconds))
+
+
+@kernel
+def cpu() -> int:
+    """The CPU that runs this thread, or -1."""
+    return np.int64(_getcpu()) if KNOWS_CPU else np.int64(-1)
+
+
+@kernel
+def in_the_way(state: Any) -> bool:
+    """Whether a helper runs where the leader would."""
+    return KNOWS_CPU and state[CPU] == cpu()
 
 
 @kernel
 def publish(state: Any, which: int, parts: int) -> None:
     """Offer a job to the team; ``which`` must grow from job to job."""
+    state[CPU] = cpu()
     write(state, DONE, 0)
     write(state, TICKET, which << 32 | parts << 16)
 
 
 @kernel
-def take(state: Any) -> Any:
-    """(job, part, parts) that the caller must do and then report with ``add(state, DONE, 1)``; parts 0: there is none."""
+def take(state: Any, leader: bool) -> Any:
+    """(job, part) that the caller must do and then report with ``add(state, DONE, 1)``; part -1: there is none."""
     while True:
         ticket = read(state, TICKET)
-        part, parts = ticket & 0xFFFF, ticket >> 16 & 0xFFFF
-        if part >= parts:
-            return np.int64(0), np.int64(0), np.int64(0)
-        if exchange(state, TICKET, ticket, ticket + 1):
-            return ticket >> 32, part, parts
+        front, back = ticket & 0xFFFF, ticket >> 16 & 0xFFFF
+        if front >= back:
+            return np.int64(0), np.int64(-1)
+        if exchange(state, TICKET, ticket, ticket + 1 if leader else ticket - 0x10000):
+            return ticket >> 32, front if leader else back - 1
 
 
 @kernel
-def settle(state: Any, parts: int) -> None:
-    """Wait until that many parts of the last job are done."""
+def settle(state: Any, parts: int) -> bool:
+    """Wait until that many parts of the last job are done; whether a helper kept us waiting for long."""
     turn = 0
     while read(state, DONE) < parts:
         wait(turn)
         turn += 1
+    return turn > SPINS
