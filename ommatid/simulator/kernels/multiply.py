@@ -172,14 +172,7 @@ def _emit_tiles(
         builder.position_at_end(block)
         indices = [builder.add(first, _LONG(m)) for m in range(count)]
         sums = _emit_sums(path, builder, job, panels, indices)
-        for index, pixel in zip(indices, sums, strict=True):
-            row = builder.gep(job.acc, [builder.add(builder.mul(index, job.step), channel)])
-            for v, vector in enumerate(pixel):
-                own = builder.add(channel, _LONG(8 * v))
-                total = path.finish(builder, [builder.load(place) for place in vector])
-                total = builder.add(total, _load(builder, builder.gep(job.correction, [own]), EIGHT, 4))
-                left = builder.sub(job.channels, own)
-                _deposit(builder, builder.gep(row, [_LONG(8 * v)]), total, left, job.accumulate)
+        _emit_results(path, builder, job, channel, indices, sums)
         builder.branch(after)
     builder.position_at_end(after)
 
@@ -220,23 +213,41 @@ def _scaled(path: Path, builder: Any, elements: Any) -> Any:
     return builder.mul(elements, _LONG(path.quad_bytes // 4))
 
 
+def _emit_results(
+    path: Path, builder: Any, job: Any, channel: Any, indices: list[Any], sums: list[Any]
+) -> None:
+    """Put or add the tile's sums, corrected, into the accumulators of the channels that exist."""
+    owns = [builder.add(channel, _LONG(8 * v)) for v in range(path.vectors)]
+    corrections = [_load(builder, builder.gep(job.correction, [own]), EIGHT, 4) for own in owns]
+    left = builder.sub(job.channels, channel)
+    enough = builder.icmp_signed(">=", left, _LONG(8 * path.vectors))
+    plain = builder.and_(enough, builder.icmp_signed("==", job.accumulate, _LONG(0)))
+    with builder.if_else(plain, likely=True) as (whole, part):
+        for block, put in ((whole, _store), (part, _deposit)):
+            with block:
+                for index, pixel in zip(indices, sums, strict=True):
+                    row = builder.gep(job.acc, [builder.add(builder.mul(index, job.step), channel)])
+                    for v, (vector, correction) in enumerate(zip(pixel, corrections, strict=True)):
+                        total = path.finish(builder, [builder.load(place) for place in vector])
+                        place = builder.bitcast(builder.gep(row, [_LONG(8 * v)]), EIGHT.as_pointer())
+                        remain = builder.sub(left, _LONG(8 * v))
+                        put(builder, place, builder.add(total, correction), remain, job.accumulate)
+
+
+def _store(builder: Any, place: Any, total: Any, left: Any, accumulate: Any) -> None:
+    """Store eight sums."""
+    builder.store(total, place, align=4)
+
+
 def _deposit(builder: Any, place: Any, total: Any, left: Any, accumulate: Any) -> None:
     """Store, or add, the first ``left`` of eight sums."""
-    pointer = builder.bitcast(place, EIGHT.as_pointer())
     lanes = ir.Constant(EIGHT, list(range(8)))
     mask = builder.icmp_signed("<", lanes, spread(builder, builder.trunc(left, _INT), 8))
-    out = cgutils.alloca_once(builder, EIGHT)
-    builder.store(total, out)
-    with builder.if_then(builder.icmp_signed("!=", accumulate, _LONG(0))):
-        zero = ir.Constant(EIGHT, None)
-        old = call(builder, "llvm.masked.load.v8i32.p0", EIGHT, pointer, _INT(4), mask, zero)
-        builder.store(builder.add(total, old), out)
-    with builder.if_else(builder.icmp_signed(">=", left, _LONG(8)), likely=True) as (whole, part):
-        with whole:
-            builder.store(builder.load(out), pointer, align=4)
-        with part:
-            value = builder.load(out)
-            call(builder, "llvm.masked.store.v8i32.p0", ir.VoidType(), value, pointer, _INT(4), mask)
+    zero = ir.Constant(EIGHT, None)
+    old = call(builder, "llvm.masked.load.v8i32.p0", EIGHT, place, _INT(4), mask, zero)
+    adds = builder.icmp_signed("!=", accumulate, _LONG(0))
+    total = builder.add(total, builder.select(adds, old, zero))
+    call(builder, "llvm.masked.store.v8i32.p0", ir.VoidType(), total, place, _INT(4), mask)
 
 
 _vnni, _avx2, _portable = _product(VNNI), _product(AVX2), _product(PORTABLE)

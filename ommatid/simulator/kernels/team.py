@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 from ommatid.simulator.kernels.compiled import kernel
 
 TICKET, DONE, STOP, WORDS = 0, 16, 32, 48
-SPINS = 2000
+SPINS = 500
 _LONG = ir.IntType(64)
 _sleep = types.ExternalFunction(
     "usleep" if os.name == "posix" else "Sleep", types.int32(types.uint32)
