@@ -127,7 +127,7 @@ def sides(draw: st.DrawFn) -> tuple[int, list[int], list[int], int]:
 
 
 def blocks(run: int, counts: list[int], strides: list[int], address: int, size: int) -> tuple[int, int]:
-    """(bytes of all repetitions, blocks touched) run by run; loops that go on where the run ends belong to it, one of no step is one."""
+    """(bytes of all repetitions, blocks touched run by run); loops that go on where the run ends, or of no step, join it."""
     moved = run * math.prod(counts)
     loops = [(n, s) for n, s in zip(counts, strides, strict=True) if n > 1]
     while loops and loops[0][1] in (run, 0):
