@@ -20,20 +20,20 @@ GLANCE = 64  # words of a list that tell whether it may crowd
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def copies(r: Any, beats: Any, banks: int, read_room: int, write_room: int) -> Any:
-    """The factor (float64, at least 1) for each ``copy`` of so many beats; rooms are grants a cycle of the ports."""
+def copies(r: Any, beats: Any, banks: int, rooms: Any) -> Any:
+    """The factor (float64, at least 1) for each ``copy`` of so many beats; ``rooms`` as in ``cycles_alone``."""
     factor, none = np.ones(len(r)), np.empty(0, np.int64)
     for i in range(len(r)):
         size = np.int64(r[i].n0) * r[i].n1 * r[i].n2 * r[i].n3
         first = min(beats[i], BEATS)
         reads, writes = copy_banks(r[i], int(size * first / beats[i]), banks)
-        alone = cycles_alone(reads, none, writes, first, banks, read_room, write_room)
+        alone = cycles_alone((reads, none, writes), first, banks, rooms, VX_STARTUP_CYCLES)
         factor[i] = max(1.0, alone / first)
     return factor
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def images(sides: Any, beats: Any, banks: int, read_room: int, write_room: int) -> Any:
+def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
     """The factor for instructions that read two images and write one.
 
     ``sides`` is int64 [instruction, 3, (address, h, w, c, row step, pixel step)] of two that are read and one that
@@ -52,8 +52,60 @@ def images(sides: Any, beats: Any, banks: int, read_room: int, write_room: int) 
         a = image_banks(sides[i, 0], banks, limits[0])
         b = image_banks(sides[i, 1], banks, limits[1])
         c = image_banks(sides[i, 2], banks, limits[2])
-        factor[i] = max(1.0, cycles_alone(a, b, c, first, banks, read_room, write_room) / first)
+        alone = cycles_alone((a, b, c), first, banks, rooms, VX_STARTUP_CYCLES)
+        factor[i] = max(1.0, alone / first)
     return factor
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def convolutions(
+    r: Any, tile_beats: Any, k: int, pixels: int, weight_words: int, banks: int, rooms: Any, startup: int
+) -> Any:
+    """The factor for each ``conv`` whose tiles of ``weight_words`` take ``tile_beats``."""
+    factor, none = np.ones(len(r)), np.empty(0, np.int64)
+    for i in range(len(r)):
+        f = r[i]
+        length = np.int64(f.kw) * f.cin if f.row_mode else np.int64(f.cin)
+        rows = np.int64(f.kh) if f.row_mode else np.int64(f.kh) * f.kw
+        sets, steps = (np.int64(f.out_h) * f.out_w + pixels - 1) // pixels, rows * ((length + k - 1) // k)
+        if not crowds(
+            set_banks(f, min(GLANCE // pixels, sets * steps), sets, length, k, pixels, banks), banks
+        ):
+            continue
+        first = min(sets * steps * tile_beats[i] // sets, BEATS)
+        brought = set_banks(f, first * sets // tile_beats[i], sets, length, k, pixels, banks)
+        weights = np.arange(first * weight_words // tile_beats[i]) % banks
+        alone = cycles_alone((brought, weights, none), first, banks, rooms, startup)
+        factor[i] = max(1.0, alone / first)
+    return factor
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, banks: int) -> Any:
+    """The banks of the words that the first ``count`` sets of output pixels bring, step after step of K."""
+    found, at = np.empty(count * pixels * (k // WORD_BYTES + 2), np.int64), 0
+    width, bits, in_row = np.int64(f.out_w), int(np.log2(banks) + 0.5), (length + k - 1) // k
+    for number in range(count):
+        step, first, last = number // sets, number % sets * pixels, -1
+        row, offset = step // in_row, step % in_row * k
+        i, j = (row, 0) if f.row_mode else (row // f.kw, row % f.kw)
+        for p in range(first, first + pixels):
+            if p >= np.int64(f.out_h) * width:
+                break
+            y = p // width * f.stride_h - f.pad_top + i * f.dilation_h
+            x = p % width * f.stride_w - f.pad_left + j * f.dilation_w
+            if not (0 <= y < f.in_h and (f.row_mode or 0 <= x < f.in_w)):
+                last = -1
+                continue
+            begin = np.int64(f.src) + y * f.src_row + x * f.src_pixel + offset
+            end = (begin + min(k, length - offset) - 1) // WORD_BYTES
+            for word in range(
+                max(begin // WORD_BYTES, last + 1) if last >= 0 else begin // WORD_BYTES, end + 1
+            ):
+                found[at] = bank_of(word * WORD_BYTES, banks, bits)
+                at += 1
+            last = end
+    return found[:at]
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -127,28 +179,22 @@ def copy_banks(f: Any, size: int, banks: int) -> Any:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def cycles_alone(
-    a: Any, b: Any, written: Any, beats: int, banks: int, read_room: int, write_room: int
-) -> int:
-    """Cycles from the first beat to the last write of an instruction of vx that reads two lists of words."""
-    words, size = (a, b, written), np.array([len(a), len(b), len(written)])
-    done = (
-        np.zeros(len(a) + 1, np.uint8),
-        np.zeros(len(b) + 1, np.uint8),
-        np.zeros(len(written) + 1, np.uint8),
-    )
-    low = np.zeros(3, np.int64)  # all before it are granted
-    used = np.full(banks, -VX_STARTUP_CYCLES, np.int64)
-    asked = np.zeros(3, np.int64)
-    beat, cycle = 0, -VX_STARTUP_CYCLES + 1
+def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, startup: int) -> int:
+    """Cycles from the first beat to the last write of an instruction that reads two lists of words and writes one.
+
+    ``rooms`` are the grants a cycle of each list; a room of 0 is that of the list before, which shares its port.
+    """
+    size = np.array([len(words[0]), len(words[1]), len(words[2])])
+    done = (np.zeros(size[0] + 1, np.uint8), np.zeros(size[1] + 1, np.uint8), np.zeros(size[2] + 1, np.uint8))
+    low, asked = np.zeros(3, np.int64), np.zeros(3, np.int64)  # all before low are granted
+    used = np.full(banks, -startup, np.int64)
+    beat, cycle, room = 0, 1 - startup, 0
     while beat < beats or low[2] < size[2]:
         for k in range(2):
             asked[k] = -(-min(beat + AHEAD_BEATS, beats) * size[k] // beats)
         asked[2] = beat * size[2] // beats
-        room = read_room
         for k in range(3):
-            if k == 2:
-                room = write_room
+            room = rooms[k] if rooms[k] else room
             for n in range(low[k], asked[k]):
                 bank = words[k][n]
                 if not done[k][n] and used[bank] != cycle and room:
@@ -162,4 +208,4 @@ def cycles_alone(
         if cycle >= 0 and beat < beats and ready:
             beat += 1
         cycle += 1
-    return cycle - 1
+    return cycle - 1 if size[2] else cycle

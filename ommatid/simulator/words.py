@@ -98,34 +98,51 @@ WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
 
 def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Array]:
     """(words, pace) of each instruction (float64): words that it asks of its core's banks, and engine cycles if
-    they wait for nothing but its own ports; ``cycles`` are those of its cost formula.
+    they wait for nothing but its own ports and banks; ``cycles`` are those of its cost formula.
     """
     words, pace = np.zeros(len(stream)), cycles.astype(np.float64)
-    ports = [target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle]
-    room = [2 * max(1, port // WORD_BYTES) for port in ports]
     for opcode in np.unique(stream["opcode"]):
         where = np.flatnonzero(stream["opcode"] == opcode)
         row = BY_OPCODE[int(opcode)]
         if row.mnemonic not in WORDS:
             words[where] = cycles[where] if row.operands else 0
             continue
-        reads, writes = WORDS[row.mnemonic](view(stream, row.mnemonic)[where], target)
+        records = view(stream, row.mnemonic)[where]
+        reads, writes = WORDS[row.mnemonic](records, target)
         words[where] = reads + writes
-        if row.engine == Engine.VX:
-            own, beats = view(stream, row.mnemonic)[where], cycles[where] - VX_STARTUP_CYCLES
-            pace[where] = VX_STARTUP_CYCLES + beats * _crowding(
-                own, row.mnemonic, cycles[where], target, room
+        if row.mnemonic == "conv":
+            pace[where] *= _crowded_convolutions(records, target)
+        elif row.engine == Engine.VX:
+            read_room, write_room = _rooms(
+                target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle
             )
-            busiest = np.maximum(np.ceil(reads / room[0]), np.ceil(writes / room[1]))
-            pace[where] = np.maximum(pace[where], busiest + VX_STARTUP_CYCLES)
+            beats, rooms = cycles[where] - VX_STARTUP_CYCLES, np.array([read_room, 0, write_room])
+            busiest = np.maximum(np.ceil(reads / read_room), np.ceil(writes / write_room))
+            crowded = beats * _crowded(records, row.mnemonic, beats, target, rooms)
+            pace[where] = VX_STARTUP_CYCLES + np.maximum(crowded, busiest)
     return words, pace
 
 
-def _crowding(r: Array, mnemonic: str, cycles: Array, target: Target, room: list[int]) -> Array:
+def _rooms(*ports: int) -> list[int]:
+    """Requests that ports of so many bytes a cycle grant in a cycle."""
+    return [2 * max(1, port // WORD_BYTES) for port in ports]
+
+
+def _crowded_convolutions(r: Array, target: Target) -> Array:
+    k, tile = target.mx_k_bytes, target.mx_k_bytes * target.mx_channels
+    activations, weights = target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle
+    sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
+    beats = np.maximum(sets * -(-k * target.mx_pixels // activations), -(-tile // weights))
+    rooms = np.array([*_rooms(activations, weights), 1])
+    return crowding.convolutions(
+        r, beats, k, target.mx_pixels, tile // WORD_BYTES, target.sram_banks, rooms, VX_STARTUP_CYCLES
+    )
+
+
+def _crowded(r: Array, mnemonic: str, beats: Array, target: Target, rooms: Array) -> Array:
     """How many times longer instructions of vx take because their own words crowd in few banks (float64)."""
-    beats = cycles - VX_STARTUP_CYCLES
     if mnemonic == "copy":
-        return crowding.copies(r, beats, target.sram_banks, *room)
+        return crowding.copies(r, beats, target.sram_banks, rooms)
     if mnemonic not in ("map", "reduce", "lrn"):
         return np.ones(len(r))
     sides, zero = np.zeros((len(r), 3, 6), np.int64), np.zeros(len(r), np.int64)
@@ -141,7 +158,7 @@ def _crowding(r: Array, mnemonic: str, cycles: Array, target: Target, room: list
         if width.any():
             fields = (r[side], r["h"], r["w"], width, r[f"{side}_row"], r[f"{side}_pixel"])
             sides[:, k] = np.stack([_i(f) for f in fields], axis=1)
-    return crowding.images(sides, beats, target.sram_banks, *room)
+    return crowding.images(sides, beats, target.sram_banks, rooms)
 
 
 def vx_elements(stream: Array, target: Target) -> Array:
