@@ -23,7 +23,7 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
         "dram_peak_bytes", "program_bytes", "compile_s",
     ),
     "run": ("outputs", "cycles", "latency_ms", "wall_s"),
-    "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "cpu_partitions", "layers"),
+    "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers"),
     "check": ("nodes", "npu_node_count", "cpu_node_count", "ok"),
     "compare": ("tensors", "worst"),
     "verify": ("ok", "problems"),

@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ommatid.compiler.canonicalize import canonicalize
+from ommatid.compiler.dump import dump, graph_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.layers import Layer, Network
 from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model
@@ -102,9 +103,13 @@ def build_network(source: Any, options: FrontOptions) -> Network:
 def walk_model(source: Any, options: FrontOptions) -> Walk:
     """Import, canonicalise, quantise (unless the model is quantised already) and walk a model."""
     model = import_model(source, options.shapes, options.inputs, options.outputs)
+    dump("imported", lambda: graph_text(model))
     if not any(node.op_type in QUANTIZERS for node in model.graph):
         names = {o.name for o in model.graph.outputs}
-        model = quantize(canonicalize(model), options)
+        model = canonicalize(model)
+        dump("canonical", lambda: graph_text(model))
+        model = quantize(model, options)
+        dump("quantized", lambda: graph_text(model))
         assert names == {o.name for o in model.graph.outputs}
     round_before_selecting(model)
     walk = Walk(model, RULES, MOVERS)

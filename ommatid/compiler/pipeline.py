@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
+from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network
 from ommatid.compiler.fuse import fuse
@@ -18,6 +18,7 @@ from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.tokens import add_tokens
 from ommatid.isa import release
+from ommatid.isa.assembly import disassemble
 from ommatid.isa.program import Layer as ProgramLayer
 from ommatid.isa.program import Placed, Program
 from ommatid.isa.target import Target, load_target
@@ -43,7 +44,7 @@ def compile_model(
     chip = target if isinstance(target, Target) else load_target(target)
     front = FrontOptions(**options)
     network = build_network(model, front)
-    _dump("network", network_text(network))
+    dump("network", lambda: network_text(network))
     made = {"optimize": optimize, "ommatid": release(), **(info or {})}
     if front.calibration is None:
         made.setdefault(
@@ -66,8 +67,11 @@ def compile_network(
     """
     if optimize > 0:
         network = fuse(network)
-        _dump("fused", network_text(network))
-    program = assemble_program(network, schedule(network, target), target, info or {})
+        dump("fused", lambda: network_text(network))
+    plan = schedule(network, target)
+    dump("scheduled", lambda: schedule_text(plan))
+    program = assemble_program(network, plan, target, info or {})
+    dump("program", lambda: disassemble(program).partition("\n\n")[0] + "\n")
     problems = verify(program)
     if problems:
         raise RuntimeError("the compiler made an illegal program: " + "; ".join(problems[:5]))
@@ -138,11 +142,3 @@ def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
 def _relocated(placed: Placed, symbols: np.ndarray[Any, Any]) -> Placed:
     """A placed tensor's address in the final program: offsets inside its symbol stay."""
     return dataclasses.replace(placed, address=placed.address + int(symbols["address"][placed.symbol]))
-
-
-def _dump(name: str, text: str) -> None:
-    folder = os.environ.get("OMMATID_DUMP")
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        count = len(list(Path(folder).glob("*.txt")))
-        (Path(folder) / f"{count:02d}-{name}.txt").write_text(text, encoding="utf-8")

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 
-from ommatid.isa.footprint import WORD_BYTES, accesses, byte_count
-from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, STREAM, Memory, conv_steps, view
+from ommatid.isa.footprint import WORD_BYTES
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTIONS, conv_steps, view
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -115,47 +116,71 @@ def _stepped(places: Array, count: Array, step: Array) -> Array:
     return result
 
 
-def _dma(port: str) -> Callable[[Array, Target], Array]:
+def _dma(side: str, port: str) -> Callable[[Array, Target], Array]:
     def cycles(r: Array, target: Target) -> Array:
-        table = accesses(r.view(STREAM), target)
-        sram = table[(table["memory"] == Memory.SRAM) & (table["core"] == r["core"][table["instruction"]])]
-        return np.maximum(blocks(sram, WORD_BYTES), _ceil(byte_count(sram), getattr(target, port)))
+        return np.maximum(blocks(r, side, WORD_BYTES), _ceil(_bytes(r), getattr(target, port)))
 
     return cycles
 
 
 def _send(r: Array, target: Target) -> Array:
-    table = accesses(r.view(STREAM), target)
-    both = blocks(table, WORD_BYTES).reshape(-1, 2).max(axis=1)
-    return np.maximum(both, _ceil(byte_count(table).reshape(-1, 2).max(axis=1), WORD_BYTES))
+    both = np.maximum(blocks(r, "src", WORD_BYTES), blocks(r, "dst", WORD_BYTES))
+    return np.maximum(both, _ceil(_bytes(r), WORD_BYTES))
 
 
-def blocks(table: Array, size: int) -> Array:
-    """Aligned blocks of ``size`` bytes that the runs of each access touch, each run on its own (int64).
+def _bytes(r: Array) -> Array:
+    return _i(r["run"]) * _i(r["n1"]) * _i(r["n2"]) * _i(r["n3"])
 
-    Loops step through the places within a block with a period, so that few places stand for all runs.
-    """
-    owner, place, weight = np.arange(len(table)), table["address"] % size, np.ones(len(table), np.int64)
-    for i in range(table["n"].shape[1]):
-        n, step = table["n"][owner, i], table["s"][owner, i] % size
-        period = np.minimum(n, size // np.gcd(step, size))
-        each = np.repeat(np.arange(len(owner)), period)
-        k = np.arange(len(each)) - np.repeat(np.cumsum(period) - period, period)
-        weight = weight[each] * ((n[each] - 1 - k) // period[each] + 1)
-        key, inverse = np.unique(
-            owner[each] * size + (place[each] + k * step[each]) % size, return_inverse=True
-        )
-        weight = np.bincount(inverse, weight).astype(np.int64)
-        owner, place = key // size, key % size
-    touched = (place + table["run"][owner] - 1) // size + 1
-    return np.bincount(owner, weight * touched, len(table)).astype(np.int64)
+
+def blocks(r: Array, side: str, size: int) -> Array:
+    """Aligned blocks of ``size`` bytes that each DMA touches on one side, those of each run counted anew (int64)."""
+    n, s = (np.stack([_i(r[f"{name}{i}"]) for i in (1, 2, 3)], axis=1) for name in ("n", f"{side}_s"))
+    return _blocks(_i(r[side]), _i(r["run"]), n, s, size)
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _blocks(address: Any, run: Any, n: Any, s: Any, size: int) -> Any:
+    result = np.empty(len(run), np.int64)
+    for i in range(len(run)):
+        length, k = run[i], 0
+        while k < 3 and (n[i, k] == 1 or s[i, k] == length or s[i, k] == 0):
+            if s[i, k] == length:
+                length *= n[i, k]
+            k += 1
+        result[i] = _runs_touch(address[i] % size, length, n[i, k:], s[i, k:], size)
+    return result
+
+
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _runs_touch(place: int, run: int, n: Any, s: Any, size: int) -> int:
+    """Blocks that all repetitions of a run touch that begins at ``place`` in its block."""
+    repeats, aligned = 1, True
+    for k in range(len(n)):
+        repeats *= n[k]
+        aligned &= s[k] % size == 0
+    if aligned:
+        return repeats * ((place + run - 1) // size + 1)
+    places = np.zeros(size, np.int64)  # how often a run begins there
+    places[place] = 1
+    for k in range(len(n)):
+        stepped = np.zeros(size, np.int64)
+        for i in range(min(n[k], size)):  # the places of a loop come back after ``size`` steps at most
+            times, shift = (n[k] - 1 - i) // size + 1, i * s[k] % size
+            for at in range(size):
+                if places[at]:
+                    stepped[(at + shift) % size] += places[at] * times
+        places = stepped
+    total = 0
+    for at in range(size):
+        total += places[at] * ((at + run - 1) // size + 1)
+    return total
 
 
 #: Mnemonic: the formula.
 COSTS: dict[str, Callable[[Array, Target], Array]] = {
-    "load": _dma("port_load_bytes_per_cycle"),
-    "fill": _dma("port_load_bytes_per_cycle"),
-    "store": _dma("port_store_bytes_per_cycle"),
+    "load": _dma("dst", "port_load_bytes_per_cycle"),
+    "fill": _dma("dst", "port_load_bytes_per_cycle"),
+    "store": _dma("src", "port_store_bytes_per_cycle"),
     "send": _send,
     "conv": _conv,
     "dwconv": _dwconv,
@@ -170,10 +195,6 @@ COSTS: dict[str, Callable[[Array, Target], Array]] = {
 }
 if COSTS.keys() != {row.mnemonic for row in INSTRUCTIONS}:
     raise TypeError("cost.COSTS and the instruction table differ")
-
-
-#: Opcodes of the instructions that have an operand in DRAM.
-_DRAM_OPCODES = [r.opcode for r in INSTRUCTIONS if any(o.memory == Memory.DRAM for o in r.operands)]
 
 
 def cost_cycles(stream: Array, target: Target) -> Array:
@@ -203,10 +224,8 @@ def macs(stream: Array, target: Target) -> Array:
 
 def dram_bytes(stream: Array, target: Target) -> Array:
     """DRAM bytes that each instruction moves, every run rounded out to whole bursts (int64)."""
-    result = np.zeros(len(stream), np.int64)
-    dma = np.flatnonzero(np.isin(stream["opcode"], _DRAM_OPCODES))
-    table = accesses(stream[dma], target)
-    table = table[table["memory"] == Memory.DRAM]
-    burst = target.dram_burst_bytes
-    np.add.at(result, dma[table["instruction"]], blocks(table, burst) * burst)
+    result, burst = np.zeros(len(stream), np.int64), target.dram_burst_bytes
+    for mnemonic, side in (("load", "src"), ("store", "dst")):
+        where = np.flatnonzero(stream["opcode"] == BY_MNEMONIC[mnemonic].opcode)
+        result[where] = blocks(view(stream, mnemonic)[where], side, burst) * burst
     return result

@@ -91,8 +91,3 @@ def bounds(table: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarra
     first = table["address"] + np.minimum(steps, 0).sum(axis=1)
     last = table["address"] + np.maximum(steps, 0).sum(axis=1) + table["run"]
     return first, last
-
-
-def byte_count(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Bytes that each access touches, repetitions counted (int64 array)."""
-    return table["run"] * table["n"].prod(axis=1)

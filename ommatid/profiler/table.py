@@ -44,7 +44,7 @@ def layer_table(result: Profile, most: int | None = None) -> Table:
     table = Table(show_header=True, header_style="bold")
     for name in ("layer", "op"):
         table.add_column(name, no_wrap=True)
-    for name in ("cycles", "share", "MACs", "DRAM bytes", "of roofline"):
+    for name in ("cycles", "share", "M MACs", "DRAM KiB", "roofline"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bound", no_wrap=True)
     table.add_column("ONNX nodes", overflow="ellipsis", no_wrap=True, max_width=40)
@@ -55,8 +55,8 @@ def layer_table(result: Profile, most: int | None = None) -> Table:
 
 def _cells(row: LayerProfile, total: int) -> tuple[str, ...]:
     return (
-        row.name, row.op, f"{row.cycles:,}", f"{100 * row.cycles / max(total, 1):.1f}%", f"{row.macs:,}" if row.macs else "",
-        f"{row.dram_bytes:,}" if row.dram_bytes else "", f"{100 * row.efficiency:.0f}%" if row.efficiency else "",
+        row.name, row.op, f"{row.cycles:,}", f"{100 * row.cycles / max(total, 1):.1f}%", f"{row.macs / 1e6:,.1f}" if row.macs else "",
+        f"{row.dram_bytes / 1024:,.0f}" if row.dram_bytes else "", f"{100 * row.efficiency:.0f}%" if row.efficiency else "",
         row.bound if row.cycles else "", ", ".join(row.nodes),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numba
 
-from ommatid.simulator.words import AHEAD_BEATS
+from ommatid.simulator.crowding import AHEAD_BEATS
 
 #: A core's engines by their priority at a bank: mx, vx, load, store.
 PRIORITY = (2, 3, 0, 1)

@@ -66,26 +66,29 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
         SimulationError: the run cannot end: a token never comes, or finds no room.
     """
     target, stream = program.target, program.instructions[begin:end]
-    engine, core = ENGINE_OF[stream["opcode"]], stream["core"].astype(np.int64)
-    cost = cost_cycles(stream, target)
-    if delays is not None:
-        cost = cost + delays[begin:end]
-    moved = dram_bytes(stream, target)
-    queue = events.ENGINES * core + engine
-    after = np.where(moved > 0, target.dram_latency_cycles, 0)
-    after[stream["opcode"] == BY_MNEMONIC["send"].opcode] = events.CROSS_CORE_CYCLES
-    words, pace = bank_words(stream, cost, target)
-    pace = np.maximum(pace, _alone(moved, target))
-    work, links = events.prepare(queue, cost, pace, words / np.maximum(pace, 1), moved, after, stream)
-    state = events.fresh(queue, target.dram_bytes_per_cycle, target.sram_banks)
+    work, links = decode(stream, target, None if delays is None else delays[begin:end])
+    state = events.fresh(work["queue"], target.dram_bytes_per_cycle, target.sram_banks)
     events.run(work, links, state)
     if (work["finish"] < 0).any():
         raise SimulationError(_stuck(program, begin, work, links, state[0]))
     start, released, finish = (_whole(work[time]) for time in ("start", "released", "finish"))
     cycles = int(finish.max(initial=0))
-    engines = _accounts(stream, target, queue, state[0], cycles)
-    total = int(moved.sum()) + len(stream) * INSTRUCTION_BYTES
+    core, engine = np.divmod(work["queue"], events.ENGINES)
+    engines = _accounts(stream, target, work["queue"], state[0], cycles)
+    total = int(work["dram_bytes"].sum()) + len(stream) * INSTRUCTION_BYTES
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
+
+
+def decode(stream: Array, target: Target, delays: Array | None = None) -> tuple[Array, Array]:
+    """WORK records and links of a stream, for ``events.run``; no data is looked at."""
+    cost = cost_cycles(stream, target) + (0 if delays is None else delays)
+    moved = dram_bytes(stream, target)
+    after = np.where(moved > 0, target.dram_latency_cycles, 0)
+    after[stream["opcode"] == BY_MNEMONIC["send"].opcode] = events.CROSS_CORE_CYCLES
+    words, pace = bank_words(stream, cost, target)
+    pace = np.maximum(pace, _alone(moved, target))
+    queue = events.ENGINES * stream["core"].astype(np.int64) + ENGINE_OF[stream["opcode"]]
+    return events.prepare(queue, cost, pace, words / np.maximum(pace, 1), moved, after, stream)
 
 
 def _alone(moved: Array, target: Target) -> Array:

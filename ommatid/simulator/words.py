@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
 from ommatid.isa.cost import VX_STARTUP_CYCLES, copy_words, cost_cycles
 from ommatid.isa.footprint import WORD_BYTES
 from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, conv_steps, view
 from ommatid.isa.target import Target
+from ommatid.simulator import crowding
 
 Array = np.ndarray[Any, Any]
-
-AHEAD_BEATS = 16  # whose words an engine requests (docs/isa.md, Banks)
-BEATS = 2048  # of an instruction that are stepped to see how its own words crowd
 
 
 def _i(value: Any) -> Array:
@@ -101,89 +98,67 @@ WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
 
 def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Array]:
     """(words, pace) of each instruction (float64): words that it asks of its core's banks, and engine cycles if
-    they wait for nothing but its own ports; ``cycles`` are those of its cost formula.
+    they wait for nothing but its own ports and banks; ``cycles`` are those of its cost formula.
     """
     words, pace = np.zeros(len(stream)), cycles.astype(np.float64)
-    ports = [target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle]
-    room = [2 * max(1, port // WORD_BYTES) for port in ports]
     for opcode in np.unique(stream["opcode"]):
         where = np.flatnonzero(stream["opcode"] == opcode)
         row = BY_OPCODE[int(opcode)]
         if row.mnemonic not in WORDS:
             words[where] = cycles[where] if row.operands else 0
             continue
-        reads, writes = WORDS[row.mnemonic](view(stream, row.mnemonic)[where], target)
+        records = view(stream, row.mnemonic)[where]
+        reads, writes = WORDS[row.mnemonic](records, target)
         words[where] = reads + writes
-        if row.mnemonic == "copy":
-            pace[where] = VX_STARTUP_CYCLES + (cycles[where] - VX_STARTUP_CYCLES) * crowding(
-                view(stream, "copy")[where], cycles[where] - VX_STARTUP_CYCLES, target.sram_banks, *room
+        if row.mnemonic == "conv":
+            pace[where] *= _crowded_convolutions(records, target)
+        elif row.engine == Engine.VX:
+            read_room, write_room = _rooms(
+                target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle
             )
-        if row.engine == Engine.VX:
-            busiest = np.maximum(np.ceil(reads / room[0]), np.ceil(writes / room[1]))
-            pace[where] = np.maximum(pace[where], busiest + VX_STARTUP_CYCLES)
+            beats, rooms = cycles[where] - VX_STARTUP_CYCLES, np.array([read_room, 0, write_room])
+            busiest = np.maximum(np.ceil(reads / read_room), np.ceil(writes / write_room))
+            crowded = beats * _crowded(records, row.mnemonic, beats, target, rooms)
+            pace[where] = VX_STARTUP_CYCLES + np.maximum(crowded, busiest)
     return words, pace
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def crowding(r: Any, beats: Any, banks: int, read_room: int, write_room: int) -> Any:
-    """How many times longer each ``copy`` takes because words of neighbouring beats lie in one bank (float64).
-
-    The first BEATS of each are stepped by the rules of docs/isa.md, Banks, with nobody else at the banks.
-    """
-    factor = np.ones(len(r))
-    for i in range(len(r)):
-        size = np.int64(r[i].n0) * r[i].n1 * r[i].n2 * r[i].n3
-        first = min(beats[i], BEATS)
-        reads, writes = copy_banks(r[i], int(size * first / beats[i]), banks)
-        factor[i] = max(1.0, cycles_alone(reads, writes, first, banks, read_room, write_room) / first)
-    return factor
+def _rooms(*ports: int) -> list[int]:
+    """Requests that ports of so many bytes a cycle grant in a cycle."""
+    return [2 * max(1, port // WORD_BYTES) for port in ports]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def copy_banks(f: Any, size: int, banks: int) -> Any:
-    """The banks of the words that the first ``size`` bytes of a ``copy`` read, and of those that they write."""
-    found = np.empty((2, size), np.int64)
-    count, last = np.zeros(2, np.int64), np.full(2, -1, np.int64)
-    bits = int(np.log2(banks) + 0.5)
-    for at in range(size):
-        a, rest = at % f.n0, at // f.n0
-        b, rest = rest % f.n1, rest // f.n1
-        c, d = rest % f.n2, rest // f.n2
-        src = np.int64(f.src) + a * f.src_s0 + b * f.src_s1 + c * f.src_s2 + d * f.src_s3
-        dst = np.int64(f.dst) + a * f.dst_s0 + b * f.dst_s1 + c * f.dst_s2 + d * f.dst_s3
-        for side, byte in enumerate((src, dst)):
-            word = byte // WORD_BYTES
-            if word != last[side]:
-                found[side, count[side]] = (word ^ word >> bits ^ word >> 2 * bits) & (banks - 1)
-                count[side] += 1
-                last[side] = word
-    return found[0, : count[0]], found[1, : count[1]]
+def _crowded_convolutions(r: Array, target: Target) -> Array:
+    k, tile = target.mx_k_bytes, target.mx_k_bytes * target.mx_channels
+    activations, weights = target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle
+    sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
+    beats = np.maximum(sets * -(-k * target.mx_pixels // activations), -(-tile // weights))
+    rooms = np.array([*_rooms(activations, weights), 1])
+    return crowding.convolutions(
+        r, beats, k, target.mx_pixels, tile // WORD_BYTES, target.sram_banks, rooms, VX_STARTUP_CYCLES
+    )
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def cycles_alone(reads: Any, writes: Any, beats: int, banks: int, read_room: int, write_room: int) -> int:
-    """Cycles from the first beat to the last write of an instruction of vx with these words, alone at the banks."""
-    words, rooms, marks = (reads, writes), (read_room, write_room), (len(reads), len(writes))
-    done = (np.zeros(len(reads) + 1, np.uint8), np.zeros(len(writes) + 1, np.uint8))
-    low = np.zeros(2, np.int64)  # all before it are granted
-    used = np.full(banks, -1, np.int64)
-    beat, cycle = 0, -VX_STARTUP_CYCLES + 1
-    while beat < beats or low[1] < marks[1]:
-        asked = (-(-min(beat + AHEAD_BEATS, beats) * marks[0] // beats), beat * marks[1] // beats)
-        for port in range(2):
-            room = rooms[port]
-            for n in range(low[port], asked[port]):
-                bank = words[port][n]
-                if not done[port][n] and used[bank] != cycle and room:
-                    done[port][n], used[bank] = 1, cycle
-                    room -= 1
-            while done[port][low[port]]:
-                low[port] += 1
-        late = low[1] < max(0, beat - AHEAD_BEATS) * marks[1] // beats
-        if cycle >= 0 and beat < beats and low[0] >= -(-(beat + 1) * marks[0] // beats) and not late:
-            beat += 1
-        cycle += 1
-    return cycle - 1
+def _crowded(r: Array, mnemonic: str, beats: Array, target: Target, rooms: Array) -> Array:
+    """How many times longer instructions of vx take because their own words crowd in few banks (float64)."""
+    if mnemonic == "copy":
+        return crowding.copies(r, beats, target.sram_banks, rooms)
+    if mnemonic not in ("map", "reduce", "lrn"):
+        return np.ones(len(r))
+    sides, zero = np.zeros((len(r), 3, 6), np.int64), np.zeros(len(r), np.int64)
+    c = _i(r["c"])
+    widths = {
+        "src": np.where(r["source"] == 1, 0, c) if mnemonic == "map" else c,
+        "operand": np.where(r["binary"] > 0, np.where(r["operand_c"] == 1, c, 1), 0)
+        if mnemonic == "map"
+        else zero,
+        "dst": c if mnemonic != "reduce" else zero,
+    }
+    for k, (side, width) in enumerate(widths.items()):
+        if width.any():
+            fields = (r[side], r["h"], r["w"], width, r[f"{side}_row"], r[f"{side}_pixel"])
+            sides[:, k] = np.stack([_i(f) for f in fields], axis=1)
+    return crowding.images(sides, beats, target.sram_banks, rooms)
 
 
 def vx_elements(stream: Array, target: Target) -> Array:

@@ -24,16 +24,19 @@ from tests.golden import check_golden
 SAMPLES = [networks.inputs(seed) for seed in range(2)]
 
 
+PASSES = ("imported", "canonical", "quantized", "network", "fused", "scheduled", "program")
+
+
 def test_dump_of_every_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMMATID_DUMP", str(tmp_path / "made" / "here"))
     compile_model(networks.with_host_part(), target="ommatid-256", calibration=SAMPLES)
     files = sorted((tmp_path / "made" / "here").iterdir())
-    assert [file.name for file in files] == ["00-network.txt", "01-fused.txt"]
-    check_golden(__file__, "network.txt", files[0].read_text(encoding="utf-8"))
+    assert [file.name for file in files] == [f"{i:02d}-{name}.txt" for i, name in enumerate(PASSES)]
+    check_golden(__file__, "network.txt", files[3].read_text(encoding="utf-8"))
     compile_model(networks.convolution(), target="ommatid-256", calibration=SAMPLES)
-    files = sorted((tmp_path / "made" / "here").iterdir())
-    assert [file.name for file in files[2:]] == ["02-network.txt", "03-fused.txt"]
-    text = "".join(file.read_text(encoding="utf-8") for file in files[2:])
+    files = sorted((tmp_path / "made" / "here").iterdir())[len(PASSES) :]
+    assert [file.name for file in files] == [f"{i + 7:02d}-{name}.txt" for i, name in enumerate(PASSES)]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files[:-1])
     check_golden(__file__, "convolutions.txt", text)
 
 

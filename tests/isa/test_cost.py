@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +127,8 @@ def sides(draw: st.DrawFn) -> tuple[int, list[int], list[int], int]:
 
 
 def blocks(run: int, counts: list[int], strides: list[int], address: int, size: int) -> tuple[int, int]:
-    """(bytes, blocks touched) run by run; loops that go on where the run ends belong to it, one of no step is one."""
+    """(bytes of all repetitions, blocks touched run by run); loops that go on where the run ends, or of no step, join it."""
+    moved = run * math.prod(counts)
     loops = [(n, s) for n, s in zip(counts, strides, strict=True) if n > 1]
     while loops and loops[0][1] in (run, 0):
         n, s = loops.pop(0)
@@ -134,9 +136,7 @@ def blocks(run: int, counts: list[int], strides: list[int], address: int, size: 
     starts = np.array([address])
     for n, s in loops:
         starts = np.add.outer(starts, np.arange(n) * s).ravel()
-    return run * len(starts), sum(
-        range(a // size, (a + run - 1) // size + 1).__len__() for a in starts.tolist()
-    )
+    return moved, sum(range(a // size, (a + run - 1) // size + 1).__len__() for a in starts.tolist())
 
 
 @settings(deadline=None, max_examples=200)

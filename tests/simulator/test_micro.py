@@ -26,7 +26,7 @@ FAST_CYCLES, FAST_SHARE = 12, 0.03
 
 #: One bank is asked for more than it grants; rates suppose that words spread over the banks.
 ONE_BANK = {
-    "reduce_one_bank", "map_writes_one_bank", "mx_before_vx_one_bank", "store_starved_256", "multicast_against_conv",
+    "mx_before_vx_one_bank", "store_starved_256", "multicast_against_conv",
     "store_not_starved_at_255", "fill_40_words_behind_mx", "store_64_words_behind_reduce",
 }  # fmt: skip
 

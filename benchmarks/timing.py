@@ -1,0 +1,73 @@
+"""The timing executor's speed: instructions and cycles a second, in the event loop alone and with decoding.
+
+What limits: the loop is a chain of dependent, hardly predictable branches, some 100 instructions of the host for one
+of the NPU; decoding evaluates cost formulas and lists of words with NumPy, kind by kind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from ommatid.isa.instructions import STREAM, Engine
+from ommatid.isa.program import Program
+from ommatid.simulator import events, timing
+
+RUNS = 9
+TILES = 2000
+
+
+def timing_table(programs: dict[str, Program]) -> Table:
+    """Networks, and a stream of tiles (load, mx, vx, store with tokens) that shows the loop itself."""
+    table = Table(
+        "", "instructions", "M instr/s", "with decoding", "M cycles/s", title="timing, best of runs"
+    )
+    for name, program in programs.items():
+        loop = _loop_seconds(*timing.decode(program.instructions, program.target))
+        whole = _best(lambda _, p=program: timing.simulate(p), lambda: None)
+        count, cycles = len(program.instructions), timing.simulate(program).cycles
+        table.add_row(
+            name,
+            f"{count:,}",
+            f"{count / loop / 1e6:.1f}",
+            f"{count / whole / 1e6:.2f}",
+            f"{cycles / whole / 1e6:,.0f}",
+        )
+    table.add_row("tiles", f"{4 * TILES:,}", f"{4 * TILES / _loop_seconds(*tiles()) / 1e6:.1f}", "", "")
+    return table
+
+
+def tiles() -> tuple[Any, Any]:
+    """Work and links of TILES times load, mx, vx and store, each waiting for the one before."""
+    names = (Engine.LOAD, Engine.MX, Engine.VX, Engine.STORE)
+    stream = np.zeros(4 * TILES, STREAM)
+    for i in range(4):
+        stream["signal"][i::4] = 1 << names[i + 1] if i < 3 else 0
+        stream["wait"][i::4] = 1 << names[i - 1] if i else 0
+    costs, words, moved, after = [20, 100, 50, 20], [0.8, 4.5, 4, 1], [256, 0, 0, 256], [100, 0, 0, 100]
+    queue = np.tile([int(engine) for engine in names], TILES)
+    columns = (np.tile(np.array(c, np.float64), TILES) for c in (costs, costs, words, moved, after))
+    return events.prepare(queue, *columns, stream)
+
+
+def _loop_seconds(work: Any, links: Any) -> float:
+    """The event loop alone, with the DRAM and the banks of ommatid-1k."""
+    return _best(
+        lambda given: events.run(given[0], links, given[1]),
+        lambda: (work.copy(), events.fresh(work["queue"], 12.8, 16)),
+    )
+
+
+def _best(run: Callable[[Any], Any], fresh: Callable[[], Any]) -> float:
+    """Least seconds of several runs; what a run uses up is made before it."""
+    times = []
+    for _ in range(RUNS):
+        given = fresh()
+        begin = time.perf_counter()
+        run(given)
+        times.append(time.perf_counter() - begin)
+    return min(times)
