@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peak import peak_gmacs
+from benchmarks.processes import process_table
+from benchmarks.timing import timing_table
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.instructions import BY_MNEMONIC
 from ommatid.isa.program import Program
@@ -36,13 +38,16 @@ RUNS = 15
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     console = Console(width=120)
     console.print(
         f"{_cpu()}, {os.cpu_count()} cores, Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
     )
-    console.print(cycles_table())
+    programs = {n: compile_model(source(n), shapes={"x": SHAPES[n]} if n in SHAPES else {}) for n in NETWORKS}
+    console.print(cycles_table(programs))
     console.print(time_table())
+    console.print(timing_table(programs))
+    console.print(process_table())
 
 
 def _cpu() -> str:
@@ -53,13 +58,12 @@ def _cpu() -> str:
         return platform.processor() or "unknown CPU"
 
 
-def cycles_table() -> Table:
+def cycles_table(programs: dict[str, Program]) -> Table:
     """Simulated cycles on ommatid-1k, networks as ommatid quantises them itself."""
     table = Table(
         "network", "cycles", "over lower bound", "over roofline", "DRAM over compulsory", title="ommatid-1k"
     )
-    for name in NETWORKS:
-        program = compile_model(source(name), shapes={"x": SHAPES[name]} if name in SHAPES else {})
+    for name, program in programs.items():
         result = profile(program)
         moved = sum(row.dram_bytes for row in result.layers)
         table.add_row(

@@ -55,7 +55,8 @@ def layer_table(result: Profile, most: int | None = None) -> Table:
 
 def _cells(row: LayerProfile, total: int) -> tuple[str, ...]:
     return (
-        row.name, row.op, f"{row.cycles:,}", f"{100 * row.cycles / max(total, 1):.1f}%", f"{row.macs / 1e6:,.1f}" if row.macs else "",
+        row.name, row.op, f"{row.cycles:,}", f"{100 * row.cycles / max(total, 1):.1f}%",
+        f"{row.macs / 1e6:,.1f}" if row.macs else "",
         f"{row.dram_bytes / 1024:,.0f}" if row.dram_bytes else "", f"{100 * row.efficiency:.0f}%" if row.efficiency else "",
         row.bound if row.cycles else "", ", ".join(row.nodes),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The demo on the real detector: what issue and design promise of it."""
+"""The demo on the real detector: it reads the page, on the NPU and nowhere else."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests import networks
 
 pytest.importorskip("rapidocr_onnxruntime")
 LEAST_LINES = 4
+pytestmark = pytest.mark.xdist_group("demo")  # compiled once
 
 
 @pytest.fixture(scope="module")

@@ -65,7 +65,7 @@ def test_one_thread_alone_gets_through_all_queues(program: Program) -> None:
     state[team.LEFT] = len(program.instructions)
     alone = output(machine, lambda order: work(machine._chip, *shares, state, 3))
     assert alone == output(Machine(program, threads=1))
-    assert not state[team.TOKENS :].any()
+    assert not state[team.TOKENS : team.CPU].any()
 
 
 def test_a_stream_that_breaks_its_own_tokens_is_not_shared(program: Program) -> None:
