@@ -16,7 +16,7 @@ from ommatid.isa.program_file import from_bytes, to_bytes
 from ommatid.runtime.host import quantize, to_memory
 from ommatid.runtime.session import InferenceSession, placed_by_name
 from ommatid.simulator import settings
-from ommatid.simulator.functional import PLAIN, Machine
+from ommatid.simulator.functional import PLAIN, Machine, plan
 from ommatid.simulator.kernels import team
 from ommatid.simulator.kernels.multiply import available
 from ommatid.simulator.kernels.program import work
@@ -57,10 +57,22 @@ def test_a_run_repeats_on_the_same_machine(program: Program) -> None:
     assert output(machine) == output(machine)
 
 
-def test_the_leader_waits_for_no_helper_that_is_absent(program: Program) -> None:
+def test_one_thread_alone_gets_through_all_queues(program: Program) -> None:
     machine = Machine(program)
-    alone = output(machine, lambda order: work(machine._chip, order, np.zeros(team.WORDS, np.int64), 2, True))
+    shares = plan(program.instructions, 0)
+    assert shares is not None
+    state = np.zeros(team.WORDS, np.int64)
+    state[team.LEFT] = len(program.instructions)
+    alone = output(machine, lambda order: work(machine._chip, *shares, state, 3))
     assert alone == output(Machine(program, threads=1))
+    assert not state[team.TOKENS : team.CPU].any()
+
+
+def test_a_stream_that_breaks_its_own_tokens_is_not_shared(program: Program) -> None:
+    stream = program.instructions.copy()
+    assert plan(stream, 0) is not None
+    stream["wait"][0] |= 1 << 2
+    assert plan(stream, 0) is None
 
 
 def test_a_corrupted_weight_changes_the_output(program: Program) -> None:

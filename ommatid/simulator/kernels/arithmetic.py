@@ -1,4 +1,4 @@
-"""Arithmetic that the kernels share: requantisation, bytes as numbers, parts of a count."""
+"""Arithmetic that the kernels share: requantisation, bytes as numbers, taps of a window."""
 
 from __future__ import annotations
 
@@ -50,12 +50,6 @@ def flip(signed: int) -> Any:
 def numbers(data: Any, flip: Any) -> Any:
     """The values of a vector of bytes (Ints 0..255)."""
     return (data ^ flip) - flip
-
-
-@kernel
-def share(count: int, part: int, parts: int) -> Any:
-    """The bounds of one of some nearly equal parts of ``count``."""
-    return np.int64(count) * part // parts, np.int64(count) * (part + 1) // parts
 
 
 @kernel

@@ -12,69 +12,58 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import share
 from ommatid.simulator.kernels.compiled import kernel
 from ommatid.simulator.kernels.multiply import multiply
 
 
 @kernel
-def conv(f: Any, sram: Any, acc: Any, array: Any, part: int, parts: int) -> None:
-    """Execute one part of a ``conv`` record; ``acc`` is int32, ``array`` what executes it (``Array``)."""
-    pixels, cout = np.int64(f.out_h) * np.int64(f.out_w), np.int64(f.cout)
-    groups = (cout + 15) // 16
-    by_pixels = pixels >= 8 * parts
-    first, last = share(pixels, part, parts) if by_pixels else (0, pixels)
-    begin, end = (0, groups) if by_pixels else share(groups, part, parts)
-    if first == last or begin == end:
-        return
-    begin, end = 16 * begin, min(16 * end, cout)
+def conv(f: Any, sram: Any, acc: Any, array: Any) -> None:
+    """Execute a ``conv`` record; ``acc`` is int32, ``array`` what executes it (``Array``)."""
+    zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
     if array.wide:
-        zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
-        image, row, pixel, origin = staged(f, sram, first, last, np.empty(0, np.int16), zero, 0)
-        products(f, image, row, pixel, origin, sram, acc, array, first, last, begin, end, 0)
-    elif f.src_type == 0 and unpadded(f):
+        image, row, pixel = staged(f, sram, np.empty(0, np.int16), zero, 0)
+        products(f, image, row, pixel, 0, sram, acc, array, 0)
+    elif f.src_type == 1 or padded(f):
+        image, row, pixel = staged(f, sram, np.empty(0, np.uint8), 0, zero)
+        products(f, image, row, pixel, 0, sram, acc, array, zero)
+    else:
         row, pixel = np.int64(f.src_row), np.int64(f.src_pixel)
         origin = np.int64(f.src) - np.int64(f.pad_top) * row - np.int64(f.pad_left) * pixel
-        products(f, sram, row, pixel, origin, sram, acc, array, first, last, begin, end, np.int64(f.src_zero))
-    else:
-        zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
-        image, row, pixel, origin = staged(f, sram, first, last, np.empty(0, np.uint8), 0, zero)
-        products(f, image, row, pixel, origin, sram, acc, array, first, last, begin, end, zero)
+        products(f, sram, row, pixel, origin, sram, acc, array, zero)
 
 
 @kernel
-def unpadded(f: Any) -> bool:
-    """Whether all taps lie inside the input."""
+def extent(f: Any) -> Any:
+    """Rows and columns from the first window's begin to the last window's end."""
     rows = (np.int64(f.out_h) - 1) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(f.dilation_h)
     columns = (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w)
-    inside = rows - np.int64(f.pad_top) < np.int64(f.in_h) and columns - np.int64(f.pad_left) < np.int64(
-        f.in_w
-    )
-    return inside and f.pad_top <= 0 and f.pad_left <= 0
+    return rows + 1, columns + 1
 
 
 @kernel
-def staged(f: Any, sram: Any, first: int, last: int, like: Any, less: int, padding: int) -> Any:
-    """A copy of the input that output pixels ``first`` to ``last`` see: (elements, row, pixel, origin).
+def padded(f: Any) -> bool:
+    """Whether some taps lie outside the input."""
+    rows, columns = extent(f)
+    begins = f.pad_top > 0 or f.pad_left > 0
+    return begins or rows > np.int64(f.in_h) + f.pad_top or columns > np.int64(f.in_w) + f.pad_left
+
+
+@kernel
+def staged(f: Any, sram: Any, like: Any, less: int, padding: int) -> Any:
+    """A copy of the input that the windows see, from the first one's begin on: (elements, row, pixel).
 
     Elements are of the type of ``like``: numbers (signed ones plus 128) less ``less``, and ``padding`` where there
-    is no input. The origin is where output pixel 0's window would begin.
+    is no input.
     """
     cin, left = np.int64(f.cin), np.int64(f.pad_left)
-    begin = first // np.int64(f.out_w) * np.int64(f.stride_h)
-    span = (last - 1) // np.int64(f.out_w) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(
-        f.dilation_h
-    )
-    columns = (
-        (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w) + 1
-    )
-    row, lines = columns * cin, span - begin + 1
+    lines, columns = extent(f)
+    row = columns * cin
     flip = np.uint8(128 * np.int64(f.src_type))
     image = np.empty(lines * row + 64, like.dtype)
     start, stop = max(left, 0), max(min(columns, np.int64(f.in_w) + left), max(left, 0))
     for line in range(lines):
         out = image[line * row : (line + 1) * row]
-        y = line + begin - np.int64(f.pad_top)
+        y = line - np.int64(f.pad_top)
         if y < 0 or y >= np.int64(f.in_h) or stop == start:
             fill(out, padding)
             continue
@@ -86,7 +75,7 @@ def staged(f: Any, sram: Any, first: int, last: int, like: Any, less: int, paddi
         for x in range(count):
             to = out[start * cin + x * run : start * cin + (x + 1) * run]
             convert(sram[at + x * pixel : at + x * pixel + run], flip, less, to)
-    return image, row, cin, -begin * row
+    return image, row, cin
 
 
 @kernel
@@ -105,11 +94,10 @@ def convert(source: Any, flip: int, less: int, out: Any) -> None:
 
 @kernel
 def products(
-    f: Any, image: Any, row: int, pixel: int, origin: int, sram: Any, acc: Any, array: Any, first: int, last: int,
-    begin: int, end: int, zero: int,
-) -> None:  # fmt: skip
-    """The sums of output pixels ``first`` to ``last``, channels ``begin`` (a multiple of 16) to ``end``."""
-    places = windows(f, row, pixel, origin, first, last)
+    f: Any, image: Any, row: int, pixel: int, origin: int, sram: Any, acc: Any, array: Any, zero: int
+) -> None:
+    """The sums of all windows over an image that begins at ``origin`` and holds ``zero`` for zero."""
+    places = windows(f, row, pixel, origin)
     runs = steps(f, row, pixel)
     length = np.int64(f.kw) * np.int64(f.cin) if f.row_mode else np.int64(f.cin)
     quads, lanes = (length + 3) // 4, array.channels
@@ -118,10 +106,9 @@ def products(
     if lanes not in (8, 16):
         data, at = regrouped(f, sram, lanes, group), 0
         lanes, run_bytes, group = 16, run_bytes // lanes * 16, group // lanes * 16
-    weights = data[at + begin // lanes * group + begin % lanes * 4 :]
+    weights, count = data[at:], np.int64(f.cout)
     step = np.int64(f.acc_pixel) // 4
-    sums = acc[np.int64(f.acc) // 4 + first * step + begin :]
-    count = end - begin
+    sums = acc[np.int64(f.acc) // 4 :]
     correction = np.zeros((count + 15) // 16 * 16, np.int32)
     if zero:
         ones, nowhere = np.ones(4 * quads, np.uint8), np.zeros(len(runs), np.int64)
@@ -133,23 +120,21 @@ def products(
         for c in range(count):
             correction[c] = np.int32(-totals[c] * np.int32(zero))
     multiply(array.function, (
-        image, places, last - first, sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
+        image, places, len(places), sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
         correction, np.int64(f.accumulate),
     ))  # fmt: skip
 
 
 @kernel
-def windows(f: Any, row: int, pixel: int, origin: int, first: int, last: int) -> Any:
-    """Where the windows of output pixels ``first`` to ``last`` begin."""
-    places, width = np.empty(last - first, np.int64), np.int64(f.out_w)
-    y, x, p = first // width, first % width, 0
-    while p < last - first:
-        place = origin + y * np.int64(f.stride_h) * row + x * np.int64(f.stride_w) * pixel
-        for _ in range(min(width - x, last - first - p)):
-            places[p] = place
+def windows(f: Any, row: int, pixel: int, origin: int) -> Any:
+    """Where the windows of all output pixels begin."""
+    width = np.int64(f.out_w)
+    places = np.empty(np.int64(f.out_h) * width, np.int64)
+    for y in range(np.int64(f.out_h)):
+        place = origin + y * np.int64(f.stride_h) * row
+        for x in range(width):
+            places[y * width + x] = place
             place += np.int64(f.stride_w) * pixel
-            p += 1
-        y, x = y + 1, np.int64(0)
     return places
 
 

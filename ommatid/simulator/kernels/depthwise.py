@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import flip, numbers, share, taps
+from ommatid.simulator.kernels.arithmetic import flip, numbers, taps
 from ommatid.simulator.kernels.compiled import kernel
 from ommatid.simulator.kernels.vectors import LANES, ints, load, store
 
 
 @kernel
-def dwconv(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
-    """Execute one part, some output rows, of a ``dwconv`` record; ``acc`` is int32."""
+def dwconv(f: Any, sram: Any, acc: Any) -> None:
+    """Execute a ``dwconv`` record; ``acc`` is int32."""
     c, kh, kw, out_w = np.int64(f.c), np.int64(f.kh), np.int64(f.kw), np.int64(f.out_w)
     down, right, row, pixel = (
         np.int64(f.dilation_h),
@@ -24,10 +24,9 @@ def dwconv(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
     tap, step = np.int64(f.weights_tap), np.int64(f.acc_pixel) // 4
     bits, zero = flip(f.src_type), ints(np.int32(f.src_zero))
     signed, weights = flip(1), np.int64(f.weights)
-    first, last = share(f.out_h, part, parts)
     for block in range(0, c, LANES):
         left = c - block
-        for y in range(first, last):
+        for y in range(np.int64(f.out_h)):
             line = y * np.int64(f.stride_h) - np.int64(f.pad_top)
             top, bottom = taps(line, down, kh, np.int64(f.in_h))
             for x in range(out_w):

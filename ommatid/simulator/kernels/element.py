@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise, share
+from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise
 from ommatid.simulator.kernels.compiled import kernel
 from ommatid.simulator.kernels.vectors import (
     LANES,
@@ -23,12 +23,9 @@ from ommatid.simulator.kernels.vectors import (
 
 
 @kernel
-def map_(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
-    """Execute one part of a ``map`` record; ``acc`` is int32."""
+def map_(f: Any, sram: Any, acc: Any) -> None:
+    """Execute a ``map`` record; ``acc`` is int32."""
     c, w, src_pixel, operand_pixel, dst_pixel = shape(f)
-    by_rows = np.int64(f.h) >= parts
-    h0, h1 = share(f.h, part, parts) if by_rows else (np.int64(0), np.int64(f.h))
-    w0, w1 = (np.int64(0), w) if by_rows else share(w, part, parts)
     kind, binary, wide = np.int64(f.source), np.int64(f.binary), 4 if f.source == 1 else 1
     table1_on, table2_on, operand_c = f.table1_on == 1, f.table2_on == 1, f.operand_c == 1
     table1, table2 = sram[np.int64(f.table1) :], sram[np.int64(f.table2) :]
@@ -37,11 +34,11 @@ def map_(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
     a_factor, b_factor, addend = floats(f.a_factor), floats(f.b_factor), floats(f.addend)
     a_zero, b_zero = ints(np.int32(f.a_zero)), ints(np.int32(f.b_zero))
     result = limits(0 if binary == 1 else np.int64(f.r_zero), f.r_type)
-    for y in range(h0, h1):
-        src = np.int64(f.src) + y * np.int64(f.src_row) + w0 * src_pixel
-        second = np.int64(f.operand) + y * np.int64(f.operand_row) + w0 * operand_pixel
-        to = np.int64(f.dst) + y * np.int64(f.dst_row) + w0 * dst_pixel
-        for _ in range(w0, w1):
+    for y in range(np.int64(f.h)):
+        src = np.int64(f.src) + y * np.int64(f.src_row)
+        second = np.int64(f.operand) + y * np.int64(f.operand_row)
+        to = np.int64(f.dst) + y * np.int64(f.dst_row)
+        for _ in range(w):
             for block in range(0, c, LANES):
                 left, first, per = c - block, src + wide * block, np.int64(f.parameters) + 4 * block
                 if kind == 0:

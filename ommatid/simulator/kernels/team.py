@@ -1,13 +1,11 @@
-"""A team of threads that share the work of one instruction after the other, without ever waiting for an absent one.
+"""Threads that execute the queues of a chip, as the chip does: in order within a queue, and by tokens between queues.
 
-The leader publishes a job, the ticket: (which, end and begin of the parts that are left). It takes parts from the
-begin, helpers from the end, so that each mostly finds in its cache what it wrote before; then the leader waits for the
-parts that helpers have taken and not finished. A helper that the operating system does not run has taken nothing, so
-nobody waits for it. Whoever waits spins for some microseconds, then sleeps.
-Where the leader had to sleep, because a helper was stopped amid a part, the machine is busy: it does the next
-instructions alone, twice as many each time. A helper that finds itself on the leader's CPU does not spin.
+No thread owns a queue. Whoever is free takes the next instruction of some queue whose tokens are there; a queue is
+taken while its instruction is at work. So a thread that the operating system does not run holds up one queue at
+most, and one thread alone gets through too. Whoever finds nothing spins for some microseconds, then sleeps; at once
+if it runs on the CPU of a thread that works.
 
-``state`` is int64, its words in different cache lines.
+A program that the verifier accepts gives the same bits in every order that tokens allow.
 """
 
 from __future__ import annotations
@@ -22,11 +20,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ommatid.isa.instructions import INSTRUCTION_BYTES, STREAM
 from ommatid.simulator.kernels.compiled import kernel
 
-TICKET, DONE, STOP, CPU, WORDS = 0, 16, 32, 48, 64
-SPINS = 500
+QUEUES = 32  # numbers of queues are below: 8 * core + engine, as in the masks of tokens
+LINE = 8  # words of state in a line of the host's cache
+#: Words of ``state`` (int64): instructions left; twice the instructions that a queue has done, plus 1 if it is taken;
+#: the tokens of a pair of queues; the CPU that last finished an instruction. ``plan`` has each queue's first place in
+#: ``lists``, and one more.
+LEFT, TAKEN, TOKENS = 0, LINE, LINE * (1 + QUEUES)
+CPU = TOKENS + LINE * QUEUES * QUEUES
+WORDS = CPU + LINE
 KNOWS_CPU = sys.platform == "linux"
+SPINS = 500
+_FIELDS: Any = STREAM.fields
+WAIT, SIGNAL = int(_FIELDS["wait"][1]), int(_FIELDS["signal"][1])  # bytes from an instruction's begin
 _LONG = ir.IntType(64)
 _getcpu = types.ExternalFunction("sched_getcpu" if KNOWS_CPU else "abs", types.int32())
 _sleep = types.ExternalFunction(
@@ -111,42 +119,67 @@ def sleep(microseconds: int) -> None:
 
 
 @kernel
-def cpu() -> int:
-    """The CPU that runs this thread, or -1."""
-    return np.int64(_getcpu()) if KNOWS_CPU else np.int64(-1)
+def take(stream: Any, lists: Any, plan: Any, state: Any, first: int) -> Any:
+    """(queue, instruction) that the caller must execute and then ``finish``; (-1, -1) if none is ready.
+
+    Queues are tried from number ``first`` on.
+    """
+    for k in range(QUEUES):
+        queue = (first + k) % QUEUES
+        if plan[queue] == plan[queue + 1]:
+            continue
+        done = read(state, TAKEN + LINE * queue)
+        at = plan[queue] + (done >> 1)
+        if done & 1 or at == plan[queue + 1]:
+            continue
+        waits = mask(stream, lists[at], WAIT)
+        if ready(state, queue, waits) and exchange(state, TAKEN + LINE * queue, done, done + 1):
+            for producer in range(QUEUES):
+                if waits >> producer & 1:
+                    add(state, token(producer, queue), -1)
+            return queue, lists[at]
+    return np.int64(-1), np.int64(-1)
+
+
+@kernel
+def ready(state: Any, queue: int, waits: int) -> bool:
+    """Whether each queue of a mask has a token for this one. Only who takes the queue takes its tokens."""
+    missing = 0
+    for producer in range(QUEUES):
+        if waits >> producer & 1:
+            missing += read(state, token(producer, queue)) == 0
+    return missing == 0
+
+
+@kernel
+def finish(stream: Any, state: Any, queue: int, instruction: int) -> None:
+    """Put the tokens of an instruction that is done, and let its queue go on."""
+    signals = mask(stream, instruction, SIGNAL)
+    for consumer in range(QUEUES):
+        if signals >> consumer & 1:
+            add(state, token(queue, consumer), 1)
+    if KNOWS_CPU:
+        state[CPU] = _getcpu()
+    add(state, TAKEN + LINE * queue, 1)
+    add(state, LEFT, -1)
 
 
 @kernel
 def in_the_way(state: Any) -> bool:
-    """Whether a helper runs where the leader would."""
-    return KNOWS_CPU and state[CPU] == cpu()
+    """Whether the caller, which has nothing to do, runs where another thread works."""
+    return KNOWS_CPU and state[CPU] == _getcpu()
 
 
 @kernel
-def publish(state: Any, which: int, parts: int) -> None:
-    """Offer a job to the team; ``which`` must grow from job to job."""
-    state[CPU] = cpu()
-    write(state, DONE, 0)
-    write(state, TICKET, which << 32 | parts << 16)
+def token(producer: int, consumer: int) -> int:
+    """The word that counts the tokens of a pair of queues."""
+    return TOKENS + LINE * (QUEUES * producer + consumer)
 
 
 @kernel
-def take(state: Any, leader: bool) -> Any:
-    """(job, part) that the caller must do and then report with ``add(state, DONE, 1)``; part -1: there is none."""
-    while True:
-        ticket = read(state, TICKET)
-        front, back = ticket & 0xFFFF, ticket >> 16 & 0xFFFF
-        if front >= back:
-            return np.int64(0), np.int64(-1)
-        if exchange(state, TICKET, ticket, ticket + 1 if leader else ticket - 0x10000):
-            return ticket >> 32, front if leader else back - 1
-
-
-@kernel
-def settle(state: Any, parts: int) -> bool:
-    """Wait until that many parts of the last job are done; whether a helper kept us waiting for long."""
-    turn = 0
-    while read(state, DONE) < parts:
-        wait(turn)
-        turn += 1
-    return turn > SPINS
+def mask(stream: Any, instruction: int, field: int) -> int:
+    """The mask of queues in a field of an instruction's header."""
+    at, value = instruction * INSTRUCTION_BYTES + field, np.int64(0)
+    for i in range(4):
+        value |= np.int64(stream[at + i]) << 8 * i
+    return value

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise, share, taps
+from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise, taps
 from ommatid.simulator.kernels.compiled import kernel
 from ommatid.simulator.kernels.vectors import LANES, floats, ints, load, most, store
 
 
 @kernel
-def pool(f: Any, sram: Any, part: int, parts: int) -> None:
-    """Execute one part, some output rows, of a ``pool`` record."""
+def pool(f: Any, sram: Any) -> None:
+    """Execute a ``pool`` record."""
     c, kh, kw = np.int64(f.c), np.int64(f.kh), np.int64(f.kw)
     down, right, row, pixel = (
         np.int64(f.dilation_h),
@@ -23,10 +23,9 @@ def pool(f: Any, sram: Any, part: int, parts: int) -> None:
     )
     bits, zero, out = flip(f.src_type), ints(np.int32(f.src_zero)), limits(f.dst_zero, f.dst_type)
     average, factor, least = f.kind == 1, floats(f.factor), ints(np.int32(-128 * np.int32(f.src_type)))
-    first, last = share(f.out_h, part, parts)
     for block in range(0, c, LANES):
         left = c - block
-        for y in range(first, last):
+        for y in range(np.int64(f.out_h)):
             line = y * np.int64(f.stride_h) - np.int64(f.pad_top)
             top, bottom = taps(line, down, kh, np.int64(f.in_h))
             for x in range(np.int64(f.out_w)):
@@ -47,17 +46,16 @@ def pool(f: Any, sram: Any, part: int, parts: int) -> None:
 
 
 @kernel
-def resize(f: Any, sram: Any, part: int, parts: int) -> None:
-    """Execute one part, some output rows, of a ``resize`` record."""
+def resize(f: Any, sram: Any) -> None:
+    """Execute a ``resize`` record."""
     c, out_h, out_w = np.int64(f.c), np.int64(f.out_h), np.int64(f.out_w)
     rows = sram[np.int64(f.rows) : np.int64(f.rows) + out_h * 8].view(np.uint16)
     columns = sram[np.int64(f.columns) : np.int64(f.columns) + out_w * 8].view(np.uint16)
     bits, zero, out = flip(f.src_type), ints(np.int32(f.src_zero)), limits(f.dst_zero, f.dst_type)
     factor = floats(f.factor)
-    first, last = share(f.out_h, part, parts)
     for block in range(0, c, LANES):
         left = c - block
-        for y in range(first, last):
+        for y in range(np.int64(f.out_h)):
             for x in range(out_w):
                 total = ints(np.int32(0))
                 for tap in range(4):
