@@ -9,7 +9,7 @@ a *chunk* is the run of channel blocks whose weights are loaded as one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ommatid.compiler.sram import DoesNotFit, aligned
 from ommatid.isa.target import Target
@@ -86,9 +86,9 @@ def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -
     pixels = target.accumulator_bytes // 2 // 4 // unit
     if not shape.depthwise and shape.rows * shape.columns <= pixels:
         most = 32 if shape.kernel == (1, 1) else shape.kernel[0]
+        weightless = replace(shape, weight_bytes_per_unit=0)
+        rest = sram_bytes(weightless, ConvPlan(shape.rows, unit, 1, pixels))
         for parts in range(2, most + 1):
-            rest = sram_bytes(shape, ConvPlan(shape.rows, unit, 1, pixels))
-            rest -= 2 * aligned(shape.weight_bytes_per_unit)
             if rest + 2 * aligned(shape.weight_bytes_per_unit // parts) <= free_bytes:
                 return ConvPlan(shape.rows, unit, 1, pixels, parts)
     raise DoesNotFit(smallest)

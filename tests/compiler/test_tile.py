@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ommatid.compiler.sram import DoesNotFit, aligned
@@ -53,6 +53,10 @@ def buffers(shape: ConvShape, plan: ConvPlan) -> int:
     )
 
 
+ONE_CHUNK = ConvShape(1, 1, 1, 1, 8, 14400, 225, (5, 5), (1, 3), 5, 6, 213, 1, 0, False, False)
+
+
+@example(ONE_CHUNK, 8)  # the weights of its only chunk are loaded in parts, two of which are there at a time
 @settings(deadline=None, max_examples=60)
 @given(shapes(), st.sampled_from([8, 32, 128, 384, 1024]))
 def test_a_plan_fits_and_covers(shape: ConvShape, kib: int) -> None:
