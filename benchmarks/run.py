@@ -107,7 +107,7 @@ def time_table() -> Table:
             name, f"{a / b:.2f}", f"{a * 1e3:.1f}", f"{speed:.0f}", share, *_split(ours.program),
         )  # fmt: skip
     mean = statistics.geometric_mean([ratios[name] for name in JUDGED])
-    table.add_row("mean of JUDGED", f"{mean:.2f}")
+    table.add_row("mean of five", f"{mean:.2f}")
     return table
 
 
