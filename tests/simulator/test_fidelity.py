@@ -32,7 +32,7 @@ def test_executors_agree(number: int) -> None:
     assert verify(program) == [], what
     outcome = compare(what, program)
     assert outcome.equal, f"{what}: bits differ"
-    near = abs(outcome.percent) <= 20 or abs(outcome.fast - outcome.reference) <= 128
+    near = abs(outcome.percent) <= 10 or abs(outcome.fast - outcome.reference) <= 128
     assert near, f"{what}: {outcome.fast} cycles for {outcome.reference}. {outcome.cause}"
 
 

@@ -169,6 +169,31 @@ def test_the_fetcher_stays_near_the_first_instruction_that_waits() -> None:
     check_accounts(timing)
 
 
+def test_where_banks_do_not_suffice_the_array_goes_first() -> None:
+    b = Builder(replace(load_target(), sram_banks=8))
+    b.conv(
+        in_h=32,
+        in_w=32,
+        out_h=32,
+        out_w=32,
+        cin=16,
+        cout=16,
+        src_row=512,
+        src_pixel=16,
+        weights=32768,
+        acc_pixel=64,
+    )
+    b.map(h=64, w=32, c=16, src=65536, src_row=512, src_pixel=16, binary=1, operand_c=1, operand=131072,
+          operand_row=512, operand_pixel=16, dst=196608, dst_row=512, dst_pixel=16)  # fmt: skip
+    timing = simulate(b.program())
+    # of 8 words a cycle the conv asks for about 4 and the map, 4 read and 2 written, for 6: beside the conv it goes at two thirds
+    mx, vx = (timing.released[i] - timing.start[i] for i in (0, 1))
+    assert mx == 256 + 8 + 8 and stalls(timing, "mx").keys() <= {"fetch"}
+    assert 1024 + 16 + 60 < vx < 1024 + 16 + 120
+    assert stalls(timing, "vx")["bank"] == vx - (1024 + 16)
+    check_accounts(timing)
+
+
 def test_token_between_cores_takes_8_cycles() -> None:
     b = Builder(replace(load_target(), cores=2))
     b.end(signal=[(1, "ctl")])
