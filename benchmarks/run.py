@@ -76,7 +76,7 @@ def cycles_table(programs: dict[str, Program]) -> Table:
 #: Column of the table of time: the instructions whose time it shows.
 KINDS = {
     "multiply": ("conv", "dwconv"), "map": ("map",),
-    "other vx": ("pool", "reduce", "resize", "softmax", "lrn", "copy"),
+    "other vx": ("pool", "reduce", "resize", "softmax", "lrn", "norm", "topk", "copy"),
 }  # fmt: skip
 MOVES = ("load", "store", "send", "fill")
 

@@ -362,7 +362,13 @@ def _multiply(
         )
     else:
         low.emitter.emit(
-            "conv", symbols, cin=cin, cout=call.high - call.low, row_mode=int(job.row_mode), **fields
+            "conv",
+            symbols,
+            cin=cin,
+            cout=call.high - call.low,
+            row_mode=int(job.row_mode),
+            weights_type=1,
+            **fields,
         )
 
 
@@ -420,7 +426,7 @@ def _compute_in_parts(
             "conv", {"src": source.symbol, "weights": symbol, "acc": acc[1]},
             cin=cin if along_rows else end - begin, cout=call.high - call.low,
             row_mode=int(job.row_mode and along_rows), weights=address, acc=acc[0],
-            acc_pixel=(block.high - block.low) * 4, acc_bytes=4, accumulate=int(index > 0), **fields,
+            acc_pixel=(block.high - block.low) * 4, acc_bytes=4, accumulate=int(index > 0), weights_type=1, **fields,
         )  # fmt: skip
         low.sram.release(address)
     _drain(low, job, phase, block, place, acc, operand, target, block.low)

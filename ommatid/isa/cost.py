@@ -190,6 +190,8 @@ COSTS: dict[str, Callable[[Array, Target], Array]] = {
     "resize": lambda r, t: _vector(_output(r, t) * np.where(r["taps"] == 1, 4, 1), t),
     "softmax": lambda r, t: _vector(_image(r, t) * 4, t),
     "lrn": lambda r, t: _vector(_image(r, t) * (_i(r["size"]) + 3), t),
+    "norm": lambda r, t: _vector(_image(r, t) * 3, t),
+    "topk": lambda r, t: _vector(_image(r, t) * _i(r["k"]), t),
     "copy": _copy,
     "end": lambda r, t: np.ones(len(r), np.int64),
 }

@@ -19,7 +19,7 @@ from ommatid.isa.target import Target
 
 INSTRUCTION_BYTES = 128
 MOST_CORES = 4
-ISA_VERSION = 2
+ISA_VERSION = 3
 
 
 class Memory(IntEnum):
@@ -210,6 +210,16 @@ def _table(flag: str) -> Extent:
     return extent
 
 
+def _topk(side: str, flag: str, size: int) -> Extent:
+    """k elements of ``size`` bytes a pixel, where a flag is set."""
+
+    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
+        run = np.where(r[flag] == 1, size * _u(r["k"]), 0)
+        return run, [(_u(r["w"]), _u(r[f"{side}_pixel"])), (_u(r["h"]), _u(r[f"{side}_row"]))]
+
+    return extent
+
+
 def _copy(side: str) -> Extent:
     def extent(r: Records, target: Target) -> tuple[Any, Loops]:
         return _u(np.ones(len(r))), [(_u(r[f"n{i}"]), _u(r[f"{side}_s{i}"])) for i in range(4)]
@@ -306,13 +316,15 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         ),
     ),
     Instruction(
-        "conv", 4, Engine.MX, "Convolution or matrix multiplication of int8 weights into accumulators.",
+        "conv", 4, Engine.MX, "Convolution or matrix multiplication of 8-bit weights into accumulators.",
         (
             *_WINDOW,
             _count("cin", "input channels"),
             _count("cout", "output channels"),
             _flag("row_mode", "K runs along the whole kernel row (src_pixel = cin, dilation_w = 1), not tap by tap"),
-            _address("weights", Memory.SRAM, "weight tiles [cout group][step][k / 4][channel][k % 4], int8", 16),
+            _address("weights", Memory.SRAM, "weight tiles [cout group][step][k / 4][channel][k % 4]", 16),
+            _zero("weights_zero", "zero point of the weights"),
+            _flag("weights_type", "type of the weights", "u8", "i8"),
             *_ACCUMULATORS,
         ),
         (
@@ -466,6 +478,44 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             *_side("dst", "output"),
         ),
         (_src(), _dst()),
+    ),
+    Instruction(
+        "norm", 15, Engine.VX, "Layer or root mean square normalisation over the channels of every pixel.",
+        (
+            *_IMAGE, *_side("src", "input"),
+            _zero("src_zero", "zero point of the input"),
+            _flag("src_type", "input type", "u8", "i8"),
+            _flag("centre", "take the mean of a pixel's channels off"),
+            _address("parameters", Memory.SRAM, "float32 multiplier[c], float32 shift[c]", 4),
+            Field("epsilon", "f4", "epsilon * c**2 / scale of input squared; above 0"),
+            _zero("dst_zero", "zero point of the output"),
+            _flag("dst_type", "type of the output", "u8", "i8"),
+            *_side("dst", "output"),
+        ),
+        (
+            _src(),
+            Operand("parameters", Memory.SRAM, Mode.READ, "parameters", lambda r, t: (_u(r["c"]) * 8, [])),
+            _dst(),
+        ),
+    ),
+    Instruction(
+        "topk", 16, Engine.VX, "The k greatest or smallest channels of every pixel, and their numbers.",
+        (
+            *_IMAGE, *_side("src", "input"),
+            _flag("src_type", "type of the input and of the values", "u8", "i8"),
+            _count("k", "channels that are found, at most c"),
+            _flag("order", "which come first", "largest", "smallest"),
+            _flag("last", "of equal channels the one of the higher number comes first, not the lower"),
+            _flag("values_on", "values are written"),
+            *_side("dst", "value"),
+            _flag("indices_on", "indices are written: int32, 4 bytes apart"),
+            *_side("index", "index"),
+        ),
+        (
+            _src(),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _topk("dst", "values_on", 1)),
+            Operand("index", Memory.SRAM, Mode.WRITE, "index", _topk("index", "indices_on", 4)),
+        ),
     ),
     Instruction(
         "copy", 12, Engine.VX, "Moves single bytes over four loops: transposition and rearrangement.",

@@ -9,6 +9,7 @@ its last readers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
@@ -52,6 +53,30 @@ def describe(program: Program, index: int) -> str:
 
 # --- descriptors ----------------------------------------------------------------------------------------
 
+#: Mnemonic: rules between fields, as (where they are broken, what is needed).
+_RULES: dict[str, tuple[tuple[Callable[[Array], Array], str], ...]] = {
+    "conv": (
+        (
+            lambda r: (
+                (r["row_mode"] == 1)
+                & (((r["src_pixel"] != r["cin"]) & (r["kw"] > 1)) | (r["dilation_w"] != 1))
+            ),
+            "row_mode needs src_pixel = cin and dilation_w = 1",
+        ),
+    ),
+    "map": (
+        (
+            lambda r: (r["source"] == 1) & ((r["src"] | r["src_row"] | r["src_pixel"]) % 4 != 0),
+            "source acc needs src, src_row and src_pixel in steps of 4",
+        ),
+    ),
+    "norm": ((lambda r: r["epsilon"] <= 0, "epsilon must be above 0"),),
+    "topk": (
+        (lambda r: r["k"] > r["c"], "k must be at most c"),
+        (lambda r: (r["values_on"] | r["indices_on"]) == 0, "values_on or indices_on must be set"),
+    ),
+}
+
 
 def _illegal_descriptors(program: Program) -> list[str]:
     stream, problems = program.instructions, []
@@ -76,21 +101,8 @@ def _illegal_descriptors(program: Program) -> list[str]:
                 for i in where[cores >> program.target.cores != 0]
             ]
         problems += _zero_points(program, row.mnemonic, where)
-        if row.mnemonic == "conv":
-            bad = (records["row_mode"] == 1) & (
-                ((records["src_pixel"] != records["cin"]) & (records["kw"] > 1))
-                | (records["dilation_w"] != 1)
-            )
-            problems += [
-                f"{describe(program, int(i))}: row_mode needs src_pixel = cin and dilation_w = 1"
-                for i in where[bad]
-            ]
-        if row.mnemonic == "map":
-            odd = (records["src"] | records["src_row"] | records["src_pixel"]) % 4 != 0
-            problems += [
-                f"{describe(program, int(i))}: source acc needs src, src_row and src_pixel in steps of 4"
-                for i in where[(records["source"] == 1) & odd]
-            ]
+        for broken, rule in _RULES.get(row.mnemonic, ()):
+            problems += [f"{describe(program, int(i))}: {rule}" for i in where[broken(records)]]
     for name in ("wait", "signal"):
         for i in np.flatnonzero(stream[name] & ~np.uint32(_QUEUE_BITS)):
             bit = next(bit for bit in range(32) if int(stream[name][i]) & ~_QUEUE_BITS & 1 << bit)
@@ -189,17 +201,17 @@ def _out_of_bounds(program: Program, table: Array) -> list[str]:
 
 
 def _overlapping_operands(program: Program, table: Array) -> list[str]:
-    """Instructions that read bytes which they write; a map may, element upon element."""
+    """Instructions that read, or write twice, bytes which they write; a map may read them, element upon element."""
     low, high = bounds(table)
     row = np.full((len(program.instructions), MAX_OPERANDS), -1, np.int64)
     row[table["instruction"], table["slot"]] = np.arange(len(table))
     problems = []
-    for read, write in permutations(range(MAX_OPERANDS), 2):
-        both = row[(row[:, read] >= 0) & (row[:, write] >= 0)]
-        a, b = both[:, read], both[:, write]
+    for one, write in permutations(range(MAX_OPERANDS), 2):
+        both = row[(row[:, one] >= 0) & (row[:, write] >= 0)]
+        a, b = both[:, one], both[:, write]
         near = (table["memory"][a] == table["memory"][b]) & (table["core"][a] == table["core"][b])
         near &= (low[a] < high[b]) & (low[b] < high[a])
-        near &= (table["mode"][a] != Mode.WRITE) & (table["mode"][b] != Mode.READ)
+        near &= table["mode"][b] != Mode.READ
         for x, y in zip(table[a[near]], table[b[near]], strict=True):
             if not _element_upon_element(program, x, y) and np.intersect1d(_bytes(x), _bytes(y)).size:
                 name = (

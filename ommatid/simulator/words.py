@@ -82,6 +82,13 @@ def _map_reads(r: Array) -> Array:
     return np.where(r["source"] == 1, 0, _image_words(r, "src")) + operand
 
 
+def _topk_writes(r: Array) -> Array:
+    values, indices = (
+        _image_words(r, side, channels=size * _i(r["k"])) for side, size in (("dst", 1), ("index", 4))
+    )
+    return np.where(r["values_on"] == 1, values, 0) + np.where(r["indices_on"] == 1, indices, 0)
+
+
 #: Mnemonic: words that an instruction reads and writes. DMA moves one a cycle over its port.
 WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
     "conv": lambda r, t: (_conv_words(r, t), 0),
@@ -92,6 +99,8 @@ WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
     "resize": lambda r, t: (_tap_words(r, np.where(r["taps"] == 1, 4, 1)), _out_words(r)),
     "softmax": lambda r, t: (3 * _image_words(r, "src"), _image_words(r, "dst")),
     "lrn": lambda r, t: (_image_words(r, "src"), _image_words(r, "dst")),
+    "norm": lambda r, t: (2 * _image_words(r, "src"), _image_words(r, "dst")),
+    "topk": lambda r, t: (_i(r["k"]) * _image_words(r, "src"), _topk_writes(r)),
     "copy": lambda r, t: (copy_words(r, "src"), copy_words(r, "dst")),
 }
 

@@ -59,8 +59,9 @@ def whole_program() -> Program:
     b = Builder("ommatid-256", constants=bytes(range(256)))
     b.load(src=0, dst=64, run=256, signal=["mx"])
     b.fill(dst=1024, run=64, n2=2, dst_s2=64, value=7, signal=["vx"])
-    b.conv(src=64, weights=128, in_h=2, in_w=4, cin=8, src_row=32, src_pixel=8, out_h=2, out_w=4, cout=8, acc=0,
-           acc_pixel=32, src_zero=-3, src_type=1, acc_bytes=4, kh=1, kw=1, wait=["load"], signal=["vx"])  # fmt: skip
+    b.conv(src=64, weights=128, in_h=2, in_w=4, cin=8, src_row=32, src_pixel=8, out_h=2, out_w=4, cout=8,
+           weights_type=1, acc=0, acc_pixel=32, src_zero=-3, src_type=1, acc_bytes=4, kh=1, kw=1, wait=["load"],
+           signal=["vx"])  # fmt: skip
     b.map(src=0, source=1, h=2, w=4, c=8, src_row=128, src_pixel=32, parameters=1024, dst=2048, dst_row=64,
           dst_pixel=8, mid_type=1, a_factor=0.1, wait=["load", "mx"], signal=["store"])  # fmt: skip
     b.store(src=2048, dst=8192, run=128, wait=["vx"], signal=["ctl"])

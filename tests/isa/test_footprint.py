@@ -97,6 +97,15 @@ def pixels(f: Fields, target: Target) -> Touched:
     return {name: image(f, name, f["h"], f["w"], f["c"]) for name in ("src", "dst")}
 
 
+def topk(f: Fields, target: Target) -> Touched:
+    written = {"dst": ("values_on", 1), "index": ("indices_on", 4)}
+    touched = {
+        name: image(f, name, f["h"], f["w"], size * f["k"]) if f[flag] else set()
+        for name, (flag, size) in written.items()
+    }
+    return {"src": image(f, "src", f["h"], f["w"], f["c"])} | touched
+
+
 def copy(f: Fields, target: Target) -> Touched:
     loops = list(product(*(range(f[f"n{i}"]) for i in range(4))))
     return {
@@ -120,6 +129,8 @@ TOUCHED = {
     "resize": resize,
     "softmax": lambda f, target: pixels(f, target) | {"table": span(f["table"], 4 * 256)},
     "lrn": pixels,
+    "norm": lambda f, target: pixels(f, target) | {"parameters": span(f["parameters"], 8 * f["c"])},
+    "topk": topk,
     "copy": copy,
     "send": lambda f, target: {name: dma(f, name) for name in ("src", "dst")},
     "end": lambda f, target: {},
@@ -142,7 +153,7 @@ def expected_kind(mnemonic: str, operand: str, f: Fields) -> tuple[Memory, Mode]
         return Memory.ACC, Mode.READ
     if operand == "acc":
         return Memory.ACC, Mode.UPDATE if f["accumulate"] else Mode.WRITE
-    mode = Mode.WRITE if operand == "dst" else Mode.READ
+    mode = Mode.WRITE if operand in ("dst", "index") else Mode.READ
     return MEMORY.get((mnemonic, operand), Memory.SRAM), mode
 
 
@@ -159,7 +170,7 @@ def cases(draw: st.DrawFn, mnemonic: str) -> tuple[Fields, Target]:
     """Legal fields with small loops; strides that let loops meet, overlap and stand still come often."""
     fields = draw(legal_fields(mnemonic, SMALL))
     for name in fields:
-        if name in ("src", "dst", "operand", "acc", "weights"):
+        if name in ("src", "dst", "index", "operand", "acc", "weights"):
             fields[name] = 16 * draw(st.integers(40, 60))
         elif "_s" in name or name.endswith(("_row", "_pixel")):
             run = int(fields.get("run", fields.get("c", fields.get("cin", 1))))

@@ -93,6 +93,34 @@ def test_row_mode() -> None:
         assert (message in verify(b.program())) == wrong
 
 
+@pytest.mark.parametrize("mnemonic, fields, message", [
+    ("norm", {"epsilon": 0}, "epsilon must be above 0"),
+    ("norm", {"epsilon": -1}, "epsilon must be above 0"),
+    ("norm", {"epsilon": 1e-45}, ""),
+    ("topk", {"c": 3, "k": 4, "values_on": 1}, "k must be at most c"),
+    ("topk", {"c": 4, "k": 4, "values_on": 1}, ""),
+    ("topk", {"indices_on": 1, "index": 16}, ""),
+    ("topk", {}, "values_on or indices_on must be set"),
+])  # fmt: skip
+def test_rules_between_fields(mnemonic: str, fields: dict[str, float], message: str) -> None:
+    b = Builder()
+    b.emit(mnemonic, **fields)
+    wrong = [line for line in verify(b.program()) if "must be" in line]
+    assert wrong == ([f"instruction 0 ({mnemonic}): {message}"] if message else [])
+
+
+def test_values_and_indices_do_not_overlap() -> None:
+    fields = (
+        IMAGE | strided("src", 0) | {"k": 2, "values_on": 1, "indices_on": 1, "dst_pixel": 2, "dst": 4096}
+    )
+    assert one("topk", **fields, **strided("index", 8192 - 4 * 64 - 8)) == []
+    wrong = one("topk", **fields, **strided("index", 4096 - 3 * 64 - 48))
+    assert wrong == [
+        f"instruction 1 (topk), operand {a}: overlaps operand {b}, which is written"
+        for a, b in (("dst", "index"), ("index", "dst"))
+    ]
+
+
 def test_tables_have_a_row_for_each_instruction() -> None:
     for name in ("operands", "layer_of"):
         program = pipeline().program()

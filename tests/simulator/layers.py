@@ -30,6 +30,8 @@ TELLING = (
     "resize",
     "softmax",
     "lrn",
+    "norm",
+    "topk",
     "pool",
     "reduce",
     "copy",

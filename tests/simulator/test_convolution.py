@@ -30,6 +30,7 @@ def test_conv_is_exact_at_the_limits_of_the_sums(value: int, cin: int, path: str
     acc, where = scene.accumulators(1, 2)
     machine = scene.run(
         "conv", path, **src, **acc, in_h=3, in_w=3, kh=3, kw=3, cin=cin, cout=2, row_mode=1, src_zero=255 - value,
+        weights_type=1,
         weights=scene.put(pack_weights(weights, True, scene.target), 16),
     )  # fmt: skip
     centred = 2 * value - 255
@@ -97,6 +98,7 @@ def test_conv_and_map_equal_onnxruntime(
     acc, _ = scene.accumulators(f["out_h"] * f["out_w"], cout)
     scene.acc[:] = scene.run(
         "conv", **f, **src, **acc, cin=cin, cout=cout, src_type=kind, src_zero=zeros[0], row_mode=int(row_mode),
+        weights_type=1,
         weights=scene.put(pack_weights(weights, row_mode, scene.target), 16),
     ).acc[0]  # fmt: skip
     dst, to = scene.image("dst", f["out_h"], f["out_w"], cout)

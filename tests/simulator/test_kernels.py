@@ -106,7 +106,7 @@ def check_accumulators(scene: Scene, machine: Any, index: Array, sums: Array, ac
     np.testing.assert_array_equal(machine.sram[0], scene.sram)
 
 
-def check_sram(scene: Scene, machine: Any, index: Array, values: Array) -> None:
+def check_sram(scene: Scene, machine: Any, index: Any, values: Array) -> None:
     expected = scene.sram.copy()
     expected[index] = values
     np.testing.assert_array_equal(machine.sram[0], expected)
@@ -119,25 +119,27 @@ def array_of(lanes: int) -> Target:
 
 
 @pytest.mark.parametrize("path", available())
-@settings(examples, max_examples=40)
+@settings(examples, max_examples=60)
 @given(
     seeds, st.sampled_from([8, 16, 12, 32]), small, small, channels, st.sampled_from([1, 3, 17, 40]), signs, flags,
-    flags,
+    flags, signs, st.sampled_from([0, 128, None]),
 )  # fmt: skip
 def test_conv(
     path: str, seed: int, lanes: int, h: int, w: int, cin: int, cout: int, signed: int, row_mode: bool,
-    accumulate: bool,
+    accumulate: bool, weights_type: int, shift: int | None,
 ) -> None:  # fmt: skip
     scene = Scene(seed, array_of(lanes))
     window = Window(scene, h, w, cin, signed, kernel_row=row_mode)
-    weights = scene.rng.integers(-128, 128, (cout, window.kh, window.kw, cin), np.int8)
+    weights = scene.rng.integers(0, 256, (cout, window.kh, window.kw, cin), np.uint8)
+    zero = zero_point(scene.rng, weights_type) if shift is None else shift - 128 * weights_type
+    byte = np.uint8(zero & 255)  # also in the places that fill up a tile
     acc, index = scene.accumulators(window.out_h * window.out_w, cout)
     machine = scene.run(
         "conv", path, **window.fields, **acc, cin=cin, cout=cout,
-        row_mode=int(row_mode), accumulate=int(accumulate),
-        weights=scene.put(pack_weights(weights, row_mode, scene.target), 16),
+        row_mode=int(row_mode), accumulate=int(accumulate), weights_type=weights_type, weights_zero=zero,
+        weights=scene.put(pack_weights((weights ^ byte).view(np.int8), row_mode, scene.target) ^ byte, 16),
     )  # fmt: skip
-    sums = np.einsum("ijyxc,oijc->yxo", window.less_zero(), weights.astype(np.int64))
+    sums = np.einsum("ijyxc,oijc->yxo", window.less_zero(), numbers(weights, weights_type) - zero)
     check_accumulators(scene, machine, index, sums, accumulate)
 
 
@@ -339,6 +341,54 @@ def test_lrn(seed: int, h: int, w: int, c: int, size: int, signed: int, out: int
 
 
 @examples
+@given(seeds, small, small, channels, signs, signs, signs, st.sampled_from([1e-30, 0.5, 1e6]))
+def test_norm(seed: int, h: int, w: int, c: int, signed: int, out: int, centre: int, epsilon: float) -> None:
+    scene = Scene(seed)
+    rng = scene.rng
+    where, index = scene.image("src", h, w, c)
+    scene.sram[index[0, 0]] = 7  # a pixel of equal numbers
+    zero, dst_zero = zero_point(rng, signed), zero_point(rng, out)
+    factors = np.stack([rng.normal(0, 60, c), rng.normal(0, 20, c)]).astype(F32)
+    to, to_index = scene.image("dst", h, w, c)
+    machine = scene.run(
+        "norm", h=h, w=w, c=c, **where, **to, src_zero=zero, src_type=signed, centre=centre, epsilon=F32(epsilon),
+        parameters=scene.put(factors, 4), dst_zero=dst_zero, dst_type=out,
+    )  # fmt: skip
+    v = numbers(scene.sram[index], signed) - zero
+    s1 = v.sum(axis=-1, keepdims=True) * centre
+    d = (c * (v**2).sum(axis=-1, keepdims=True) - s1**2).astype(F32)
+    t = fma((c * v - s1).astype(F32) / np.sqrt(d + F32(epsilon)), factors[0], factors[1])
+    check_sram(scene, machine, to_index, quantised(t, dst_zero, out))
+
+
+@examples
+@given(seeds, small, small, channels, st.data(), signs, signs, signs, st.integers(1, 3))
+def test_topk(
+    seed: int, h: int, w: int, c: int, data: st.DataObject, signed: int, order: int, last: int, written: int
+) -> None:
+    scene = Scene(seed)
+    where, index = scene.image("src", h, w, c)
+    scene.sram[index] %= scene.rng.choice([3, 255], (h, w, 1)).astype(np.uint8)  # many that are equal
+    k = data.draw(st.integers(1, c))
+    values, values_at = scene.image("dst", h, w, k)
+    indices, indices_at = scene.image("index", h, w, 4 * k)
+    machine = scene.run(
+        "topk", h=h, w=w, c=c, **where, **values, **indices, src_type=signed, k=k, order=order, last=last,
+        values_on=written & 1, indices_on=written >> 1,
+    )  # fmt: skip
+    x = numbers(scene.sram[index], signed)
+    expected = scene.sram.copy()
+    for y, column in np.ndindex(h, w):
+        rank = [(n if order else -n, -ch if last else ch) for ch, n in enumerate(x[y, column].tolist())]
+        found = sorted(range(c), key=rank.__getitem__)[:k]
+        if written & 1:
+            expected[values_at[y, column]] = x[y, column, found].astype(np.uint8)
+        if written >> 1:
+            expected[indices_at[y, column]] = np.array(found, "<i4").view(np.uint8)
+    check_sram(scene, machine, slice(None), expected)
+
+
+@examples
 @given(seeds, st.lists(st.integers(1, 6), min_size=4, max_size=4))
 def test_copy(seed: int, counts: list[int]) -> None:
     scene = Scene(seed)
@@ -454,7 +504,7 @@ def test_conv_and_map_equal_onnxruntime(
         "conv", src=source, src_row=size * cin, src_pixel=cin, in_h=size, in_w=size,
         pad_top=pad, pad_left=pad, kh=k, kw=k, stride_h=stride, stride_w=stride,
         dilation_h=dilation, dilation_w=dilation, out_h=out,
-        out_w=out, src_zero=117, cin=cin, cout=cout, row_mode=row_mode, **acc,
+        out_w=out, src_zero=117, cin=cin, cout=cout, row_mode=row_mode, **acc, weights_type=1,
         weights=scene.put(pack_weights(weights.transpose(0, 2, 3, 1), bool(row_mode), scene.target), 16),
     )  # fmt: skip
     scene.acc[:] = machine.acc[0]

@@ -187,7 +187,7 @@ def test_conv(target: str, window: dict[str, int], row_mode: int, accumulate: in
     bench.put(4096, tiles, "i1")
     _, acc, _ = bench.run(
         "conv", src=1000, src_row=row, src_pixel=pixel, **window, src_zero=zero, cin=cin, cout=cout, src_type=kind,
-        row_mode=row_mode, accumulate=accumulate, acc_bytes=4, weights=4096, acc=8, acc_pixel=100,
+        row_mode=row_mode, accumulate=accumulate, acc_bytes=4, weights=4096, weights_type=1, acc=8, acc_pixel=100,
     )  # fmt: skip
     expected = bench.before.acc[0].astype(np.int64)
     for y in range(window["out_h"]):

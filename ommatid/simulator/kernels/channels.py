@@ -1,4 +1,4 @@
-"""``reduce``, ``softmax`` and ``lrn``: sums over pixels or over the channels of a pixel."""
+"""``reduce``, ``softmax``, ``lrn`` and ``norm``: sums over pixels or over the channels of a pixel."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.simulator.kernels.arithmetic import flip, number, numbers, quantised
+from ommatid.simulator.kernels.arithmetic import flip, limits, number, numbers, quantise, quantised
 from ommatid.simulator.kernels.compiled import kernel
-from ommatid.simulator.kernels.vectors import LANES, ints, load, store
+from ommatid.simulator.kernels.vectors import LANES, floats, fma, ints, load, load_floats, store
 
 
 @kernel
@@ -98,3 +98,37 @@ def lrn_row(values: Any, squares: Any, f: Any, out: Any) -> None:
         power = np.float32(root * np.sqrt(root))
         scaled = np.float32(np.float32(values[c]) * f.factor)
         out[c] = quantised(np.float32(scaled / power), zero, signed)
+
+
+@kernel
+def norm(f: Any, sram: Any) -> None:
+    """Execute a ``norm`` record."""
+    c, zero, bits = np.int64(f.c), np.int32(f.src_zero), flip(f.src_type)
+    per, out = np.int64(f.parameters), limits(f.dst_zero, f.dst_type)
+    for y in range(np.int64(f.h)):
+        for x in range(np.int64(f.w)):
+            at = np.int64(f.src) + y * np.int64(f.src_row) + x * np.int64(f.src_pixel)
+            to = np.int64(f.dst) + y * np.int64(f.dst_row) + x * np.int64(f.dst_pixel)
+            total, squares = sums(sram[at : at + c], zero, np.int32(f.src_type))
+            if not f.centre:
+                total = np.int64(0)
+            spread = np.float32(c * squares - total * total)
+            root = floats(np.sqrt(np.float32(spread + f.epsilon)))
+            less, times = ints(np.int32(total)), ints(np.int32(c))
+            for block in range(0, c, LANES):
+                left = c - block
+                d = times * (numbers(load(sram, at + block, left), bits) - ints(zero)) - less
+                scale = load_floats(sram, per + 4 * block, left)
+                shift = load_floats(sram, per + 4 * (c + block), left)
+                store(sram, to + block, left, quantise(fma(floats(d) / root, scale, shift), out))
+
+
+@kernel
+def sums(source: Any, zero: int, signed: int) -> Any:
+    """The sum of a pixel's numbers less the zero point, and that of their squares (int64)."""
+    total, squares = np.int64(0), np.int64(0)
+    for c in range(len(source)):
+        v = np.int64(number(source[c], signed) - zero)
+        total += v
+        squares += v * v
+    return total, squares

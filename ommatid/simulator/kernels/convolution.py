@@ -1,9 +1,12 @@
-"""``conv``: 8-bit activations by int8 weights into int32 accumulators, exactly.
+"""``conv``: 8-bit activations by 8-bit weights into int32 accumulators, exactly.
 
 Weights are multiplied where they lie in SRAM, and so are unsigned activations where the window meets no padding.
 Else a copy is made of the rows that are needed: padding is the zero point, and numbers are as the path wants them.
 ``vnni`` multiplies unsigned bytes, so that the sums hold (zero point + 128 if signed) times the sum of a channel's
 weights too much; the others multiply numbers less the zero point.
+
+All multiply int8 weights. Unsigned ones are shifted to int8, and what is left of their zero point, times the sum of a
+pixel's activations, is taken off the pixel's sums.
 """
 
 from __future__ import annotations
@@ -103,8 +106,10 @@ def products(
     quads, lanes = (length + 3) // 4, array.channels
     run_bytes = (length + array.k - 1) // array.k * array.k * lanes
     group, data, at = len(runs) * run_bytes, sram, np.int64(f.weights)
+    if f.weights_type == 0:
+        data, at = signed(sram[at : at + (np.int64(f.cout) + lanes - 1) // lanes * group]), 0
     if lanes not in (8, 16):
-        data, at = regrouped(f, sram, lanes, group), 0
+        data, at = regrouped(data[at:], np.int64(f.cout), lanes, group), 0
         lanes, run_bytes, group = 16, run_bytes // lanes * 16, group // lanes * 16
     weights, count = data[at:], np.int64(f.cout)
     step = np.int64(f.acc_pixel) // 4
@@ -123,6 +128,26 @@ def products(
         image, places, len(places), sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
         correction, np.int64(f.accumulate),
     ))  # fmt: skip
+    weights_zero = np.int32(np.int32(f.weights_zero) - 128 * (1 - np.int32(f.weights_type)))
+    if weights_zero:
+        ones, totals = np.ones(len(runs) * run_bytes, np.uint8), np.empty(len(places), np.int32)
+        correction[0] = -zero * np.int64(4 * quads * len(runs))
+        multiply(array.function, (
+            image, places, len(places), totals, 1, 1, ones, lanes, len(ones), runs, len(runs), quads, run_bytes,
+            correction, 0,
+        ))  # fmt: skip
+        for p in range(len(places)):
+            for c in range(count):
+                sums[p * step + c] -= np.int32(weights_zero * totals[p])
+
+
+@kernel
+def signed(weights: Any) -> Any:
+    """Unsigned weights, less 128, with some room behind them."""
+    out = np.empty(len(weights) + 64, np.uint8)
+    for i in range(len(weights)):
+        out[i] = weights[i] ^ np.uint8(128)
+    return out
 
 
 @kernel
@@ -150,14 +175,14 @@ def steps(f: Any, row: int, pixel: int) -> Any:
 
 
 @kernel
-def regrouped(f: Any, sram: Any, lanes: int, group: int) -> Any:
+def regrouped(weights: Any, count: int, lanes: int, group: int) -> Any:
     """The weights of an array of any other number of channels, in groups of 16."""
-    at, quads = np.int64(f.weights), group // (4 * lanes)
-    groups = (np.int64(f.cout) + 15) // 16
+    quads = group // (4 * lanes)
+    groups = (count + 15) // 16
     out = np.zeros(groups * quads * 64, np.uint8)
-    for c in range(np.int64(f.cout)):
+    for c in range(count):
         for q in range(quads):
-            source, to = at + c // lanes * group + (q * lanes + c % lanes) * 4, c // 16 * quads + q
+            source, to = c // lanes * group + (q * lanes + c % lanes) * 4, c // 16 * quads + q
             for k in range(4):
-                out[to * 64 + c % 16 * 4 + k] = sram[source + k]
+                out[to * 64 + c % 16 * 4 + k] = weights[source + k]
     return out

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.instructions import BY_MNEMONIC, DTYPES, INSTRUCTION_BYTES
-from ommatid.simulator.kernels import channels, convolution, depthwise, dma, element, team, window
+from ommatid.simulator.kernels import channels, convolution, depthwise, dma, element, team, topk, window
 from ommatid.simulator.kernels.compiled import entry, kernel
 from ommatid.simulator.kernels.vectors import record
 
@@ -19,17 +19,17 @@ Array = namedtuple("Array", "k channels function wide")
 Chip = namedtuple("Chip", "array cores stream dram sram acc")
 
 MNEMONICS = (
-    "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "copy", "send",
-    "end",
+    "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "norm", "topk",
+    "copy", "send", "end",
 )  # fmt: skip
 if set(MNEMONICS) != BY_MNEMONIC.keys():
     raise TypeError("kernels.program and the instruction table differ")
-LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, COPY, SEND, END = (
+LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, NORM, TOPK, COPY, SEND, END = (
     BY_MNEMONIC[name].opcode for name in MNEMONICS
 )
-load_, fill_, store_, conv_, dwconv_, map_, pool_, reduce_, resize_, softmax_, lrn_, copy_, send_, _ = (
-    DTYPES[name] for name in MNEMONICS
-)
+(
+    load_, fill_, store_, conv_, dwconv_, map_, pool_, reduce_, resize_, softmax_, lrn_, norm_, topk_, copy_, send_, _,
+) = (DTYPES[name] for name in MNEMONICS)  # fmt: skip
 
 
 @kernel
@@ -70,6 +70,10 @@ def execute(chip: Any, i: int) -> None:
         channels.softmax(record(chip.stream, at, softmax_), sram)
     elif opcode == LRN:
         channels.lrn(record(chip.stream, at, lrn_), sram)
+    elif opcode == NORM:
+        channels.norm(record(chip.stream, at, norm_), sram)
+    elif opcode == TOPK:
+        topk.topk(record(chip.stream, at, topk_), sram)
 
 
 @kernel

@@ -16,7 +16,8 @@ LOAD, STORE, MX, VX, CTL = range(5)
 OPCODES = {
     1: ("load", LOAD), 2: ("fill", LOAD), 3: ("store", STORE), 4: ("conv", MX), 5: ("dwconv", MX),
     6: ("map", VX), 7: ("pool", VX), 8: ("reduce", VX), 9: ("resize", VX), 10: ("softmax", VX),
-    11: ("lrn", VX), 12: ("copy", VX), 13: ("end", CTL), 14: ("send", STORE),
+    11: ("lrn", VX), 12: ("copy", VX), 13: ("end", CTL), 14: ("send", STORE), 15: ("norm", VX),
+    16: ("topk", VX),
 }  # fmt: skip
 
 #: Fields as name:byte and struct's code of the type.
@@ -33,8 +34,8 @@ FIELDS = {
     "dst_s3:48i n0:52H n1:54H n2:56H n3:58H",
     "conv": "src:12I src_row:16i src_pixel:20i weights:24I acc:28I acc_pixel:32I in_h:36H in_w:38H "
     "pad_top:40h pad_left:42h kh:44H kw:46H stride_h:48H stride_w:50H dilation_h:52H dilation_w:54H "
-    "out_h:56H out_w:58H src_zero:60h cin:62H cout:64H src_type:66B row_mode:67B accumulate:68B "
-    "acc_bytes:69B",
+    "out_h:56H out_w:58H src_zero:60h cin:62H cout:64H weights_zero:66h src_type:68B row_mode:69B "
+    "weights_type:70B accumulate:71B acc_bytes:72B",
     "dwconv": "src:12I src_row:16i src_pixel:20i weights:24I weights_tap:28I acc:32I acc_pixel:36I in_h:40H "
     "in_w:42H pad_top:44h pad_left:46h kh:48H kw:50H stride_h:52H stride_w:54H dilation_h:56H "
     "dilation_w:58H out_h:60H out_w:62H src_zero:64h c:66H src_type:68B accumulate:69B acc_bytes:70B",
@@ -54,6 +55,11 @@ FIELDS = {
     "h:44H w:46H c:48H dst_zero:50h src_type:52B dst_type:53B",
     "lrn": "src:12I src_row:16i src_pixel:20i alpha:24f bias:28f factor:32f dst:36I dst_row:40i dst_pixel:44i "
     "h:48H w:50H c:52H size:54H src_zero:56h dst_zero:58h src_type:60B dst_type:61B",
+    "norm": "src:12I src_row:16i src_pixel:20i parameters:24I epsilon:28f dst:32I dst_row:36i dst_pixel:40i "
+    "h:44H w:46H c:48H src_zero:50h dst_zero:52h src_type:54B centre:55B dst_type:56B",
+    "topk": "src:12I src_row:16i src_pixel:20i dst:24I dst_row:28i dst_pixel:32i index:36I index_row:40i "
+    "index_pixel:44i h:48H w:50H c:52H k:54H src_type:56B order:57B last:58B values_on:59B "
+    "indices_on:60B",
     "end": "",
 }
 
