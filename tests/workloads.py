@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,15 @@ def source(name: str) -> Any:
 
 def images(name: str, count: int, seed: int = 0) -> list[Array]:
     """Photographs (and, for the detector, pages) at a workload's size, float32 NCHW."""
+    return pictures(SHAPES.get(name, (1, 3, 224, 224)), count, seed, pages=name == "detector")
+
+
+def pictures(shape: tuple[int, ...], count: int, seed: int = 0, pages: bool = False) -> list[Array]:
+    """Photographs (and pages) of a shape, around zero, float32 NCHW; more than there are vary in contrast."""
     from skimage import data, transform
 
-    shape = SHAPES.get(name, (1, 3, 224, 224))
     photographs = [data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
-    if name == "detector":
+    if pages:
         page = np.stack([data.page()] * 3, axis=-1)
         photographs = [page, data.coffee(), page[::-1], data.astronaut(), page[:, ::-1]]
     generator = np.random.default_rng(seed)
@@ -108,11 +113,15 @@ MARGIN = 0.05
 
 
 def statically_quantized(
-    model: onnx.ModelProto, feeds: list[dict[str, Array]], activations: str = "uint8"
+    model: onnx.ModelProto,
+    feeds: list[dict[str, Array]],
+    activations: str = "uint8",
+    operators: Sequence[str] | None = None,
 ) -> onnx.ModelProto:
     """The model in QDQ form as onnxruntime's quantize_static makes it, per channel.
 
-    Weights have a reduced range, so that no CPU's 8-bit kernels saturate.
+    Weights have a reduced range, so that no CPU's 8-bit kernels saturate. ``operators`` are those to quantise;
+    None: those that onnxruntime knows.
     """
     kind = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[activations]
     logging.getLogger().setLevel(logging.ERROR)
@@ -120,7 +129,7 @@ def statically_quantized(
         folder = Path(name)
         onnx.save(model, folder / "float.onnx")
         calibrator = calibrate.create_calibrator(
-            folder / "float.onnx", augmented_model_path=str(folder / "augmented.onnx")
+            folder / "float.onnx", operators, augmented_model_path=str(folder / "augmented.onnx")
         )
         calibrator.collect_data(_Reader(feeds))
         ranges = calibrator.compute_data()
@@ -129,7 +138,7 @@ def statically_quantized(
         quantize_static(
             folder / "float.onnx", folder / "qdq.onnx", quant_format=QuantFormat.QDQ, per_channel=True,
             reduce_range=True, activation_type=kind, weight_type=QuantType.QInt8,
-            calibration_cache_path=folder / "ranges.json",
+            calibration_cache_path=folder / "ranges.json", op_types_to_quantize=operators,
         )  # fmt: skip
         return onnx.load(folder / "qdq.onnx")
 
