@@ -12,10 +12,25 @@ from dataclasses import replace
 
 import numpy as np
 
-from ommatid.compiler.layers import Binary, Concat, Conv, Layer, Map, Mean, Network, Stage, Step, Table
+from ommatid.compiler.layers import (
+    Binary,
+    Concat,
+    Conv,
+    Layer,
+    Map,
+    MatMul,
+    Mean,
+    Network,
+    Stage,
+    Step,
+    Table,
+)
 from ommatid.compiler.lower import fits_chain
 from ommatid.compiler.storage import operands
 from ommatid.isa.program import Tensor
+
+#: Operations whose last instruction is a ``map``. That of a MatMul takes tables only.
+FUSING = (Conv, MatMul, Map, Mean)
 
 
 def fuse(network: Network) -> Network:
@@ -59,13 +74,11 @@ def _join(
     for candidate, steps in _orders(layer):
         at = place.get(candidate, -1)
         producer = result[at] if at >= 0 else None
-        if (
-            candidate not in alone
-            or producer is None
-            or not isinstance(producer.operation, Conv | Map | Mean)
-        ):
+        if candidate not in alone or producer is None or not isinstance(producer.operation, FUSING):
             continue
         merged = compose((*producer.steps, *steps))
+        if isinstance(producer.operation, MatMul) and any(isinstance(step, Binary) for step in merged):
+            continue
         if fits_chain(merged) and tensors[candidate].shape == tensors[layer.output].shape:
             nodes = (*producer.nodes, *layer.nodes)
             return at, replace(producer, nodes=nodes, output=layer.output, steps=merged)
@@ -110,7 +123,7 @@ def _concat_tables(
         if table is None or name not in alone or producer is None:
             continue
         steps = compose((*producer.steps, Table(table)))
-        if isinstance(producer.operation, Conv | Map | Mean) and fits_chain(steps):
+        if isinstance(producer.operation, FUSING) and fits_chain(steps):
             part = f"{layer.output}@{k}"
             tensors[part] = replace(tensors[name], name=part, quantization=tensors[layer.output].quantization)
             result[at] = replace(producer, steps=steps, output=part)

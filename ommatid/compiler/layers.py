@@ -97,6 +97,27 @@ class Conv:
 
 
 @dataclass(frozen=True, eq=False)
+class MatMul:
+    """out[b, row, column] = the sum over k of left[b, row, k] * right[b, k, column]; both inputs are activations.
+
+    ``batch`` are the sizes of b's dimensions. ``left``, ``right`` and ``out`` name, for each of these and then for the
+    matrix's rows and columns, the dimension of the tensor's memory shape; -1: it has none, or it is broadcast.
+    Columns of ``out`` are its last dimension. ``multiplier`` = fl32(fl32(s_left * s_right) / s_out); ``mid`` is (zero
+    point, dtype) after requantisation.
+    """
+
+    batch: tuple[int, ...]
+    rows: int
+    inner: int
+    columns: int
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    out: tuple[int, ...]
+    multiplier: float
+    mid: tuple[int, str]
+
+
+@dataclass(frozen=True, eq=False)
 class Map:
     """Element by element. ``affine`` is None (bytes as they are) or float32 [3, c]: shift, multiplier and
     multiplier for negatives of t = fma(q - z, m, shift), requantised to ``mid`` (zero point, dtype)."""
@@ -190,14 +211,16 @@ class View:
     """The same bytes under another shape; costs nothing."""
 
 
-Operation = Conv | Map | Pool | Mean | Resize | Softmax | Lrn | Concat | Slice | Pad | Transpose | View
+Operation = (
+    Conv | MatMul | Map | Pool | Mean | Resize | Softmax | Lrn | Concat | Slice | Pad | Transpose | View
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One operation. ``inputs[0]`` is its main input; Concat has several; operands of steps are named there
     and not here. ``steps`` follow the operation in order: at most [Table] [Binary] [Table] for Conv, Map and
-    Mean, none for others. ``nodes`` are the ONNX nodes (for people), ``op`` the ONNX operator's name."""
+    Mean, [Table] for MatMul, none for others. ``nodes`` are the ONNX nodes (for people), ``op`` the ONNX operator's name."""
 
     name: str
     op: str

@@ -135,7 +135,7 @@ def lower_slice(low: Lowering, layer: Layer) -> None:
             copy_map(low, view, target)
         else:
             strides = (source.row * steps[1], source.pixel * steps[2], steps[3])
-            _copy(
+            copy_bytes(
                 low,
                 (count, w, c),
                 (address, strides, source.symbol),
@@ -223,7 +223,7 @@ def _rearrange(low: Lowering, layer: Layer, shape: tuple[int, ...], perm: tuple[
         in_strides = dense_strides(inner_shape)
         dims = (count, *(inner_shape[axis] for axis in inner_perm))
         strides = (inner, *(in_strides[axis] for axis in inner_perm))
-        _copy(low, dims, (source[0], strides, source[1]), (target[0], dense_strides(dims), target[1]))
+        copy_bytes(low, dims, (source[0], strides, source[1]), (target[0], dense_strides(dims), target[1]))
         _close_flat(low, layer.output, at * inner, count * inner, target)
         if source[2]:
             low.sram.release(source[0])
@@ -264,7 +264,7 @@ def _close_flat(low: Lowering, name: str, at: int, size: int, tile: tuple[int, i
 Side = tuple[int, tuple[int, ...], int]  # address, strides outermost first, symbol
 
 
-def _copy(low: Lowering, dims: tuple[int, ...], src: Side, dst: Side) -> None:
+def copy_bytes(low: Lowering, dims: tuple[int, ...], src: Side, dst: Side) -> None:
     """``copy`` over any number of dimensions (outermost first), in as few instructions as its loops allow."""
     loops = _merged_loops(dims, src[1], dst[1])
     inner, outer = loops[:4], loops[4:]

@@ -197,7 +197,7 @@ class Walk:
             shape = fixed_shape(source)
             if shape is None:
                 raise Unsupported("its shape is not known")
-            self.declare(source.name or "", shape, default_order(len(shape)), quantization)
+            self.declare(source.name or "", shape, fed_order(source, len(shape)), quantization)
             self.fed.add(source.name or "")
         self.deq[result.name or ""] = source.name or ""
 
@@ -209,7 +209,7 @@ class Walk:
         if shape is None:
             raise Unsupported("its shape is not known")
         if source.producer() is None and source.const_value is None:  # the host quantises inputs
-            self.declare(result.name or "", shape, default_order(len(shape)), quantization)
+            self.declare(result.name or "", shape, fed_order(result, len(shape)), quantization)
             self.fed.add(result.name or "")
             self.covered.setdefault("", []).append(node.name or "")
             return
@@ -405,7 +405,7 @@ class Walk:
         if (
             steps
             and not isinstance(made.operation, Map)
-            and type(made.operation).__name__ not in ("Conv", "Mean")
+            and type(made.operation).__name__ not in ("Conv", "MatMul", "Mean")
         ):
             middle = self.declare(f"{output}@raw", shape, made.order, quantization)
             self.add(replace(layer, output=middle, steps=()))
@@ -452,6 +452,12 @@ class Walk:
 def default_order(rank: int) -> tuple[int, ...]:
     """Channels last for images (rank 4), ONNX's own order for the rest."""
     return (0, 2, 3, 1) if rank == 4 else tuple(range(rank))
+
+
+def fed_order(value: ir.Value, rank: int) -> tuple[int, ...]:
+    """The order in which the host writes a quantised tensor: that of images unless only matrices are read from it."""
+    readers = {use.node.op_type for dequantised in value.uses() for use in dequantised.node.outputs[0].uses()}
+    return tuple(range(rank)) if readers == {"MatMul"} else default_order(rank)
 
 
 def dequantised(q: Array, scale: Array, zero: Array, axis: int) -> Array:

@@ -21,6 +21,7 @@ from ommatid.compiler.attributes import (
 )
 from ommatid.compiler.layers import Conv, Window
 from ommatid.compiler.quantized import Made, Unsupported, Walk
+from ommatid.compiler.rules_product import product
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
@@ -173,7 +174,9 @@ def gemm(walk: Walk, node: ir.Node, out: Quantization) -> Made:
 
 
 def matmul(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """MatMul of an activation by constant weights [K, N]."""
+    """MatMul of an activation by constant weights [K, N], or of two activations of any rank, broadcast."""
+    if all(value is not None and value.name in walk.deq for value in node.inputs):
+        return product(walk, node, out)
     q, scales = quantised_weights(walk, node.inputs[1], 1)
     if q.ndim != 2:
         raise Unsupported("weights must have two dimensions")

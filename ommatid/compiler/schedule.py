@@ -17,6 +17,7 @@ from ommatid.compiler.layers import (
     Layer,
     Lrn,
     Map,
+    MatMul,
     Mean,
     Network,
     Pad,
@@ -29,6 +30,7 @@ from ommatid.compiler.layers import (
 )
 from ommatid.compiler.lower import Lowering
 from ommatid.compiler.lower_conv import lower_conv
+from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_vector import (
     lower_lrn,
@@ -46,6 +48,7 @@ from ommatid.isa.target import Target
 
 LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
     Conv: lower_conv,
+    MatMul: lower_matmul,
     Map: lower_map,
     Pool: lower_pool,
     Mean: lower_mean,

@@ -161,6 +161,53 @@ def matmul(draw: Draw) -> Case:
     return Case([node("MatMul", "x w")], {"x": (*lead, m, k)}, {"w": random(draw, k, n)})
 
 
+SIZE = st.sampled_from([1, 2, 3, 4, 7, 8, 13, 16, 17, 33, 50])
+
+
+def product(draw: Draw) -> Case:
+    """Two activations, of any ranks, some dimensions broadcast, at times one transposed before."""
+    m, n = draw(SIZE), draw(SIZE)
+    k = draw(st.one_of(SIZE, st.sampled_from([100, 360, 1000])))
+    batch = [draw(st.integers(1, 3)) for _ in range(draw(st.integers(0, 3)))]
+    leads = [
+        [1 if draw(st.integers(0, 3)) == 0 else d for d in batch][draw(st.integers(0, 3)) :] for _ in "xz"
+    ]
+    if not batch and draw(st.integers(0, 5)) == 0:
+        return Case([node("MatMul", "x z")], {"x": (k,), "z": (k, n)})
+    nodes, names, shapes = [], {"x": "x", "z": "z"}, {"x": (*leads[0], m, k), "z": (*leads[1], k, n)}
+    for name in "xz":
+        if draw(st.integers(0, 2)) == 0:
+            perm = draw(st.permutations(range(len(shapes[name]))))
+            shapes[name] = tuple(shapes[name][perm.index(d)] for d in range(len(perm)))
+            names[name] = f"{name}t"
+            nodes.append(node("Transpose", name, names[name], perm=perm))
+            nodes[-1].name += name
+    result = "p" if draw(st.booleans()) else "y"
+    nodes.append(node("MatMul", " ".join(names.values()), result))
+    if result == "p":
+        nodes.append(node(draw(st.sampled_from(["Relu", "Sigmoid"])), "p"))
+    return Case(nodes, shapes)
+
+
+def attention(draw: Draw) -> Case:
+    """Heads of tokens: reshapes and transposes as exporters write them, scores, softmax, the product with values."""
+    heads, each, tokens, others = draw(st.integers(1, 3)), draw(SIZE), draw(SIZE), draw(SIZE)
+    constants = {
+        "apart": np.array([2, -1, heads, each], np.int64), "back": np.array([2, tokens, heads * each], np.int64),
+        "scale": np.float32(each**-0.5),
+    }  # fmt: skip
+    swap, turn = [0, 2, 1, 3], [0, 2, 3, 1]
+    nodes = [
+        node("Reshape", "x apart", "xa"), node("Transpose", "xa", "q", perm=swap),
+        node("Reshape", "z apart", "za"), node("Transpose", "za", "k", perm=turn), node("Transpose", "za", "v", perm=swap),
+        node("MatMul", "q k", "qk"), node("Mul", "qk scale", "s"), node("Softmax", "s", "p", axis=-1),
+        node("MatMul", "p v", "o"), node("Transpose", "o", "ot", perm=swap), node("Reshape", "ot back", "y"),
+    ]  # fmt: skip
+    for i, each_node in enumerate(nodes):
+        each_node.name += f" {i}"
+    return Case(nodes, {"x": (2, tokens, heads * each), "z": (2, others, heads * each)}, constants)
+
+
 def batch_norm(draw: Draw) -> Case:
     shape = image(draw)
     constants = {n: random(draw, shape[1]) for n in ("scale", "shift", "mean")}
@@ -306,7 +353,8 @@ def resize(draw: Draw) -> Case:
     return Case([made], {"x": shape}, sizes)
 
 
-KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, gemm, flatten_gemm, matmul, batch_norm, prelu,
+KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, gemm, flatten_gemm, matmul, product, attention,
+         batch_norm, prelu,
          unary, binary, same_twice, scale_and_shift, max_pool, average_pool, global_mean, lrn, softmax, concat, split,
          slice_, pad, reshape, transpose, shuffle, resize)  # fmt: skip
 
