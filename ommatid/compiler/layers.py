@@ -175,6 +175,16 @@ class Lrn:
 
 
 @dataclass(frozen=True, eq=False)
+class Norm:
+    """Over the last dimension: layer normalisation, or without ``centre`` root mean square normalisation. Fields as
+    in the ``norm`` instruction; ``factors`` float32 [2, c]: multiplier and shift."""
+
+    factors: Array
+    epsilon: float
+    centre: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Concat:
     """Inputs one after the other along ``axis`` of the memory shape, ``tables`` (or None) applied to each."""
 
@@ -212,7 +222,20 @@ class View:
 
 
 Operation = (
-    Conv | MatMul | Map | Pool | Mean | Resize | Softmax | Lrn | Concat | Slice | Pad | Transpose | View
+    Conv
+    | MatMul
+    | Map
+    | Pool
+    | Mean
+    | Resize
+    | Softmax
+    | Lrn
+    | Norm
+    | Concat
+    | Slice
+    | Pad
+    | Transpose
+    | View
 )
 
 

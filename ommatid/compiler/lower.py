@@ -6,6 +6,8 @@ so the code of an operation (``lower_conv.py``, ``lower_vector.py``, ``lower_sha
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +79,7 @@ class Lowering:
     sram: Sram = field(init=False)
     homes: dict[str, Home] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
+    _rows: dict[str, int] = field(default_factory=dict)
     _half: int = 0
     _layer_tiles: list[int] = field(default_factory=list)
 
@@ -87,7 +90,8 @@ class Lowering:
 
     def shape(self, name: str) -> tuple[int, int, int, int]:
         """A tensor's (n, h, w, c)."""
-        return nhwc(self.network.tensors[name].shape)
+        shape = self.network.tensors[name].shape
+        return (1, math.prod(shape[:-1]), 1, shape[-1]) if name in self._rows else nhwc(shape)
 
     def quantization(self, name: str) -> Quantization:
         """A tensor's scale, zero point and type."""
@@ -95,6 +99,8 @@ class Lowering:
 
     def strides(self, name: str) -> tuple[int, int, int]:
         """Byte strides of (n, h, w) in the tensor's buffer; those of single rows and pixels as if dense."""
+        if name in self._rows:
+            return 0, self._rows[name], self.network.tensors[name].shape[-1]
         shape, own = self.network.tensors[name].shape, self.storage.spots[name].strides
         padded = (0,) * (2 - len(shape)) + own if len(shape) < 2 else own
         full = (padded[0], *(0,) * (4 - len(padded)), *padded[1:])
@@ -102,6 +108,22 @@ class Lowering:
         pixel = full[2] if w > 1 else c
         row = full[1] if h > 1 else w * pixel
         return full[0], row, pixel
+
+    def see_as_rows(self, *names: str) -> None:
+        """Until the layer ends, see the pixels of these tensors as rows of one pixel, so that they can be cut anywhere.
+
+        That is where they have no rows to be cut, and all pixels of each are equally far apart.
+        """
+        steps = {name: self._even_step(name) for name in names}
+        if all(step and self.shape(name)[1] == 1 for name, step in steps.items()):
+            self._rows |= {name: step for name, step in steps.items() if step}
+
+    def _even_step(self, name: str) -> int | None:
+        """Bytes from each pixel of a tensor to the next, if that is one number."""
+        shape, strides = self.network.tensors[name].shape, self.storage.spots[name].strides
+        loops = [(n, s) for n, s in zip(shape[:-1], strides[:-1], strict=True) if n > 1]
+        even = all(outer == n * s for (_, outer), (n, s) in itertools.pairwise(loops))
+        return (loops[-1][1] if loops else shape[-1]) if even else None
 
     def home(self, name: str) -> Home:
         """Where the buffer of a tensor lies, placed at its first use."""
@@ -237,10 +259,11 @@ class Lowering:
         return address, self.emitter.symbol(Memory.ACC, "accumulator", address, size)
 
     def end_layer(self) -> None:
-        """Give back what ``load_constant`` and ``keep_for_layer`` took."""
+        """Give back what ``load_constant`` and ``keep_for_layer`` took; see tensors as they are."""
         for address in self._layer_tiles:
             self.sram.release(address)
         self._layer_tiles.clear()
+        self._rows.clear()
 
 
 def merged(run: int, loops: list[tuple[int, int, int]]) -> tuple[int, list[tuple[int, int, int]]]:

@@ -1,4 +1,4 @@
-"""Layers of the vector engine into instructions, stripe by stripe: map, pool, mean, resize, softmax, lrn."""
+"""Layers of the vector engine into instructions, stripe by stripe: map, pool, mean, resize, softmax, lrn, norm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.layers import Layer, Lrn, Map, Mean, Pool, Resize, Softmax
+from ommatid.compiler.layers import Layer, Lrn, Map, Mean, Norm, Pool, Resize, Softmax
 from ommatid.compiler.lower import (
     Chain,
     ChainConstants,
@@ -22,6 +22,8 @@ from ommatid.isa.program import Quantization
 
 #: Stripes that a layer is cut into where its rows allow, so that neighbours in the queue overlap.
 STRIPES = 8
+#: What the field of an instruction holds.
+MOST_ROWS = 65535
 #: Bytes that a stripe should have at least: below, issue overhead shows.
 STRIPE_BYTES = 8192
 
@@ -44,7 +46,7 @@ def stripe_rows(low: Lowering, rows: int, row_bytes: int, tile_row_bytes: int, h
             most = (free - halo_bytes - 512) // tile_row_bytes
         if most < 1:
             raise DoesNotFit(tile_row_bytes + halo_bytes)
-    return max(1, min(wanted, most, rows))
+    return max(1, min(wanted, most, rows, MOST_ROWS))
 
 
 def _tile_bytes(low: Lowering, name: str, row_bytes: int) -> int:
@@ -249,6 +251,15 @@ def lower_lrn(low: Lowering, layer: Layer) -> None:
     _image_layer(low, layer, "lrn", fields, {})
 
 
+def lower_norm(low: Lowering, layer: Layer) -> None:
+    """Emit a normalisation over channels."""
+    norm = layer.operation
+    assert isinstance(norm, Norm)
+    parameters, symbol = low.load_constant(norm.factors)
+    fields = {"parameters": parameters, "epsilon": norm.epsilon, "centre": int(norm.centre)}
+    _image_layer(low, layer, "norm", fields, {"parameters": symbol})
+
+
 def _image_layer(
     low: Lowering,
     layer: Layer,
@@ -257,7 +268,8 @@ def _image_layer(
     symbols: dict[str, int],
     drop: tuple[str, ...] = (),
 ) -> None:
-    """A layer of one input image and one output image of the same shape."""
+    """A layer of one input image and one output image of the same shape, whose pixels know nothing of each other."""
+    low.see_as_rows(layer.input_name, layer.output)
     for image, first, rows in _stripes(low, layer):
         source = low.bring(layer.input_name, image, first, rows)
         target = low.open(layer.output, image, first, rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ommatid.compiler import movers, rules_matrix, rules_shape, rules_vector, unary
+from ommatid.compiler import movers, rules_matrix, rules_norm, rules_shape, rules_vector, unary
 from ommatid.compiler.quantized import Mover, Rule
 
 RULES: dict[str, Rule] = {
@@ -20,6 +20,8 @@ RULES: dict[str, Rule] = {
     "ReduceMean": rules_vector.mean,
     "LRN": rules_vector.lrn,
     "Softmax": rules_vector.softmax,
+    "LayerNormalization": rules_norm.layer_norm,
+    "RMSNormalization": rules_norm.rms_norm,
     "Concat": rules_shape.concat,
     "Pad": rules_shape.pad,
     "Resize": rules_shape.resize,

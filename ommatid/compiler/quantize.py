@@ -147,7 +147,9 @@ def _to_qdq(proto: onnx.ModelProto, ranges: Any, options: FrontOptions) -> onnx.
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        quantizer = QDQQuantizer(proto, True, False, QuantType.QInt8, kind, ranges, [], [], QUANTISED, {})
+        quantizer = QDQQuantizer(
+            proto, True, False, QuantType.QInt8, kind, ranges, [], _left_out(proto), QUANTISED, {}
+        )
         for value in proto.graph.input:
             # The quantiser leaves what only moves or compares bytes as it is, unless its input is quantised.
             if value.name in ranges.data:
@@ -157,3 +159,13 @@ def _to_qdq(proto: onnx.ModelProto, ranges: Any, options: FrontOptions) -> onnx.
         logging.getLogger().setLevel(level)
     result: onnx.ModelProto = quantizer.model.model
     return result
+
+
+def _left_out(proto: onnx.ModelProto) -> list[str]:
+    """Names of nodes that onnxruntime's quantiser cannot take: normalisations over several axes."""
+    ranks = {weights.name: len(weights.dims) for weights in proto.graph.initializer}
+    return [
+        node.name
+        for node in proto.graph.node
+        if node.op_type == "LayerNormalization" and any(ranks.get(name, 1) != 1 for name in node.input[1:])
+    ]

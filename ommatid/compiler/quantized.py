@@ -25,6 +25,9 @@ Array = np.ndarray[Any, Any]
 #: Operators of an affine function by channel, where their second operands are constant.
 LINEAR = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "PRelu")
 
+#: Operators that want ONNX's own order: they work along the last axis, whatever the rank.
+LAST_AXIS = {"MatMul", "LayerNormalization", "RMSNormalization"}
+
 
 class Unsupported(Exception):
     """A rule's reasons why a node cannot run on the NPU."""
@@ -455,9 +458,9 @@ def default_order(rank: int) -> tuple[int, ...]:
 
 
 def fed_order(value: ir.Value, rank: int) -> tuple[int, ...]:
-    """The order in which the host writes a quantised tensor: that of images unless only matrices are read from it."""
+    """The order in which the host writes a quantised tensor: that of images unless all that read it want ONNX's own."""
     readers = {use.node.op_type for dequantised in value.uses() for use in dequantised.node.outputs[0].uses()}
-    return tuple(range(rank)) if readers == {"MatMul"} else default_order(rank)
+    return tuple(range(rank)) if readers and readers <= LAST_AXIS else default_order(rank)
 
 
 def dequantised(q: Array, scale: Array, zero: Array, axis: int) -> Array:

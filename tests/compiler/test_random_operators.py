@@ -277,6 +277,41 @@ def softmax(draw: Draw) -> Case:
     return Case([node("Softmax", axis=draw(st.integers(-1, len(shape) - 1)))], {"x": shape})
 
 
+def layer_norm(draw: Draw) -> Case:
+    shape = draw(
+        st.sampled_from(
+            [(1, 17), (30, 8), (1, 50, 70), (3, 20, 33), (2, 5, 6, 24), (2, 40, 300), (1, 8, 8, 1)]
+        )
+    )
+    inputs, constants = "x s", {"s": random(draw, shape[-1]) + np.float32(1)}
+    if draw(st.booleans()):
+        inputs, constants["b"] = "x s b", random(draw, shape[-1])
+    return Case(
+        [node("LayerNormalization", inputs, epsilon=draw(st.sampled_from([1e-5, 0.5])))],
+        {"x": shape},
+        constants,
+    )
+
+
+def rms_norm(draw: Draw) -> Case:
+    shape = draw(st.sampled_from([(1, 17), (30, 8), (1, 50, 70), (2, 5, 6, 24)]))
+    return Case(
+        [node("RMSNormalization", "x s")], {"x": shape}, {"s": random(draw, shape[-1]) + np.float32(1)}
+    )
+
+
+def layer_norm_2d(draw: Draw) -> Case:
+    """Over the channels of an image, between two transposes."""
+    shape = image(draw)
+    constants = {"s": random(draw, shape[1]), "b": random(draw, shape[1])}
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 2, 3, 1]), node("LayerNormalization", "t s b", "n"),
+        node("Transpose", "n", "y", perm=[0, 3, 1, 2]),
+    ]  # fmt: skip
+    nodes[0].name += " there"
+    return Case(nodes, {"x": shape}, constants)
+
+
 def concat(draw: Draw) -> Case:
     shape, axis = list(image(draw)), draw(st.integers(1, 3))
     shapes = {}
@@ -355,14 +390,16 @@ def resize(draw: Draw) -> Case:
 
 KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, gemm, flatten_gemm, matmul, product, attention,
          batch_norm, prelu,
-         unary, binary, same_twice, scale_and_shift, max_pool, average_pool, global_mean, lrn, softmax, concat, split,
+         unary, binary, same_twice, scale_and_shift, max_pool, average_pool, global_mean, lrn, softmax, layer_norm,
+         rms_norm, layer_norm_2d, concat, split,
          slice_, pad, reshape, transpose, shuffle, resize)  # fmt: skip
 
 
 def build(case: Case) -> onnx.ModelProto:
     """The model, its operator's inputs and results passing through nothing else. Shapes of outputs are inferred."""
     outputs = {o for n in case.nodes for o in n.output} - {i for n in case.nodes for i in n.input}
-    newest = 20 if any(n.op_type in ("Gelu", "Mish") for n in case.nodes) else 17
+    since = {"Gelu": 20, "Mish": 20, "RMSNormalization": 23}
+    newest = max(since.get(n.op_type, 17) for n in case.nodes)
     made = networks.model(case.nodes, dict(case.shapes), {}, case.constants, newest)
     for name in sorted(outputs):
         made.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))

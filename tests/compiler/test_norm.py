@@ -1,0 +1,67 @@
+"""Normalisations: cut where they do not fit whole, what is refused, and a scale of 0 in the variance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from ommatid.compiler.pipeline import compile_model
+from ommatid.isa.instructions import BY_MNEMONIC, view
+from ommatid.isa.program import Program
+from ommatid.isa.verifier import verify
+from ommatid.profiler.compare import layerwise
+from tests import networks
+
+
+def model(shape: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
+    rng = np.random.default_rng(1)
+    size = shape[attributes.get("axis", -1) :]
+    constants = {name: rng.standard_normal(size).astype(np.float32) for name in "sb"}
+    node = helper.make_node("LayerNormalization", ["x", "s", "b"], ["y"], "norm", **attributes)
+    return networks.model([node], {"x": shape}, {"y": shape}, constants)
+
+
+def program_of(made: onnx.ModelProto, x: np.ndarray[Any, Any], path: Path | None = None) -> Program:
+    return compile_model(made, "ommatid-256", calibration=[{"x": x}], save_qdq=str(path) if path else None)
+
+
+def test_tokens_are_cut_where_they_do_not_fit(tmp_path: Path) -> None:
+    shape = (1, 3000, 256)  # 768,000 bytes; the chip has 393,216
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    program = program_of(model(shape), x, tmp_path / "qdq.onnx")
+    assert verify(program) == []
+    norms = view(program.instructions, "norm")[program.instructions["opcode"] == BY_MNEMONIC["norm"].opcode]
+    assert len(norms) >= 8 and norms["h"].sum() == 3000 and set(norms["w"].tolist()) == {1}
+    reports = layerwise(program, onnx.load(tmp_path / "qdq.onnx"), [{"x": x}])
+    assert [r.max_steps <= 1 and r.evidence for r in reports] == [True]
+
+
+def test_pixels_of_equal_channels_become_the_shift(tmp_path: Path) -> None:
+    x = np.repeat(np.linspace(-1, 1, 50, dtype=np.float32)[:, None], 8, axis=1)
+    program = program_of(model(x.shape, epsilon=0.0), x + np.arange(8, dtype=np.float32) / 100)
+    assert (view(program.instructions, "norm")["epsilon"][program.instructions["opcode"] == 15] > 0).all()
+    assert verify(program) == []
+
+
+@pytest.mark.parametrize("shape, axis, reason", [
+    ((2, 3, 4), 1, "an input or output of it is not quantised"), ((1, 2, 3, 4, 5), -1, "up to four dimensions"),
+])  # fmt: skip
+def test_what_is_refused(shape: tuple[int, ...], axis: int, reason: str) -> None:
+    program = program_of(
+        model(shape, axis=axis), np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    )
+    assert [p.placement for p in program.partitions] == ["cpu"]
+    assert reason in program.partitions[0].reasons[0]
+
+
+def test_a_mean_that_is_used_is_refused() -> None:
+    made = model((1, 5, 8))
+    made.graph.node[0].output.append("mean")
+    made.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, (1, 5, 1)))
+    program = program_of(made, np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32))
+    assert "its mean or deviation is used" in "".join(p for q in program.partitions for p in q.reasons)
