@@ -27,7 +27,7 @@ def copies(r: Any, beats: Any, banks: int, rooms: Any) -> Any:
         size = np.int64(r[i].n0) * r[i].n1 * r[i].n2 * r[i].n3
         first = min(beats[i], BEATS)
         reads, writes = copy_banks(r[i], int(size * first / beats[i]), banks)
-        alone = cycles_alone((reads, none, writes), first, banks, rooms, VX_STARTUP_CYCLES)
+        alone = cycles_alone((reads, none, writes), first, banks, rooms, VX_STARTUP_CYCLES - 1) - 1
         factor[i] = max(1.0, alone / first)
     return factor
 
@@ -52,27 +52,28 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
         a = image_banks(sides[i, 0], banks, limits[0])
         b = image_banks(sides[i, 1], banks, limits[1])
         c = image_banks(sides[i, 2], banks, limits[2])
-        alone = cycles_alone((a, b, c), first, banks, rooms, VX_STARTUP_CYCLES)
+        alone = cycles_alone((a, b, c), first, banks, rooms, VX_STARTUP_CYCLES - 1) - 1
         factor[i] = max(1.0, alone / first)
     return factor
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def convolutions(
-    r: Any, tile_beats: Any, k: int, pixels: int, weight_words: int, banks: int, rooms: Any, startup: int
+    r: Any, tile_beats: Any, k: int, lanes: int, pixels: int, banks: int, rooms: Any, startup: int
 ) -> Any:
-    """The factor for each ``conv`` whose tiles of ``weight_words`` take ``tile_beats``."""
-    factor, none = np.ones(len(r)), np.empty(0, np.int64)
+    """The factor for the beats of each ``conv`` whose tiles, of ``k`` by ``lanes`` weights, take ``tile_beats``."""
+    factor, none, weight_words = np.ones(len(r)), np.empty(0, np.int64), k * lanes // WORD_BYTES
     for i in range(len(r)):
         f = r[i]
         length = np.int64(f.kw) * f.cin if f.row_mode else np.int64(f.cin)
         rows = np.int64(f.kh) if f.row_mode else np.int64(f.kh) * f.kw
         sets, steps = (np.int64(f.out_h) * f.out_w + pixels - 1) // pixels, rows * ((length + k - 1) // k)
+        tiles = steps * ((np.int64(f.cout) + lanes - 1) // lanes)
         if not crowds(
             set_banks(f, min(GLANCE // pixels, sets * steps), sets, length, k, pixels, banks), banks
         ):
             continue
-        first = min(sets * steps * tile_beats[i] // sets, BEATS)
+        first = min(tiles * tile_beats[i], BEATS)
         brought = set_banks(f, first * sets // tile_beats[i], sets, length, k, pixels, banks)
         weights = np.arange(first * weight_words // tile_beats[i]) % banks
         alone = cycles_alone((brought, weights, none), first, banks, rooms, startup)
@@ -85,8 +86,9 @@ def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, b
     """The banks of the words that the first ``count`` sets of output pixels bring, step after step of K."""
     found, at = np.empty(count * pixels * (k // WORD_BYTES + 2), np.int64), 0
     width, bits, in_row = np.int64(f.out_w), int(np.log2(banks) + 0.5), (length + k - 1) // k
+    steps = in_row * (np.int64(f.kh) if f.row_mode else np.int64(f.kh) * f.kw)
     for number in range(count):
-        step, first, last = number // sets, number % sets * pixels, -1
+        step, first, last = number // sets % steps, number % sets * pixels, -1
         row, offset = step // in_row, step % in_row * k
         i, j = (row, 0) if f.row_mode else (row // f.kw, row % f.kw)
         for p in range(first, first + pixels):
@@ -137,9 +139,14 @@ def joined(side: Any) -> Any:
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def image_words(side: Any) -> int:
-    """Words of an image's list, about."""
+    """Words of an image's list."""
     h, w, run = joined(side)
-    return h * w * ((run - 1) // WORD_BYTES + 1) if run else 0
+    count = 0
+    for y in range(h if run else 0):
+        for x in range(w):
+            at = side[0] + y * side[4] + x * side[5]
+            count += (at + run - 1) // WORD_BYTES - at // WORD_BYTES + 1
+    return count
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
@@ -179,16 +186,18 @@ def copy_banks(f: Any, size: int, banks: int) -> Any:
 
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, startup: int) -> int:
-    """Cycles from the first beat to the last write of an instruction that reads two lists of words and writes one.
+def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, ahead: int) -> int:
+    """Cycles from the first beat to the end of an instruction that reads two lists of words and writes one.
 
+    It requests words from ``ahead`` cycles before the first beat on: those of startup, of which the last of ``vx`` is
+    that of the last write.
     ``rooms`` are the grants a cycle of each list; a room of 0 is that of the list before, which shares its port.
     """
     size = np.array([len(words[0]), len(words[1]), len(words[2])])
     done = (np.zeros(size[0] + 1, np.uint8), np.zeros(size[1] + 1, np.uint8), np.zeros(size[2] + 1, np.uint8))
     low, asked = np.zeros(3, np.int64), np.zeros(3, np.int64)  # all before low are granted
-    used = np.full(banks, -startup, np.int64)
-    beat, cycle, room = 0, 1 - startup, 0
+    used = np.full(banks, -ahead - 1, np.int64)
+    beat, cycle, room = 0, -ahead, 0
     while beat < beats or low[2] < size[2]:
         for k in range(2):
             asked[k] = -(-min(beat + AHEAD_BEATS, beats) * size[k] // beats)
@@ -208,4 +217,4 @@ def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, startup: int) -
         if cycle >= 0 and beat < beats and ready:
             beat += 1
         cycle += 1
-    return cycle - 1 if size[2] else cycle
+    return cycle

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.cost import VX_STARTUP_CYCLES, copy_words, cost_cycles
+from ommatid.isa.cost import MX_PIPELINE_CYCLES, VX_STARTUP_CYCLES, copy_words, cost_cycles
 from ommatid.isa.footprint import WORD_BYTES
 from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, conv_steps, view
 from ommatid.isa.target import Target
@@ -120,7 +120,11 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
         reads, writes = WORDS[row.mnemonic](records, target)
         words[where] = reads + writes
         if row.mnemonic == "conv":
-            pace[where] *= _crowded_convolutions(records, target)
+            startup = MX_PIPELINE_CYCLES - (
+                -target.mx_k_bytes * target.mx_channels // target.port_mx_weight_bytes_per_cycle
+            )
+            crowded = _crowded_convolutions(records, target, startup)
+            pace[where] += (cycles[where] - startup) * (crowded - 1)
         elif row.engine == Engine.VX:
             read_room, write_room = _rooms(
                 target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle
@@ -137,14 +141,15 @@ def _rooms(*ports: int) -> list[int]:
     return [2 * max(1, port // WORD_BYTES) for port in ports]
 
 
-def _crowded_convolutions(r: Array, target: Target) -> Array:
+def _crowded_convolutions(r: Array, target: Target, startup: int) -> Array:
+    """How many times longer the beats of a ``conv`` take because its own words crowd in few banks (float64)."""
     k, tile = target.mx_k_bytes, target.mx_k_bytes * target.mx_channels
     activations, weights = target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle
     sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
     beats = np.maximum(sets * -(-k * target.mx_pixels // activations), -(-tile // weights))
     rooms = np.array([*_rooms(activations, weights), 1])
     return crowding.convolutions(
-        r, beats, k, target.mx_pixels, tile // WORD_BYTES, target.sram_banks, rooms, VX_STARTUP_CYCLES
+        r, beats, k, target.mx_channels, target.mx_pixels, target.sram_banks, rooms, startup
     )
 
 
