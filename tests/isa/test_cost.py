@@ -158,6 +158,15 @@ def test_dma(side: Any, mnemonic: str, port: int) -> None:
     assert dram_bytes(b.stream(), b.target).tolist() == [0 if mnemonic == "fill" else bursts * 64]
 
 
+def test_send_takes_a_cycle_for_each_word_of_either_side() -> None:
+    b = Builder()
+    b.send(run=48, src=0, dst=0)
+    b.send(run=48, src=8, dst=0)
+    b.send(run=48, src=0, dst=8)
+    b.send(run=8, n1=5, src_s1=8, dst_s1=64)  # 40 bytes are read in 3 words and written in 5
+    assert cost_cycles(b.stream(), b.target).tolist() == [3, 4, 4, 5]
+
+
 def test_macs() -> None:
     b = Builder()
     b.conv(kh=3, kw=2, out_h=4, out_w=5, cin=7, cout=9)

@@ -31,6 +31,22 @@ def test_a_convolution_pays_for_macs_accumulators_and_words() -> None:
     assert (conv["vx"], conv["dram"]) == (0, pytest.approx(128 * 162.5))
 
 
+def test_a_depthwise_convolution_pays_for_each_tap() -> None:
+    b = Builder()
+    b.dwconv(in_h=4, in_w=8, out_h=3, out_w=4, kh=2, kw=5, c=16, src_row=128, src_pixel=16, weights=8192,
+             weights_tap=16, acc_pixel=64)  # fmt: skip
+    (row,) = levels(b)
+    assert row["mac"] == pytest.approx(3 * 4 * 2 * 5 * 16 * 0.3)
+    assert row["acc"] == pytest.approx(2 * 5 * 2 * 3 * 4 * 16 * 4 * 1.25)  # each tap reads and writes
+
+
+def test_what_drains_accumulators_pays_for_them_once() -> None:
+    b = Builder()
+    b.map(h=2, w=8, c=16, source=1, src_row=512, src_pixel=64, dst=4096, dst_row=128, dst_pixel=16)
+    (row,) = levels(b)
+    assert row["acc"] == pytest.approx(2 * 8 * 16 * 4 * 1.25)
+
+
 def test_a_load_pays_for_whole_bursts_and_its_words() -> None:
     b = Builder()
     b.load(src=60, run=8)
@@ -64,4 +80,5 @@ def test_area_counts_what_every_core_has() -> None:
     assert one.mac_mm2 == pytest.approx((1024 + 128 + 32) * 419e-6)
     assert one.memory_mm2 == pytest.approx((1024 + 64) * 1024 * 5.54e-6)
     assert one.port_mm2 == pytest.approx((64 + 32 + 64 + 32 + 16 + 16) * 296e-6)
+    assert one.total_mm2 == pytest.approx(one.mac_mm2 + one.memory_mm2 + one.port_mm2)
     assert four.total_mm2 == pytest.approx(4 * one.total_mm2)

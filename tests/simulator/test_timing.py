@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ommatid.isa.instructions import Engine
 from ommatid.isa.program import Program
 from ommatid.isa.target import load_target
+from ommatid.simulator import reference
 from ommatid.simulator.functional import Machine
 from ommatid.simulator.timing import EngineTime, SimulationError, Timing, simulate
 from tests.isa.builder import Builder
@@ -194,6 +195,21 @@ def test_where_banks_do_not_suffice_the_array_goes_first() -> None:
     check_accounts(timing)
 
 
+@pytest.mark.parametrize("banks, mnemonic", [(8, "fill"), (4, "fill"), (8, "store")])
+def test_who_is_last_at_the_banks_gets_what_is_left_or_a_sixteenth(banks: int, mnemonic: str) -> None:
+    b = Builder(replace(load_target(), sram_banks=banks))
+    b.conv(in_h=32, in_w=32, out_h=32, out_w=32, cin=16, cout=16, src_row=512, src_pixel=16, weights=32768,
+           acc_pixel=64)  # fmt: skip
+    b.map(h=64, w=32, c=16, src=65536, src_row=512, src_pixel=16, binary=1, operand_c=1, operand=131072,
+          operand_row=512, operand_pixel=16, dst=196608, dst_row=512, dst_pixel=16)  # fmt: skip
+    b.emit(mnemonic, **{"src" if mnemonic == "store" else "dst": 400000}, run=1024)
+    # 64 words: of 8 banks nothing is left beside conv and map, which end after 272 cycles and 1120; of 4 for long after
+    timing, judge = simulate(b.program()), reference.simulate(b.program())
+    fast, stepped = (int(run.released[2] - run.start[2]) for run in (timing, judge))
+    assert stepped > 256 and abs(fast - stepped) <= 0.08 * stepped
+    check_accounts(timing)
+
+
 def test_token_between_cores_takes_8_cycles() -> None:
     b = Builder(replace(load_target(), cores=2))
     b.end(signal=[(1, "ctl")])
@@ -229,6 +245,29 @@ def test_a_sixteenth_token_stalls() -> None:
     b.fill(signal=["mx"])
     with pytest.raises(SimulationError, match="instruction 15"):
         simulate(b.program())
+
+
+def test_a_token_that_waits_for_room_is_put_when_one_is_taken() -> None:
+    b = Builder()
+    image = {
+        "in_h": 32,
+        "in_w": 32,
+        "out_h": 32,
+        "out_w": 32,
+        "cin": 16,
+        "cout": 16,
+        "src_row": 512,
+        "src_pixel": 16,
+    }
+    b.conv(**image, weights=32768, acc_pixel=64)
+    for _ in range(17):
+        b.fill(dst=65536, signal=["mx"])
+    for _ in range(17):
+        b.conv(wait=["load"])
+    timing, judge = simulate(b.program()), reference.simulate(b.program())
+    # 15 tokens find room at once; the others when convs start, after 272 cycles and then one after the other
+    assert timing.finish[15] < timing.start[18] <= timing.finish[16] < timing.start[19] <= timing.finish[17]
+    np.testing.assert_allclose(timing.finish[16:], judge.end[16:], atol=1)
 
 
 PIECES, PIECE = 8, 640
