@@ -13,11 +13,12 @@ from ommatid.compiler.dump import dump, graph_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.layers import Layer, Network
 from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model
-from ommatid.compiler.operators import MOVERS, RULES
+from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.partition import make_stages
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.quantized import Walk
 from ommatid.compiler.rounding import round_before_selecting
+from ommatid.compiler.rules_topk import move_indices
 from ommatid.compiler.storage import operands
 from ommatid.isa.program import Port
 
@@ -112,7 +113,7 @@ def walk_model(source: Any, options: FrontOptions) -> Walk:
         dump("quantized", lambda: graph_text(model))
         assert names == {o.name for o in model.graph.outputs}
     round_before_selecting(model)
-    walk = Walk(model, RULES, MOVERS)
+    walk = Walk(model, RULES, {**MOVERS, **FINDERS}, move_indices)
     walk.run()
     return walk
 
@@ -127,7 +128,7 @@ def live_layers(walk: Walk) -> list[Layer]:
             if value is not None:
                 wanted.add(value.name or "")
                 wanted.add(walk.deq.get(value.name or "", ""))
-    wanted |= {walk.deq.get(name, "") for name in wanted}
+    wanted |= {held.get(name, "") for name in wanted for held in (walk.deq, walk.indices)}
     live: list[Layer] = []
     for layer in reversed(walk.layers):
         if layer.output in wanted:
@@ -143,7 +144,7 @@ def _input_port(walk: Walk, value: ir.Value) -> Port:
 
 
 def _output_port(walk: Walk, value: ir.Value) -> Port:
-    tensor = walk.deq.get(value.name or "")
+    tensor = walk.deq.get(value.name or "") or walk.indices.get(value.name or "")
     return Port(value.name or "", fixed_shape(value) or (), _type(value), tensor)
 
 
@@ -175,7 +176,7 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
 
 
 def _rule(op: str) -> str:
-    rule = RULES.get(op) or MOVERS.get(op)
+    rule = RULES.get(op) or MOVERS.get(op) or FINDERS.get(op)
     return (
         (rule.__doc__ or "").strip() if rule else "A table of 256 entries, or an affine function by channel."
     )

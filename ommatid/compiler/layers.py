@@ -184,6 +184,20 @@ class Norm:
     centre: bool
 
 
+INDEX_BYTES = 4  # of an index: int32
+
+
+@dataclass(frozen=True, eq=False)
+class TopK:
+    """Of the last dimension the first ``k``, the greatest or the least first, of equal ones that of the lower or
+    (``last``) higher index: bytes as they are, or with ``indices`` their INDEX_BYTES each. Tensors are dense."""
+
+    k: int
+    largest: bool
+    last: bool
+    indices: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Concat:
     """Inputs one after the other along ``axis`` of the memory shape, ``tables`` (or None) applied to each."""
@@ -231,6 +245,7 @@ Operation = (
     | Softmax
     | Lrn
     | Norm
+    | TopK
     | Concat
     | Slice
     | Pad

@@ -218,13 +218,13 @@ def _rearrange(low: Lowering, layer: Layer, shape: tuple[int, ...], perm: tuple[
     inner_perm = tuple(axis - fixed for axis in perm[fixed:])
     inner = math.prod(inner_shape)
     for at, count in _outer_parts(low, layer, outer, inner):
-        source = _bring_flat(low, layer.input_name, at * inner, count * inner)
-        target = _open_flat(low, layer.output, at * inner, count * inner)
+        source = bring_flat(low, layer.input_name, at * inner, count * inner)
+        target = open_flat(low, layer.output, at * inner, count * inner)
         in_strides = dense_strides(inner_shape)
         dims = (count, *(inner_shape[axis] for axis in inner_perm))
         strides = (inner, *(in_strides[axis] for axis in inner_perm))
         copy_bytes(low, dims, (source[0], strides, source[1]), (target[0], dense_strides(dims), target[1]))
-        _close_flat(low, layer.output, at * inner, count * inner, target)
+        close_flat(low, layer.output, at * inner, count * inner, target)
         if source[2]:
             low.sram.release(source[0])
     low.end_layer()
@@ -237,7 +237,7 @@ def _outer_parts(low: Lowering, layer: Layer, outer: int, inner: int) -> Iterato
         yield at, min(count, outer - at)
 
 
-def _bring_flat(low: Lowering, name: str, at: int, size: int) -> tuple[int, int, bool]:
+def bring_flat(low: Lowering, name: str, at: int, size: int) -> tuple[int, int, bool]:
     """Bytes of a dense tensor in SRAM: (address, symbol, whether it is a tile)."""
     home, spot = low.home(name), low.storage.spots[name]
     if low.stays(name):
@@ -247,14 +247,14 @@ def _bring_flat(low: Lowering, name: str, at: int, size: int) -> tuple[int, int,
     return address, symbol, True
 
 
-def _open_flat(low: Lowering, name: str, at: int, size: int) -> tuple[int, int, bool]:
+def open_flat(low: Lowering, name: str, at: int, size: int) -> tuple[int, int, bool]:
     home, spot = low.home(name), low.storage.spots[name]
     if home.memory == Memory.SRAM:
         return home.address + spot.offset + at, home.symbol, False
     return (*low.raw_tile(size), True)
 
 
-def _close_flat(low: Lowering, name: str, at: int, size: int, tile: tuple[int, int, bool]) -> None:
+def close_flat(low: Lowering, name: str, at: int, size: int, tile: tuple[int, int, bool]) -> None:
     if tile[2]:
         home, spot = low.home(name), low.storage.spots[name]
         low.dma("store", tile[0], tile[1], home.address + spot.offset + at, home.symbol, size)

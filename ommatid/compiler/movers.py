@@ -16,7 +16,7 @@ from ommatid.compiler.model import fixed_shape
 from ommatid.compiler.quantized import Unsupported, Walk
 
 
-def _finish(
+def finish(
     walk: Walk, node: ir.Node, output: ir.Value, source: str, order: tuple[int, ...], operation: Operation
 ) -> str:
     """Declare the result under the name of the QuantizeLinear behind it, if that changes nothing."""
@@ -45,7 +45,7 @@ def reshape(walk: Walk, node: ir.Node) -> None:
     before, after = walk.tensor(source).onnx_shape, shape_of(node.outputs[0])
     wanted, order = reshaped_order(before, after, walk.order(source))
     moved = walk.in_order(source, wanted)
-    result = _finish(walk, node, node.outputs[0], moved, order, View())
+    result = finish(walk, node, node.outputs[0], moved, order, View())
     if len(before) == 4 and len(after) == 2 and after[0] == before[0] and walk.order(source) == (0, 2, 3, 1):
         walk.unflattened[result] = source
 
@@ -101,7 +101,7 @@ def transpose(walk: Walk, node: ir.Node) -> None:
     rank = len(walk.tensor(source).onnx_shape)
     perm = ints(node, "perm", list(reversed(range(rank))))
     order = tuple(perm.index(d) for d in walk.order(source))
-    _finish(walk, node, node.outputs[0], source, order, View())
+    finish(walk, node, node.outputs[0], source, order, View())
 
 
 def split(walk: Walk, node: ir.Node) -> None:
@@ -113,7 +113,7 @@ def split(walk: Walk, node: ir.Node) -> None:
     for output in node.outputs:
         starts = tuple(at if d == axis else 0 for d in order)
         if output.uses() or output.is_graph_output():
-            _finish(walk, node, output, source, order, Slice(starts, (1,) * len(order)))
+            finish(walk, node, output, source, order, Slice(starts, (1,) * len(order)))
         at += shape_of(output)[axis]
 
 
@@ -151,4 +151,4 @@ def slice_(walk: Walk, node: ir.Node) -> None:
     if fixed_shape(node.outputs[0]) is None or len(shape) > 4:
         raise Unsupported(f"a tensor of rank {len(shape)}")
     cut = Slice(tuple(begin[d] for d in order), tuple(step[d] for d in order))
-    _finish(walk, node, node.outputs[0], source, order, cut)
+    finish(walk, node, node.outputs[0], source, order, cut)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ommatid.compiler import movers, rules_matrix, rules_norm, rules_shape, rules_vector, unary
+from ommatid.compiler import movers, rules_matrix, rules_norm, rules_shape, rules_topk, rules_vector, unary
 from ommatid.compiler.quantized import Mover, Rule
 
 RULES: dict[str, Rule] = {
@@ -40,6 +40,13 @@ MOVERS: dict[str, Mover] = {
     "Identity": movers.reshape,
 }
 
+#: Operators whose results are bytes or indices as they are found in a quantised tensor.
+FINDERS: dict[str, Mover] = {
+    "ArgMax": rules_topk.arg,
+    "ArgMin": rules_topk.arg,
+    "TopK": rules_topk.top_k,
+}
+
 #: Affine functions by channel, computed in one pass: these operators with constant second operands.
 AFFINE = ("BatchNormalization", "PRelu", "Add", "Sub", "Mul", "Div")
 
@@ -49,6 +56,7 @@ def table() -> list[tuple[str, str, str]]:
     rows = {name: (name, "NPU", (rule.__doc__ or "").strip()) for name, rule in RULES.items()}
     for name, mover in MOVERS.items():
         rows[name] = (name, "NPU, free where bytes can stay", (mover.__doc__ or "").strip())
+    rows |= {name: (name, "NPU", (finder.__doc__ or "").strip()) for name, finder in FINDERS.items()}
     for name in (*unary.UNARY, "Clip"):
         rows.setdefault(
             name, (name, "NPU", "A table of 256 entries; chains of such operators are one table.")

@@ -22,7 +22,7 @@ from ommatid.compiler import unary
 from ommatid.compiler.calibration import samples
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.model import fold, name_nodes
-from ommatid.compiler.operators import MOVERS, RULES
+from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.rounding import drop_inner_roundings, saturate
 from ommatid.isa.program_file import write_whole
 
@@ -30,7 +30,19 @@ if TYPE_CHECKING:
     from ommatid.compiler.front import FrontOptions
 
 QUANTISED = sorted(
-    {*RULES, *MOVERS, *unary.UNARY, "Clip", "Div", "Pow", "Max", "Min", "BatchNormalization", "PRelu"}
+    {
+        *RULES,
+        *MOVERS,
+        *FINDERS,
+        *unary.UNARY,
+        "Clip",
+        "Div",
+        "Pow",
+        "Max",
+        "Min",
+        "BatchNormalization",
+        "PRelu",
+    }
 )
 
 

@@ -55,6 +55,7 @@ class Walk:
     model: ir.Model
     rules: dict[str, Rule]
     movers: dict[str, Mover]
+    move_indices: Mover
     layers: list[Layer] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     deq: dict[str, str] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Walk:
         default_factory=dict
     )  # tensor: (tensor, table) it is a table of
     unflattened: dict[str, str] = field(default_factory=dict)  # flattened tensor: the one of four dimensions
+    indices: dict[str, str] = field(default_factory=dict)  # value of integers: the index tensor that it is
     fed: set[str] = field(default_factory=set)
     reasons: dict[str, list[str]] = field(default_factory=dict)
     covered: dict[str, list[str]] = field(default_factory=dict)  # layer: names of its ONNX nodes
@@ -188,6 +190,8 @@ class Walk:
                 self._visit_quantize(node)
         elif node.op_type in self.movers and node.inputs[0] is not None and node.inputs[0].name in self.deq:
             self.movers[node.op_type](self, node)
+        elif node.inputs and node.inputs[0] is not None and node.inputs[0].name in self.indices:
+            self.move_indices(self, node)
         elif not (node.op_type in (*self.rules, *self.movers, *LINEAR) or unary.is_elementwise(node)):
             raise Unsupported(f"no rule for operator {node.op_type}")
 

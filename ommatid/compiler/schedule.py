@@ -26,6 +26,7 @@ from ommatid.compiler.layers import (
     Resize,
     Slice,
     Softmax,
+    TopK,
     Transpose,
     View,
 )
@@ -33,6 +34,7 @@ from ommatid.compiler.lower import Lowering
 from ommatid.compiler.lower_conv import lower_conv
 from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
+from ommatid.compiler.lower_topk import lower_topk
 from ommatid.compiler.lower_vector import (
     lower_lrn,
     lower_map,
@@ -58,6 +60,7 @@ LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
     Softmax: lower_softmax,
     Lrn: lower_lrn,
     Norm: lower_norm,
+    TopK: lower_topk,
     Concat: lower_concat,
     Slice: lower_slice,
     Pad: lower_pad,

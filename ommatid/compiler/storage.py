@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ommatid.compiler.layers import Binary, Concat, Layer, Network, Slice, View
+from ommatid.compiler.layers import Binary, Concat, Layer, Network, Slice, TopK, View
 
 #: Above this size a Concat is likely to lie in DRAM, where writing some of its channels at a time wastes bursts:
 #: unless all of its inputs can be written in place, whole rows are put together in SRAM instead.
@@ -125,6 +125,6 @@ def _parts(layer: Layer, shapes: Mapping[str, tuple[int, ...]], whole: Spot) -> 
 
 
 def _must_be_dense(layers: Sequence[Layer]) -> set[str]:
-    """Tensors that views rename: their bytes must stand without gaps."""
-    views = [layer for layer in layers if isinstance(layer.operation, View)]
+    """Tensors whose bytes must stand without gaps: those that views rename, and of TopK."""
+    views = [layer for layer in layers if isinstance(layer.operation, View | TopK)]
     return {name for layer in views for name in (layer.inputs[0], layer.output)}

@@ -183,6 +183,8 @@ def _output(port: Port, values: dict[str, Array], placed: Mapping[str, Placed]) 
     if port.name in values:
         return values[port.name]
     assert port.tensor is not None
+    if np.issubdtype(TYPES[port.dtype], np.integer):  # indices
+        return np.asarray(values[port.tensor].view("<i4")[..., 0].astype(TYPES[port.dtype]))
     return dequantize(values[port.tensor], placed[port.tensor].tensor.quantization)
 
 

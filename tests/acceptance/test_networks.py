@@ -32,7 +32,6 @@ MISSING = {
     "convnext": "layer norm spelled out, over the channels of an image too; Mul by a vector over the last axis",
     "swin": "layer norm spelled out, Gather, Add of a constant tensor",
     "efficientnet": "Sub and Div by channel before a Transpose",
-    "aspp": "ArgMax",
     "super_resolution": "DepthToSpace",
     "vit": "Gather, Add and Concat of a constant tensor",
     "mixer": "ReduceMean over tokens",
