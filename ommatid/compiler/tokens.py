@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from ommatid.isa.compiled import entry
 from ommatid.isa.footprint import WORD_BYTES, accesses
 from ommatid.isa.instructions import BY_OPCODE, Engine, Memory
 from ommatid.isa.target import Target
@@ -61,7 +61,7 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int, dra
                 stream["wait"][i] |= np.uint32(1 << queue_from)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def _conflicts(
     instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, engine: Any, words: int, need: Any
 ) -> None:
@@ -105,7 +105,7 @@ def _fence(engine: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
         begin = int(end) + 1
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def _edges(engine: Any, need: Any) -> Any:
     """The needed orderings that are not implied by others: arrays of producers and consumers."""
     count = len(engine)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 
+from ommatid.isa.compiled import entry, kernel
 from ommatid.isa.footprint import WORD_BYTES
 from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTIONS, conv_steps, view
 from ommatid.isa.target import Target
@@ -138,7 +138,7 @@ def blocks(r: Array, side: str, size: int) -> Array:
     return _blocks(_i(r[side]), _i(r["run"]), n, s, size)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def _blocks(address: Any, run: Any, n: Any, s: Any, size: int) -> Any:
     result = np.empty(len(run), np.int64)
     for i in range(len(run)):
@@ -151,7 +151,7 @@ def _blocks(address: Any, run: Any, n: Any, s: Any, size: int) -> Any:
     return result
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def _runs_touch(place: int, run: int, n: Any, s: Any, size: int) -> int:
     """Blocks that all repetitions of a run touch that begins at ``place`` in its block."""
     repeats, aligned = 1, True

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
-import numba
 import numpy as np
 
+from ommatid.isa.compiled import entry
 from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
 from ommatid.isa.instructions import BY_OPCODE, HEADER, MAX_OPERANDS, MOST_CORES, Field, Memory, Mode, view
 from ommatid.isa.program import ROLES, Program
@@ -294,7 +294,7 @@ def _run_partition(
     return problems + _unfinished(program, queue, clock, begin, end)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def _run_queues(queue: Any, wait: Any, signal: Any) -> Any:
     """Run the queues without time, round robin.
 
@@ -422,7 +422,7 @@ def _initial_symbols(program: Program, memory: Memory, base: int) -> tuple[Array
     return address, size, np.array([number for number, _ in rows], np.int64)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def _shadow(
     instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, symbol: Any, queue: Any, clock: Any,
     words: int, initial_address: Any, initial_bytes: Any, initial_symbol: Any,

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from ommatid.isa.compiled import entry, kernel
 from ommatid.isa.cost import VX_STARTUP_CYCLES
 from ommatid.isa.footprint import WORD_BYTES
 
@@ -19,7 +19,7 @@ BEATS = 2048  # that are stepped
 GLANCE = 64  # words of a list that tell whether it may crowd
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def copies(r: Any, beats: Any, banks: int, rooms: Any) -> Any:
     """The factor (float64, at least 1) for each ``copy`` of so many beats; ``rooms`` as in ``cycles_alone``."""
     factor, none = np.ones(len(r)), np.empty(0, np.int64)
@@ -32,7 +32,7 @@ def copies(r: Any, beats: Any, banks: int, rooms: Any) -> Any:
     return factor
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
     """The factor for instructions that read two images and write one.
 
@@ -57,7 +57,7 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
     return factor
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@entry
 def convolutions(
     r: Any, tile_beats: Any, k: int, lanes: int, pixels: int, banks: int, rooms: Any, startup: int
 ) -> Any:
@@ -81,7 +81,7 @@ def convolutions(
     return factor
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, banks: int) -> Any:
     """The banks of the words that the first ``count`` sets of output pixels bring, step after step of K."""
     found, at = np.empty(count * pixels * (k // WORD_BYTES + 2), np.int64), 0
@@ -110,7 +110,7 @@ def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, b
     return found[:at]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def crowds(found: Any, banks: int) -> bool:
     """Does one bank have more than twice its share of these words?"""
     counts = np.zeros(banks, np.int64)
@@ -119,14 +119,14 @@ def crowds(found: Any, banks: int) -> bool:
     return counts.max() > 2 * max(2.0, len(found) / banks)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def bank_of(byte: int, banks: int, bits: int) -> int:
     """The bank of the word in which a byte lies."""
     word = byte // WORD_BYTES
     return (word ^ word >> bits ^ word >> 2 * bits) & (banks - 1)
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def joined(side: Any) -> Any:
     """An image's loops after joining: h, w, and the bytes of a run."""
     h, w, run, row, pixel = side[1], side[2], side[3], side[4], side[5]
@@ -137,7 +137,7 @@ def joined(side: Any) -> Any:
     return h, w, run
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def image_words(side: Any) -> int:
     """Words of an image's list."""
     h, w, run = joined(side)
@@ -149,7 +149,7 @@ def image_words(side: Any) -> int:
     return count
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def image_banks(side: Any, banks: int, limit: int) -> Any:
     """The banks of at most ``limit`` words of an image's list, in order."""
     found, count, bits = np.empty(limit, np.int64), 0, int(np.log2(banks) + 0.5)
@@ -165,7 +165,7 @@ def image_banks(side: Any, banks: int, limit: int) -> Any:
     return found[:count]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def copy_banks(f: Any, size: int, banks: int) -> Any:
     """The banks of the words that the first ``size`` bytes of a ``copy`` read, and of those that they write."""
     found = np.empty((2, size), np.int64)
@@ -185,7 +185,7 @@ def copy_banks(f: Any, size: int, banks: int) -> Any:
     return found[0, : count[0]], found[1, : count[1]]
 
 
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+@kernel
 def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, ahead: int) -> int:
     """Cycles from the first beat to the end of an instruction that reads two lists of words and writes one.
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.isa.compiled import kernel
 from ommatid.simulator.kernels.arithmetic import flip, numbers, taps
-from ommatid.simulator.kernels.compiled import kernel
 from ommatid.simulator.kernels.vectors import LANES, ints, load, store
 
 

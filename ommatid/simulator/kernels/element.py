@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.isa.compiled import kernel
 from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise
-from ommatid.simulator.kernels.compiled import kernel
 from ommatid.simulator.kernels.vectors import (
     LANES,
     floats,

@@ -27,7 +27,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ommatid.simulator.kernels.compiled import callback
+from ommatid.isa.compiled import callback
 from ommatid.simulator.kernels.vectors import call, spread
 
 _BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.isa.compiled import entry, kernel
 from ommatid.isa.instructions import BY_MNEMONIC, DTYPES, INSTRUCTION_BYTES
 from ommatid.simulator.kernels import channels, convolution, depthwise, dma, element, team, topk, window
-from ommatid.simulator.kernels.compiled import entry, kernel
 from ommatid.simulator.kernels.vectors import record
 
 #: What the MAC array is, and what multiplies for it: bytes along K, channels, the address of a function of

@@ -20,8 +20,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from ommatid.isa.compiled import kernel
 from ommatid.isa.instructions import INSTRUCTION_BYTES, STREAM
-from ommatid.simulator.kernels.compiled import kernel
 
 QUEUES = 32  # numbers of queues are below: 8 * core + engine, as in the masks of tokens
 LINE = 8  # words of state in a line of the host's cache

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.simulator.kernels.compiled import kernel
+from ommatid.isa.compiled import kernel
 
 
 @kernel
