@@ -16,6 +16,7 @@ from rich.table import Table
 from ommatid.isa.instructions import STREAM, Engine
 from ommatid.isa.program import Program
 from ommatid.simulator import events, timing
+from ommatid.simulator.state import fresh, prepare
 
 RUNS = 9
 TILES = 2000
@@ -27,7 +28,7 @@ def timing_table(programs: dict[str, Program]) -> Table:
         "", "instructions", "M instr/s", "with decoding", "M cycles/s", title="timing, best of runs"
     )
     for name, program in programs.items():
-        loop = _loop_seconds(*timing.decode(program.instructions, program.target))
+        loop = _loop_seconds(timing.decode(program.instructions, program.target))
         whole = _best(lambda _, p=program: timing.simulate(p), lambda: None)
         count, cycles = len(program.instructions), timing.simulate(program).cycles
         table.add_row(
@@ -37,12 +38,12 @@ def timing_table(programs: dict[str, Program]) -> Table:
             f"{count / whole / 1e6:.2f}",
             f"{cycles / whole / 1e6:,.0f}",
         )
-    table.add_row("tiles", f"{4 * TILES:,}", f"{4 * TILES / _loop_seconds(*tiles()) / 1e6:.1f}", "", "")
+    table.add_row("tiles", f"{4 * TILES:,}", f"{4 * TILES / _loop_seconds(tiles()) / 1e6:.1f}", "", "")
     return table
 
 
-def tiles() -> tuple[Any, Any]:
-    """Work and links of TILES times load, mx, vx and store, each waiting for the one before."""
+def tiles() -> Any:
+    """WORK records of TILES times load, mx, vx and store, each waiting for the one before."""
     names = (Engine.LOAD, Engine.MX, Engine.VX, Engine.STORE)
     stream = np.zeros(4 * TILES, STREAM)
     for i in range(4):
@@ -50,15 +51,16 @@ def tiles() -> tuple[Any, Any]:
         stream["wait"][i::4] = 1 << names[i - 1] if i else 0
     costs, words, moved, after = [20, 100, 50, 20], [0.8, 4.5, 4, 1], [256, 0, 0, 256], [100, 0, 0, 100]
     queue = np.tile([int(engine) for engine in names], TILES)
-    columns = (np.tile(np.array(c, np.float64), TILES) for c in (costs, costs, words, moved, after))
-    return events.prepare(queue, *columns, stream)
+    columns = {"cost": costs, "pace": costs, "words": words, "dram_bytes": moved, "after": after}
+    tiled = {name: np.tile(np.array(column, np.float64), TILES) for name, column in columns.items()}
+    return prepare(queue, stream["wait"], stream["signal"], **tiled)
 
 
-def _loop_seconds(work: Any, links: Any) -> float:
+def _loop_seconds(work: Any) -> float:
     """The event loop alone, with the DRAM and the banks of ommatid-1k."""
     return _best(
-        lambda given: events.run(given[0], links, given[1]),
-        lambda: (work.copy(), events.fresh(work["queue"], 12.8, 16)),
+        lambda given: events.run(*given),
+        lambda: (work.copy(), fresh(work, 12.8, 16)),
     )
 
 

@@ -1,363 +1,370 @@
 """The event loop of the timing executor: queues, tokens, engines, banks, the fetcher and the DRAM in time.
 
 The rules are those of ``docs/isa.md``, section "Time"; where that steps cycle by cycle, this goes from one event
-to the next with rates in between: bytes a cycle of the DRAM's clients, beats a cycle of the engines. Times are
-cycles in float64. A queue's number is 5 * core + engine; sets of queues are masks of these numbers.
+to the next with rates in between: bytes a cycle of the DRAM's clients, beats a cycle of the engines. An event costs
+time only for the queues that it may concern: sets of queues are masks, the tokens that an instruction waits for are
+compared and taken all at once, as the bytes of a number (``state.py``, ``bits.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from numba.extending import intrinsic
 
-from ommatid.isa.instructions import INSTRUCTION_BYTES, MOST_CORES, Engine
+from ommatid.isa.compiled import entry, inlined
+from ommatid.isa.instructions import INSTRUCTION_BYTES
+from ommatid.simulator.bits import ONES, lowest, members, unowned, until, without
 from ommatid.simulator.rates import PRIORITY, bank_speed, dram_rates, slow_down
+from ommatid.simulator.state import (
+    BANDWIDTH,
+    BANK,
+    BUSY,
+    CAPACITY,
+    CROSSING,
+    DMA_ENGINES,
+    DONE,
+    ENGINES,
+    FETCH,
+    FETCHER,
+    IDLE,
+    LANDING,
+    LANES,
+    LATENCY,
+    TOKEN,
+    UNDER_WAY,
+)  # fmt: skip
 
-Array = np.ndarray[Any, Any]
-
-ENGINES = len(Engine)
-QUEUES = ENGINES * MOST_CORES
-FETCHER = QUEUES  # the client of the DRAM after those of the queues
-CLIENTS = QUEUES + 1
-DMA_ENGINES = 2  # load and store are the first two engines of a core
-CAPACITY, RING = 15, 16  # tokens held, and the places of their ring
 CROSS_CORE_CYCLES = 8
 FETCH_BLOCK, FETCH_AHEAD = 32, 256
-DONE = 64  # instructions of a queue that may have left the engine and not put their tokens
-
-#: Columns of an account; TOKEN + engine of the producer.
-BUSY, BANK, BANDWIDTH, LATENCY, FETCH, TOKEN = range(6)
-IDLE = TOKEN + ENGINES
-COLUMNS = IDLE + 1
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-compiled: Decorator = numba.njit(cache=True, error_model="numpy")
-# An array that is passed to a function costs two atomic operations, more than most functions here do.
-inlined: Decorator = numba.njit(cache=True, error_model="numpy", inline="always")
-
-#: An instruction. ``cost`` are its engine cycles by its formula, ``pace`` those alone on an idle chip, its ports,
-#: banks and bursts counted; ``words`` the SRAM words that it asks the banks of its core for in a cycle;
-#: ``dram_bytes`` what it moves, ``after`` the cycles from free engine to end. Its waits are
-#: ``links[wait_at:signal_at]``, its signals ``links[signal_at:links_end]``; times -1: not yet.
-WORK = np.dtype(
-    [
-        ("queue", "i8"), ("cost", "f8"), ("pace", "f8"), ("words", "f8"), ("dram_bytes", "f8"), ("after", "f8"), ("next", "i8"),
-        ("wait_at", "i8"), ("signal_at", "i8"), ("links_end", "i8"),
-        ("start", "f8"), ("released", "f8"), ("finish", "f8"),
-    ]
-)  # fmt: skip
+DMA_QUEUES = ONES * ((1 << DMA_ENGINES) - 1)
+NEVER = 1 << 62
 
 
-#: Everything that changes besides the WORK records, and what the loop needs of a target: one record, so that
-#: functions pass a pointer. By queue unless said otherwise.
-STATE = np.dtype(
-    [
-        # the target: DRAM bytes a cycle, banks of a core
-        ("bandwidth", "f8"), ("banks", "f8"),
-        # instructions fetched; the first that has not started; 1 where the DRAM's shares must be solved anew
-        ("fetched", "i8"), ("oldest", "i8"), ("changed", "i8"),
-        # the queues that have instructions, and their mask
-        ("used_count", "i8"), ("used", "i8", QUEUES), ("everyone", "i8"), ("core", "i8", QUEUES), ("engine", "i8", QUEUES),
-        # the clients of the DRAM: load and store queues that have instructions, and the fetcher
-        ("client_count", "i8"), ("clients", "i8", CLIENTS),
-        # the next instruction (-1: none left), the one that holds the engine (-1: none)
-        ("head", "i8", QUEUES), ("running", "i8", QUEUES),
-        # by client: free at (inf where it does nothing); as of ``since`` bytes (DMA) or cycles to go, and how many
-        # of them pass in a cycle; the most bytes a cycle; 1 while it has bytes to move
-        ("until", "f8", CLIENTS), ("left", "f8", CLIENTS), ("since", "f8", CLIENTS), ("rate", "f8", CLIENTS),
-        ("cap", "f8", CLIENTS), ("moving", "i8", CLIENTS),
-        # by core: words a cycle that its engines ask for; 1 while its banks do not suffice
-        ("words", "f8", MOST_CORES), ("slow", "i8", MOST_CORES),
-        # instructions that left the engine and have not put their tokens, and when they are done: a ring
-        ("done", "i8", (QUEUES, DONE)), ("done_time", "f8", (QUEUES, DONE)),
-        ("done_first", "i8", QUEUES), ("done_count", "i8", QUEUES),
-        # by (producer, consumer): tokens put and not taken, and when they arrive: a ring
-        ("held", "i8", (QUEUES, QUEUES)), ("token_first", "i8", (QUEUES, QUEUES)),
-        ("token_time", "f8", (QUEUES, QUEUES, RING)),
-        ("wake", "f8", QUEUES),  # when a token on its way arrives
-        # cycles by column, the column that runs, and since when
-        ("account", "f8", (QUEUES, COLUMNS)), ("doing", "i8", QUEUES), ("doing_since", "f8", QUEUES),
-    ]
-)  # fmt: skip
-
-
-def prepare(
-    queue: Array, cost: Array, pace: Array, words: Array, dram_bytes: Array, after: Array, stream: Array
-) -> tuple[Array, Array]:
-    """WORK records of instructions, and the queues that their token masks name, one after the other."""
-    work = np.zeros(len(queue), WORK)
-    columns = {
-        "queue": queue,
-        "cost": cost,
-        "pace": pace,
-        "words": words,
-        "dram_bytes": dram_bytes,
-        "after": after,
-    }
-    for name, values in (*columns.items(), ("start", -1), ("released", -1), ("finish", -1), ("next", -1)):
-        work[name] = values
-    order = np.argsort(queue, kind="stable")
-    same = queue[order[1:]] == queue[order[:-1]]
-    work["next"][order[:-1][same]] = order[1:][same]
-    masks = (
-        np.stack([stream["wait"], stream["signal"]], axis=1)
-        .astype("<u4")
-        .view(np.uint8)
-        .reshape(len(queue), 2, 4)
-    )
-    bits = np.unpackbits(masks, axis=2, bitorder="little").view(np.bool_)
-    ends = np.concatenate([[0], np.cumsum(bits.sum(axis=2, dtype=np.int64))])
-    work["wait_at"], work["signal_at"], work["links_end"] = ends[:-1:2], ends[1::2], ends[2::2]
-    places = np.flatnonzero(bits) % 32  # bit 8 * core + engine
-    return work, places // 8 * ENGINES + np.minimum(places % 8, ENGINES - 1)
-
-
-def fresh(queue: Array, bandwidth: float, banks: int) -> Array:
-    """The STATE before the first event (one record)."""
-    state = np.zeros(1, STATE)
-    s = state[0]
-    s["bandwidth"], s["banks"] = bandwidth, banks
-    used, first = np.unique(queue, return_index=True)
-    s["used_count"], s["everyone"] = len(used), (1 << used).sum()
-    s["used"][: len(used)] = used
-    s["core"], s["engine"] = np.divmod(np.arange(QUEUES), ENGINES)
-    clients = [*used[used % ENGINES < DMA_ENGINES], FETCHER]
-    s["client_count"], s["clients"][: len(clients)] = len(clients), clients
-    s["head"], s["running"], s["until"], s["wake"], s["doing"] = -1, -1, np.inf, np.inf, FETCH
-    s["head"][used] = first
-    return state
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def unowned(typing_context: Any, array: Any) -> Any:
-    """The array without its owner, which the caller keeps: counting references at every call took most of the time."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bare = context.make_array(array)(context, builder, args[0])
-        bare.meminfo, bare.parent = (part.type(None) for part in (bare.meminfo, bare.parent))
-        return bare._getvalue()
-
-    return array(array), codegen
-
-
-@compiled
-def run(work: Any, links: Any, state: Any) -> None:
+@entry
+def run(work: Any, state: Any) -> None:
     """From event to event until nothing happens any more."""
-    s, work, links = state[0], unowned(work), unowned(links)
-    now, ask = 0.0, s.everyone
+    s, work = state[0], unowned(work)
+    now = 0.0
+    settle(work, s, now, s.idle)
     while True:
-        settle(work, links, s, now, ask)
         if s.changed:
             dram_rates(s, now)
             s.changed = 0
-        now = next_event(s, now)
+        now = soonest(s)
         if now == np.inf:
             return
-        ask = release(work, s, now)
+        settle(work, s, now, pass_on(work, s, now))
 
 
 @inlined
-def settle(work: Any, links: Any, s: Any, now: float, ask: int) -> None:
-    """All that can happen now to the queues in ``ask``: tokens are put, instructions start; the fetcher goes on."""
-    while ask & s.everyone:  # a token may go to a queue without instructions
-        for k in range(s.used_count):
-            q = s.used[k]
-            if ask >> q & 1:
-                ask &= ~(1 << q)
-                if s.done_count[q] > 0:
-                    ask |= put_tokens(work, links, s, q, now)
-                if s.running[q] < 0 and s.head[q] >= 0:
-                    ask |= issue(work, links, s, q, now)
-    oldest = s.oldest
-    while oldest < len(work) and work[oldest].start >= 0:
-        oldest += 1
-    s.oldest = oldest
-    block = min(FETCH_BLOCK, len(work) - s.fetched)
-    if not s.moving[FETCHER] and block > 0 and s.fetched + block - oldest <= FETCH_AHEAD:
-        move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, now)
+def soonest(s: Any) -> float:
+    """When something ends next, inf if nothing does."""
+    soon = np.inf
+    for at in range(0, s.places, LANES):
+        a = least(least(s.when[at], s.when[at + 1]), least(s.when[at + 2], s.when[at + 3]))
+        b = least(least(s.when[at + 4], s.when[at + 5]), least(s.when[at + 6], s.when[at + 7]))
+        soon = least(soon, least(a, b))
+    return soon
 
 
 @inlined
-def put_tokens(work: Any, links: Any, s: Any, q: int, now: float) -> int:
-    """The done instructions of a queue put their tokens, in order, while there is room; who may go on by that."""
-    ask = 0
-    while s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] <= now:
-        w = work[s.done[q, s.done_first[q]]]
-        for k in range(w.signal_at, w.links_end):
-            if s.held[q, links[k]] >= CAPACITY:
-                return ask
-        for k in range(w.signal_at, w.links_end):
-            to = links[k]
-            at = (s.token_first[q, to] + s.held[q, to]) & (RING - 1)
-            s.token_time[q, to, at] = now if s.core[q] == s.core[to] else now + CROSS_CORE_CYCLES
-            s.held[q, to] += 1
-            ask |= 1 << to
-        w.finish = now
-        s.done_first[q] = (s.done_first[q] + 1) & (DONE - 1)
-        s.done_count[q] -= 1
+def least(a: float, b: float) -> float:
+    """The lesser of two times: unlike ``min``, one instruction of the host."""
+    return a if a < b else b
+
+
+@inlined
+def pass_on(work: Any, s: Any, now: float) -> int:
+    """What ends now: engines and the fetcher are free, data and tokens arrive; the queues that may go on by that."""
+    due, ask = 0, 0
+    for at in range(0, s.places, LANES):
+        due |= until(s.when, at, now) << at
+    while due:
+        place = lowest(due)
+        due &= due - 1
+        lane = place % LANES
+        if lane < ENGINES:
+            ask |= free(work, s, place, now)
+        elif lane < LANDING + DMA_ENGINES:
+            ask |= land(work, s, place - LANDING, now)
+        elif place == FETCHER:
+            ask |= fetched(work, s)
+        else:
+            ask |= arrive(s, now)
     return ask
 
 
 @inlined
-def issue(work: Any, links: Any, s: Any, q: int, now: float) -> int:
+def settle(work: Any, s: Any, now: float, ask: int) -> None:
+    """All that can happen now to the queues in ``ask``: tokens are put, instructions start; the fetcher goes on."""
+    ask &= s.idle | s.stuck
+    while ask:
+        q = lowest(ask)
+        ask &= ask - 1
+        if s.stuck >> q & 1:
+            ask |= land(work, s, q, now)
+        if s.idle >> q & 1:
+            ask |= issue(work, s, q, now)
+        ask &= s.idle | s.stuck
+    if s.behind == 0:
+        block = min(FETCH_BLOCK, len(work) - s.fetched)
+        s.behind = NEVER
+        if block > 0:
+            move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, now)
+
+
+@inlined
+def fetched(work: Any, s: Any) -> int:
+    """A block of instructions has been fetched; the queues that may go on by that."""
+    leave(s, FETCHER)
+    s.fetched += min(FETCH_BLOCK, len(work) - s.fetched)
+    goal = s.fetched + min(FETCH_BLOCK, len(work) - s.fetched) - FETCH_AHEAD
+    behind = 0
+    for i in range(max(0, s.goal), goal):
+        behind += work[i].start < 0
+    s.goal, s.behind = goal, behind
+    return s.idle
+
+
+@inlined
+def free(work: Any, s: Any, q: int, now: float) -> int:
+    """An engine's instruction leaves it, and is done now or ``after`` a while; who may go on by that."""
+    i = s.running[q]
+    w = work[i]
+    w.released = now
+    dma = w.dram_bytes > 0
+    longer = now - w.start - (w.pace if dma else w.cost)
+    longer = longer if longer > 1e-6 else 0.0
+    s.account[q, BUSY] += now - w.start - longer
+    s.account[q, BANDWIDTH if dma else BANK] += longer
+    s.doing[q], s.doing_since[q] = IDLE, now
+    s.running[q] = -1
+    s.idle |= (s.head[q] >= 0) << q
+    leave(s, q)
+    ask_banks(work, s, q // LANES, -w.words, now)
+    if w.after == 0 and s.done_count[q] == 0 and not w.signal & s.full[q]:
+        return 1 << q | put(w, s, q, now)
+    at = (s.done_first[q] + s.done_count[q]) % DONE
+    s.done[q, at], s.done_time[q, at] = i, now + w.after
+    s.done_count[q] += 1
+    if q % LANES >= DMA_ENGINES:  # there was no room
+        s.stuck |= 1 << q
+        return 0
+    s.landing |= 1 << q
+    if s.done_count[q] == 1:
+        s.when[q + LANDING] = now + w.after
+    return 1 << q | watchers(s, q)
+
+
+@inlined
+def land(work: Any, s: Any, q: int, now: float) -> int:
+    """The done instructions of a queue put their tokens, in order, while there is room; who may go on by that."""
+    ask, soon = 0, np.inf
+    s.stuck &= ~(1 << q)
+    while s.done_count[q] > 0:
+        first = s.done_first[q]
+        if s.done_time[q, first] > now:
+            soon = s.done_time[q, first]
+            break
+        w = work[s.done[q, first]]
+        if w.signal & s.full[q]:
+            s.stuck |= 1 << q
+            break
+        ask |= put(w, s, q, now) | 1 << q
+        s.done_first[q] = (first + 1) % DONE
+        s.done_count[q] -= 1
+    if q % LANES < DMA_ENGINES:
+        s.when[q + LANDING] = soon
+        if s.done_count[q] == 0:
+            s.landing &= ~(1 << q)
+            ask |= watchers(s, q)
+    return ask
+
+
+@inlined
+def put(w: Any, s: Any, q: int, now: float) -> int:
+    """An instruction of a queue puts its tokens, for which there is room; the queues that may go on by that."""
+    core, shift, signal = q // LANES, q % LANES * 8, w.signal
+    w.finish = now
+    while signal:
+        to = lowest(signal)
+        signal &= signal - 1
+        if to // LANES == core:
+            s.held[to, core] += 1 << shift
+        else:
+            s.crossing[to, core] += 1 << shift
+        if (s.held[to, core] + s.crossing[to, core]) >> shift & 15 == CAPACITY:
+            s.full[q] |= 1 << to
+            s.crowded |= 1 << q
+    others = w.signal & ~(255 << LANES * core)
+    if others:
+        send_off(s, q, others, now)
+    return w.signal
+
+
+@inlined
+def watchers(s: Any, q: int) -> int:
+    """The queues that lack a token of a load or store queue whose state changes: it is another cause now."""
+    ask = s.lacking[q]
+    s.lacking[q] = 0
+    return ask
+
+
+@inlined
+def send_off(s: Any, q: int, others: int, now: float) -> None:
+    """Tokens of a queue go on their way to queues of other cores."""
+    at = (s.way_first + s.way_count) % UNDER_WAY
+    s.way_time[at], s.way_from[at], s.way_to[at] = now + CROSS_CORE_CYCLES, q, others
+    s.way_count += 1
+    s.when[CROSSING] = s.way_time[s.way_first]
+
+
+@inlined
+def arrive(s: Any, now: float) -> int:
+    """Tokens of other cores arrive; the queues that may go on by that."""
+    ask = 0
+    while s.way_count > 0 and s.way_time[s.way_first] <= now:
+        q, to = s.way_from[s.way_first], s.way_to[s.way_first]
+        ask |= to
+        while to:
+            token, c = 1 << q % LANES * 8, lowest(to)
+            to &= to - 1
+            s.crossing[c, q // LANES] -= token
+            s.held[c, q // LANES] += token
+        s.way_first = (s.way_first + 1) % UNDER_WAY
+        s.way_count -= 1
+    s.when[CROSSING] = s.way_time[s.way_first] if s.way_count > 0 else np.inf
+    return ask
+
+
+@inlined
+def issue(work: Any, s: Any, q: int, now: float) -> int:
     """Start a free engine's next instruction if the fetcher and the tokens allow; who may go on by that."""
     i = s.head[q]
     w = work[i]
-    cause = obstacle(w, i, links, s, q, now)
+    cause = obstacle(w, i, s, q)
     if cause >= 0:
         change_account(s, q, cause, now)
         return 0
-    ask = 0
-    for k in range(w.wait_at, w.signal_at):
-        producer = links[k]
-        s.token_first[producer, q] = (s.token_first[producer, q] + 1) & (RING - 1)
-        s.held[producer, q] -= 1
-        if s.held[producer, q] == CAPACITY - 1:
-            ask |= 1 << producer
+    change_account(s, q, BUSY, now)
+    ask = take_tokens(w, s, q)
     w.start = now
     s.running[q], s.head[q] = i, w.next
-    change_account(s, q, BUSY, now)
+    s.idle &= ~(1 << q)
+    s.behind -= i < s.goal
     if w.dram_bytes > 0:
         move(s, q, w.dram_bytes, w.dram_bytes / w.pace, now)
-        ask = s.everyone  # those that wait for it now wait for bandwidth
+        ask |= watchers(s, q)
     else:
-        s.left[q], s.rate[q], s.since[q], s.until[q] = w.pace, 1.0, now, now + w.pace
-    ask_banks(work, s, s.core[q], w.words, now)
+        s.left[q], s.rate[q], s.since[q], s.when[q] = w.pace, 1.0, now, now + w.pace
+    ask_banks(work, s, q // LANES, w.words, now)
     return ask
 
 
 @inlined
-def obstacle(w: Any, i: int, links: Any, s: Any, q: int, now: float) -> int:
+def obstacle(w: Any, i: int, s: Any, q: int) -> int:
     """Why instruction i cannot start on its free engine (a column of the account), -1 if it can."""
     if i >= s.fetched:
         return FETCH
-    if s.done_count[q] >= (DONE if s.engine[q] < DMA_ENGINES else 1):
-        return full(s, q)
-    cause = COLUMNS
-    for k in range(w.wait_at, w.signal_at):
-        producer = links[k]
-        if s.held[producer, q] == 0:
-            if s.moving[producer]:
-                cause = BANDWIDTH
-            elif s.engine[producer] < DMA_ENGINES and s.done_count[producer] > 0:
-                cause = min(cause, LATENCY)
-            else:
-                cause = min(cause, TOKEN + s.engine[producer])
-        elif s.token_time[producer, q, s.token_first[producer, q]] > now:
-            s.wake[q] = s.token_time[producer, q, s.token_first[producer, q]]
-            cause = min(cause, TOKEN + s.engine[producer])
-    return cause if cause < COLUMNS else -1
+    if s.done_count[q] >= s.done_most[q]:
+        return TOKEN + lowest(s.full[q]) % LANES if s.full[q] else LATENCY
+    missing = members(without(w.takes, s.held[q, q // LANES])) << q // LANES * LANES
+    coming, others = 0, w.others
+    while others:
+        p = lowest(others)
+        others &= others - 1
+        if not s.held[q, p // LANES] >> p % LANES * 8 & 15:
+            missing |= 1 << p
+            coming |= (s.crossing[q, p // LANES] >> p % LANES * 8 & 15 > 0) << p
+    return lack(s, q, missing, coming) if missing else -1
 
 
-@compiled
-def full(s: Any, q: int) -> int:
-    """The column of a queue that takes no token of queue q, LATENCY if there is none."""
-    for to in s.used:
-        if s.held[q, to] >= CAPACITY:
-            return TOKEN + s.engine[to]
-    return LATENCY
+@inlined
+def lack(s: Any, q: int, missing: int, coming: int) -> int:
+    """What queue q waits for that lacks tokens of ``missing``; one of each of ``coming`` is under way."""
+    base = q // LANES * LANES
+    for p in range(base, base + DMA_ENGINES):
+        s.lacking[p] |= (missing >> p & 1) << q
+    dma = missing & DMA_QUEUES & ~(255 << base)
+    while dma:
+        s.lacking[lowest(dma)] |= 1 << q
+        dma &= dma - 1
+    engines = missing | missing >> 2 * LANES
+    cause = TOKEN + lowest(engines | engines >> LANES)
+    cause = LATENCY if missing & ~coming & s.landing else cause
+    return BANDWIDTH if missing & ~coming & s.moving else cause
 
 
-@compiled
+@inlined
+def take_tokens(w: Any, s: Any, q: int) -> int:
+    """Take a token of each queue that instruction w waits for; the queues that have room by that."""
+    s.held[q, q // LANES] -= w.takes
+    others = w.others
+    while others:
+        p = lowest(others)
+        others &= others - 1
+        s.held[q, p // LANES] -= 1 << p % LANES * 8
+    if not s.crowded:
+        return 0
+    ask, crowded = 0, s.crowded & (w.others | members(w.takes) << q // LANES * LANES)
+    while crowded:
+        p = lowest(crowded)
+        crowded &= crowded - 1
+        if s.full[p] >> q & 1:
+            s.full[p] &= ~(1 << q)
+            s.crowded &= ~((s.full[p] == 0) << p)
+            ask |= 1 << p
+    return ask
+
+
+@inlined
 def move(s: Any, client: int, size: float, cap: float, now: float) -> None:
     """A client has ``size`` bytes to move, at most ``cap`` a cycle."""
     s.left[client], s.cap[client], s.since[client], s.rate[client] = size, cap, now, 0.0
-    s.moving[client] = 1
+    s.moving |= 1 << client
     s.changed = 1
+
+
+@inlined
+def leave(s: Any, client: int) -> None:
+    """A client is through, and leaves its share of the DRAM to the others."""
+    s.when[client] = np.inf
+    if s.moving >> client & 1:
+        s.moving &= ~(1 << client)
+        s.changed = 1
 
 
 @inlined
 def ask_banks(work: Any, s: Any, core: int, words: float, now: float) -> None:
     """An engine asks a core's banks for ``words`` more a cycle (or less); solve speeds where they do not suffice."""
-    if words == 0:
-        return
     s.words[core] += words
     over = s.words[core] > s.banks + 1e-9
-    if not over and not s.slow[core]:
-        return
-    s.slow[core] = over
+    if over or s.slow[core]:
+        s.slow[core] = over
+        share_banks(work, s, core, now)
+
+
+@inlined
+def share_banks(work: Any, s: Any, core: int, now: float) -> None:
+    """Solve the speeds of a core's engines anew."""
     left = s.banks
     for engine in PRIORITY:
-        q = core * ENGINES + engine
+        q = core * LANES + engine
         if s.running[q] < 0:
             continue
         w = work[s.running[q]]
         speed = bank_speed(w.words, left)
         left = max(0.0, left - w.words * speed)
-        if s.moving[q]:
+        if s.moving >> q & 1:
             s.cap[q] = speed * w.dram_bytes / w.pace
             s.changed = 1
         else:
             slow_down(s, q, speed, now)
 
 
-@compiled
+@inlined
 def change_account(s: Any, q: int, column: int, now: float) -> None:
     """From now on a queue's cycles belong to another column."""
-    if s.doing[q] != column:
-        s.account[q, s.doing[q]] += now - s.doing_since[q]
-        s.doing[q], s.doing_since[q] = column, now
-
-
-@compiled
-def next_event(s: Any, now: float) -> float:
-    """When something happens next, inf if nothing does."""
-    soon = s.until[FETCHER]
-    for k in range(s.used_count):
-        q = s.used[k]
-        soon = min(soon, s.until[q], s.wake[q])
-        if s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] > now:
-            soon = min(soon, s.done_time[q, s.done_first[q]])
-    return soon
-
-
-@inlined
-def release(work: Any, s: Any, now: float) -> int:
-    """Engines and the fetcher whose time has come are free, tokens and data arrive; the queues that may go on."""
-    ask = 0
-    for k in range(s.used_count):
-        q = s.used[k]
-        if s.wake[q] <= now:
-            s.wake[q] = np.inf
-            ask |= 1 << q
-        if s.until[q] <= now:
-            ask |= s.everyone if s.moving[q] else 1 << q
-            free(work, s, q, now)
-        if s.done_count[q] > 0 and s.done_time[q, s.done_first[q]] <= now:
-            ask |= 1 << q
-    if s.until[FETCHER] <= now:
-        s.fetched = min(len(work), s.fetched + FETCH_BLOCK)
-        leave(s, FETCHER)
-        ask = s.everyone
-    return ask
-
-
-@inlined
-def free(work: Any, s: Any, q: int, now: float) -> None:
-    """An engine's instruction leaves it, and is done now or ``after`` a while."""
-    w = work[s.running[q]]
-    at = (s.done_first[q] + s.done_count[q]) & (DONE - 1)
-    s.done[q, at], s.done_time[q, at] = s.running[q], now + w.after
-    s.done_count[q] += 1
-    w.released = now
-    s.running[q] = -1
-    longer = now - w.start - (w.pace if w.dram_bytes > 0 else w.cost)
-    change_account(s, q, IDLE, now)
-    if longer > 1e-6:
-        s.account[q, BUSY] -= longer
-        s.account[q, BANDWIDTH if w.dram_bytes > 0 else BANK] += longer
-    leave(s, q)
-    ask_banks(work, s, s.core[q], -w.words, now)
-
-
-@compiled
-def leave(s: Any, client: int) -> None:
-    """A client is through, and leaves its share of the DRAM to the others."""
-    s.until[client] = np.inf
-    if s.moving[client]:
-        s.moving[client] = 0
-        s.changed = 1
+    s.account[q, s.doing[q]] += now - s.doing_since[q]
+    s.doing[q], s.doing_since[q] = column, now

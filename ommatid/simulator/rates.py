@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
-
+from ommatid.isa.compiled import inlined
+from ommatid.simulator.bits import lowest
 from ommatid.simulator.crowding import AHEAD_BEATS
 
 #: A core's engines by their priority at a bank: mx, vx, load, store.
@@ -14,55 +14,55 @@ PRIORITY = (2, 3, 0, 1)
 STARVATION_CYCLES = 256
 
 
-@numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def dram_rates(s: Any, now: float) -> None:
     """Solve the shares of the clients that move bytes anew, and with them when each is through.
 
     Max-min fair: none above its cap; what one leaves goes to the others.
     """
-    unsettled, left = 0, s.bandwidth
-    for k in range(s.client_count):
-        c = s.clients[k]
-        if s.moving[c]:
-            s.left[c] = max(0.0, s.left[c] - s.rate[c] * (now - s.since[c]))
-            s.since[c], s.rate[c] = now, -1.0
-            unsettled += 1
-    while unsettled > 0:
-        equal, capped = left / unsettled, 0
-        for k in range(s.client_count):
-            c = s.clients[k]
-            if s.moving[c] and s.rate[c] < 0 and s.cap[c] <= equal:
-                s.rate[c] = s.cap[c]
+    left, unsettled, count = s.bandwidth, s.moving, 0
+    moving = s.moving
+    while moving:
+        c = lowest(moving)
+        moving &= moving - 1
+        s.left[c] = max(0.0, s.left[c] - s.rate[c] * (now - s.since[c]))
+        s.since[c] = now
+        count += 1
+    while unsettled:
+        equal, capped, rest = left / count, 0, unsettled
+        while rest:
+            c = lowest(rest)
+            rest &= rest - 1
+            if s.cap[c] <= equal:
+                settle_rate(s, c, s.cap[c], now)
                 left -= s.cap[c]
-                capped += 1
+                count -= 1
+                capped |= 1 << c
         if not capped:
-            settle_equal(s, equal)
             break
-        unsettled -= capped
-    for k in range(s.client_count):
-        c = s.clients[k]
-        if s.moving[c]:
-            s.until[c] = now + s.left[c] / s.rate[c]
+        unsettled &= ~capped
+    while unsettled:
+        c = lowest(unsettled)
+        unsettled &= unsettled - 1
+        settle_rate(s, c, equal, now)
 
 
-@numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
-def settle_equal(s: Any, equal: float) -> None:
-    """The clients whose rate is not settled share equally."""
-    for k in range(s.client_count):
-        c = s.clients[k]
-        if s.moving[c] and s.rate[c] < 0:
-            s.rate[c] = equal
+@inlined
+def settle_rate(s: Any, c: int, rate: float, now: float) -> None:
+    """A client goes on at this rate."""
+    s.rate[c] = rate
+    s.when[c] = now + s.left[c] / rate
 
 
-@numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def bank_speed(asked: float, left: float) -> float:
     """The part of its speed at which an engine works that asks for ``asked`` words a cycle where ``left`` are."""
     return max(min(1.0, left / asked), AHEAD_BEATS / STARVATION_CYCLES) if asked > 0 else 1.0
 
 
-@numba.njit(cache=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@inlined
 def slow_down(s: Any, q: int, speed: float, now: float) -> None:
     """Let the engine of a queue that computes go on at another speed."""
     s.left[q] = max(0.0, s.left[q] - s.rate[q] * (now - s.since[q]))
     s.since[q], s.rate[q] = now, speed
-    s.until[q] = now + s.left[q] / speed
+    s.when[q] = now + s.left[q] / speed

@@ -16,6 +16,7 @@ from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
 from ommatid.simulator.counters import STALLS, EngineTime, overlap, port_bytes
+from ommatid.simulator.state import IDLE, LANES, PLACES, fresh, prepare
 from ommatid.simulator.words import bank_words
 
 __all__ = ["EngineTime", "SimulationError", "Timing", "simulate"]
@@ -66,29 +67,32 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
         SimulationError: the run cannot end: a token never comes, or finds no room.
     """
     target, stream = program.target, program.instructions[begin:end]
-    work, links = decode(stream, target, None if delays is None else delays[begin:end])
-    state = events.fresh(work["queue"], target.dram_bytes_per_cycle, target.sram_banks)
-    events.run(work, links, state)
+    work = decode(stream, target, None if delays is None else delays[begin:end])
+    state = fresh(work, target.dram_bytes_per_cycle, target.sram_banks)
+    events.run(work, state)
     if (work["finish"] < 0).any():
-        raise SimulationError(_stuck(program, begin, work, links, state[0]))
+        raise SimulationError(_stuck(program, begin, work, state[0]))
     start, released, finish = (_whole(work[time]) for time in ("start", "released", "finish"))
     cycles = int(finish.max(initial=0))
-    core, engine = np.divmod(work["queue"], events.ENGINES)
+    core, engine = np.divmod(work["queue"], LANES)
     engines = _accounts(stream, target, work["queue"], state[0], cycles)
     total = int(work["dram_bytes"].sum()) + len(stream) * INSTRUCTION_BYTES
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
 
 
-def decode(stream: Array, target: Target, delays: Array | None = None) -> tuple[Array, Array]:
-    """WORK records and links of a stream, for ``events.run``; no data is looked at."""
+def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
+    """WORK records of a stream, for ``events.run``; no data is looked at."""
     cost = cost_cycles(stream, target) + (0 if delays is None else delays)
     moved = dram_bytes(stream, target)
     after = np.where(moved > 0, target.dram_latency_cycles, 0)
     after[stream["opcode"] == BY_MNEMONIC["send"].opcode] = events.CROSS_CORE_CYCLES
     words, pace = bank_words(stream, cost, target)
     pace = np.maximum(pace, _alone(moved, target))
-    queue = events.ENGINES * stream["core"].astype(np.int64) + ENGINE_OF[stream["opcode"]]
-    return events.prepare(queue, cost, pace, words / np.maximum(pace, 1), moved, after, stream)
+    queue = LANES * stream["core"].astype(np.int64) + ENGINE_OF[stream["opcode"]]
+    return prepare(
+        queue, stream["wait"], stream["signal"],
+        cost=cost, pace=pace, words=words / np.maximum(pace, 1), dram_bytes=moved, after=after,
+    )  # fmt: skip
 
 
 def _alone(moved: Array, target: Target) -> Array:
@@ -105,35 +109,41 @@ def _whole(times: Array) -> Array:
 
 
 def _accounts(stream: Array, target: Target, queue: Array, state: Any, cycles: int) -> tuple[EngineTime, ...]:
-    moved = np.bincount(queue, port_bytes(stream, target), events.QUEUES)
-    work = np.bincount(queue, macs(stream, target), events.QUEUES)
+    moved = np.bincount(queue, port_bytes(stream, target), PLACES)
+    work = np.bincount(queue, macs(stream, target), PLACES)
     account = state["account"].copy()
-    account[np.arange(events.QUEUES), state["doing"]] += cycles - state["doing_since"]
+    account[np.arange(PLACES), state["doing"]] += cycles - state["doing_since"]
     account = np.diff(np.rint(account.cumsum(axis=1)).astype(np.int64), axis=1, prepend=0)  # sums stay whole
-    used = np.bincount(queue, minlength=events.QUEUES) > 0
+    used = np.bincount(queue, minlength=PLACES) > 0
     rows = []
-    for q in range(events.ENGINES * (int(queue.max(initial=0)) // events.ENGINES + 1)):
-        busy, *stalls = account[q].tolist() if used[q] else [0] * events.IDLE + [cycles]
-        name = ENGINES[q % events.ENGINES]
+    for core, engine in np.ndindex(int(queue.max(initial=0)) // LANES + 1, len(ENGINES)):
+        q = LANES * core + engine
+        busy, *stalls = account[q].tolist() if used[q] else [0] * IDLE + [cycles]
         by_cause = dict(zip(STALLS, stalls[:-1], strict=True))
         rows.append(
-            EngineTime(q // events.ENGINES, name, busy, by_cause, stalls[-1], int(moved[q]), int(work[q]))
+            EngineTime(core, ENGINES[engine], busy, by_cause, stalls[-1], int(moved[q]), int(work[q]))
         )
     return tuple(rows)
 
 
-def _stuck(program: Program, begin: int, work: Array, links: Array, state: Any) -> str:
+def _stuck(program: Program, begin: int, work: Array, state: Any) -> str:
     """What the first instruction that did not end is waiting for."""
     i = int(np.flatnonzero(work["finish"] < 0)[0])
-    w, held = work[i], state["held"]
+    w = work[i]
     name = f"instruction {begin + i} ({BY_OPCODE[int(program.instructions['opcode'][begin + i])].mnemonic})"
     if w["start"] >= 0:
-        full = [q for q in links[w["signal_at"] : w["links_end"]] if held[w["queue"], q] == events.CAPACITY]
+        full = [q for q in _queues(w["signal"]) if q in _queues(state["full"][w["queue"]])]
         return f"{name} finds no room for its token to {_queue(full[0])}, which takes none"
-    missing = [q for q in links[w["wait_at"] : w["signal_at"]] if held[q, w["queue"]] == 0]
+    held = state["held"][w["queue"]].view(np.uint8)
+    missing = [q for q in _queues(program.instructions["wait"][begin + i]) if held[q] == 0]
     return f"{name} waits for a token from {_queue(missing[0])} that never comes"
+
+
+def _queues(mask: Any) -> list[int]:
+    """The queues of a mask."""
+    return [q for q in range(PLACES) if int(mask) >> q & 1]
 
 
 def _queue(q: int) -> str:
     """A queue in words."""
-    return f"{ENGINES[q % events.ENGINES]} of core {q // events.ENGINES}"
+    return f"{ENGINES[q % LANES]} of core {q // LANES}"

@@ -1,0 +1,64 @@
+"""Sets of small numbers as the bits of an int64, and lanes: counts of eight members as its bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ommatid.isa.compiled import inlined
+
+ONES = 0x0101010101010101  # one in every lane
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest(typing_context: Any, bits: Any) -> Any:
+    """The least member of a set that is not empty."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def until(typing_context: Any, times: Any, at: Any, now: Any) -> Any:
+    """The set of those of eight times (float64), from ``at`` on, that are not later than ``now``; 0 is the first."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        eight = ir.VectorType(ir.DoubleType(), 8)
+        found = builder.load(builder.bitcast(builder.gep(data, [args[1]]), eight.as_pointer()), align=8)
+        bound = builder.insert_element(ir.Constant(eight, ir.Undefined), args[2], ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+        bound = builder.shuffle_vector(bound, ir.Constant(eight, ir.Undefined), zeros)
+        due = builder.bitcast(builder.fcmp_ordered("<=", found, bound), ir.IntType(8))
+        return builder.zext(due, ir.IntType(64))
+
+    return types.int64(times, types.int64, types.float64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def unowned(typing_context: Any, array: Any) -> Any:
+    """The array without its owner, which the caller keeps: counting references at every call took most of the time."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        bare = context.make_array(array)(context, builder, args[0])
+        bare.meminfo, bare.parent = (part.type(None) for part in (bare.meminfo, bare.parent))
+        return bare._getvalue()
+
+    return array(array), codegen
+
+
+@inlined
+def without(takes: int, held: int) -> int:
+    """A one in each lane where ``takes`` has a one and ``held`` (lanes of at most 15) nothing."""
+    return takes & ~(held + 127 * ONES >> 7)
+
+
+@inlined
+def members(lanes: int) -> int:
+    """The set of the lanes that hold a one."""
+    return lanes * 0x0102040810204080 >> 56 & 255
