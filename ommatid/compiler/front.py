@@ -98,6 +98,7 @@ def build_network(source: Any, options: FrontOptions) -> Network:
         fed,
         frozenset(n for n in kept if n),
         dict(walk.model.metadata_props),
+        {name: data for name, data in walk.constants.items() if name in tensors},
     )
 
 

@@ -3,13 +3,14 @@
 The front of the compiler (import to partition) makes a ``Network`` of layers; the back (fuse to emit) turns
 them into instructions. Shapes here are as the bytes lie in memory, channels last: a tensor of shape
 (n, h, w, c). Tensors of fewer dimensions are read as if 1s stood after the first: (n, c) is (n, 1, 1, c),
-(n, t, c) is (n, 1, t, c), (c,) is (1, 1, 1, c).
+(n, t, c) is (n, 1, t, c), (c,) is (1, 1, 1, c); of more than four dimensions the first are one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,9 @@ Array = np.ndarray[Any, Any]
 
 
 def nhwc(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The four dimensions that a layer sees in a memory shape of up to four.
-
-    Raises:
-        ValueError: the shape has more than four dimensions.
-    """
+    """The four dimensions that a layer sees in a memory shape; of more than four the first are one."""
     if len(shape) > 4:
-        raise ValueError(f"shape {shape} has more than four dimensions")
+        return math.prod(shape[:-3]), *shape[-3:]  # type: ignore[return-value]
     if len(shape) < 2:
         shape = (1,) * (2 - len(shape)) + tuple(shape)
     return (shape[0], *(1,) * (4 - len(shape)), *shape[1:])  # type: ignore[return-value]
@@ -289,7 +286,8 @@ class Network:
 
     ``tensors`` holds every quantised tensor by name. ``kept`` are those that must lie in DRAM at the end of
     their stage: read by a CPU partition or the host (network outputs). Host and CPU partitions write
-    ``fed``: network inputs and CPU results.
+    ``fed``: network inputs and CPU results. ``constants`` are the bytes (uint8, in memory order) of tensors
+    that nobody writes: they lie in the constant image.
     """
 
     tensors: Mapping[str, Tensor]
@@ -299,3 +297,4 @@ class Network:
     fed: frozenset[str]
     kept: frozenset[str]
     metadata: Mapping[str, str]
+    constants: Mapping[str, Array] = field(default_factory=dict)

@@ -102,7 +102,7 @@ class Lowering:
         if name in self._rows:
             return 0, self._rows[name], self.network.tensors[name].shape[-1]
         shape, own = self.network.tensors[name].shape, self.storage.spots[name].strides
-        padded = (0,) * (2 - len(shape)) + own if len(shape) < 2 else own
+        padded = (0,) * (2 - len(shape)) + own if len(shape) < 2 else own[-4:]
         full = (padded[0], *(0,) * (4 - len(padded)), *padded[1:])
         _, h, w, c = self.shape(name)
         pixel = full[2] if w > 1 else c
@@ -128,6 +128,8 @@ class Lowering:
     def home(self, name: str) -> Home:
         """Where the buffer of a tensor lies, placed at its first use."""
         buffer = self.storage.spots[name].buffer
+        if buffer in self.network.constants:
+            return Home(Memory.DRAM, *self.emitter.constant(self.network.constants[buffer]))
         if buffer not in self.homes:
             size = self.storage.buffer_bytes[buffer]
             if buffer in self.resident:

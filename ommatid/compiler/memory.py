@@ -24,14 +24,17 @@ class Lifetime:
 
 
 def lifetimes(network: Network, storage: Storage) -> dict[str, Lifetime]:
-    """The lifetime of every buffer, in layers counted over all stages."""
-    touched: dict[str, list[int]] = {name: [] for name in storage.buffer_bytes}
+    """The lifetime of every buffer that somebody writes, in layers counted over all stages."""
+    touched: dict[str, list[int]] = {
+        name: [] for name in storage.buffer_bytes if name not in network.constants
+    }
     layers = [layer for stage in network.stages for layer in stage.layers]
     for i, layer in enumerate(layers):
         if layer.name in storage.free_layers:
             continue
         for name in (*operands(layer), layer.output):
-            touched[storage.spots[name].buffer].append(i)
+            if storage.spots[name].buffer in touched:
+                touched[storage.spots[name].buffer].append(i)
     for name in network.fed:
         touched[storage.spots[name].buffer].append(0)
     for name in network.kept:

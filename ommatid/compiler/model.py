@@ -317,7 +317,11 @@ def _drop_no_ops(model: ir.Model) -> bool:
     for node in list(model.graph):
         if node.op_type in ("Identity", "Dropout") and node.domain in _DEFAULT_DOMAINS:
             source, result = node.inputs[0], node.outputs[0]
-            if source is None or result.is_graph_output() or any(o.uses() for o in node.outputs[1:]):
+            if (
+                source is None
+                or result.is_graph_output()
+                or any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+            ):
                 continue
             result.replace_all_uses_with(source)
             model.graph.remove(node, safe=True)

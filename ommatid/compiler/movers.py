@@ -1,4 +1,4 @@
-"""Operators that only move bytes: reshape, transpose, split, slice and their kin.
+"""Operators that only move bytes: reshape, transpose, split, slice, gather, tile and their kin.
 
 They take a quantised tensor and give one of the same scale. Where the bytes can stay, the result is a view.
 """
@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, ints, shape_of
+from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
 from ommatid.compiler.layers import Layer, Operation, Slice, View
-from ommatid.compiler.model import fixed_shape
-from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.quantized import Unsupported, Walk, used
 
 
 def finish(
@@ -112,13 +112,16 @@ def split(walk: Walk, node: ir.Node) -> None:
     at = 0
     for output in node.outputs:
         starts = tuple(at if d == axis else 0 for d in order)
-        if output.uses() or output.is_graph_output():
+        if used(output) and len(order) > 4:
+            part = picked(walk, source, axis, range(at, at + shape_of(output)[axis]))
+            finish(walk, node, output, part, order, View())
+        elif used(output):
             finish(walk, node, output, source, order, Slice(starts, (1,) * len(order)))
         at += shape_of(output)[axis]
 
 
 def slice_(walk: Walk, node: ir.Node) -> None:
-    """Slice with constant starts and positive steps."""
+    """Slice with constant bounds; a negative step is a join of single rows."""
     source = walk.activation(node.inputs[0])
     shape, order = walk.tensor(source).onnx_shape, walk.order(source)
     if "starts" in node.attributes:
@@ -141,14 +144,52 @@ def slice_(walk: Walk, node: ir.Node) -> None:
             else list(range(len(starts)))
         )
         steps = [int(v) for v in parts[3]] if len(parts) > 3 and parts[3] is not None else [1] * len(starts)
-    if min(steps) < 1:
-        raise Unsupported("a negative step")
     begin, step = [0] * len(shape), [1] * len(shape)
     for start, axis, each in zip(starts, axes, steps, strict=True):
         d = axis % len(shape)
-        begin[d] = int(np.clip(start + shape[d] if start < 0 else start, 0, shape[d]))
+        begin[d] = int(np.clip(start + shape[d] if start < 0 else start, 0, shape[d] - (each < 0)))
         step[d] = each
-    if fixed_shape(node.outputs[0]) is None or len(shape) > 4:
-        raise Unsupported(f"a tensor of rank {len(shape)}")
+    after = shape_of(node.outputs[0])
+    for d in [d for d in range(len(shape)) if step[d] < 0]:
+        source = picked(walk, source, d, [begin[d] + i * step[d] for i in range(after[d])])
+        begin[d], step[d] = 0, 1
+    if len(shape) > 4:
+        for d in range(len(shape)):
+            source = picked(walk, source, d, [begin[d] + i * step[d] for i in range(after[d])])
+        finish(walk, node, node.outputs[0], source, order, View())
+        return
     cut = Slice(tuple(begin[d] for d in order), tuple(step[d] for d in order))
     finish(walk, node, node.outputs[0], source, order, cut)
+
+
+def gather(walk: Walk, node: ir.Node) -> None:
+    """Gather with constant indices: slices, joined where they are several."""
+    source = walk.activation(node.inputs[0])
+    indices = walk.constant(node.inputs[1])
+    if indices is None:
+        raise Unsupported("its indices are not constant")
+    shape = walk.tensor(source).onnx_shape
+    axis = integer(node, "axis", 0) % len(shape)
+    wanted = [int(i) % shape[axis] for i in indices.reshape(-1)]
+    moved = picked(walk, source, axis, wanted)
+    flat = walk.tensor(moved).onnx_shape
+    after = (*flat[:axis], *indices.shape, *flat[axis + 1 :])
+    before_order, order = reshaped_order(flat, after, walk.order(moved))
+    finish(walk, node, node.outputs[0], walk.in_order(moved, before_order), order, View())
+
+
+def tile(walk: Walk, node: ir.Node) -> None:
+    """Tile with constant repeats."""
+    source = walk.activation(node.inputs[0])
+    repeats = walk.constant(node.inputs[1])
+    if repeats is None:
+        raise Unsupported("its repeats are not constant")
+    moved = tiled(walk, source, [int(n) for n in repeats])
+    finish(walk, node, node.outputs[0], moved, walk.order(moved), View())
+
+
+def expand(walk: Walk, node: ir.Node) -> None:
+    """Expand to a fixed shape."""
+    shape = shape_of(node.outputs[0])
+    moved = repeated(walk, of_rank(walk, walk.activation(node.inputs[0]), len(shape)), shape)
+    finish(walk, node, node.outputs[0], moved, walk.order(moved), View())

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from ommatid.compiler import movers, rules_matrix, rules_norm, rules_shape, rules_topk, rules_vector, unary
+from ommatid.compiler import (
+    movers,
+    rules_matrix,
+    rules_norm,
+    rules_reduce,
+    rules_shape,
+    rules_topk,
+    rules_vector,
+    unary,
+)
 from ommatid.compiler.quantized import Mover, Rule
 
 RULES: dict[str, Rule] = {
@@ -14,10 +23,17 @@ RULES: dict[str, Rule] = {
     "Sum": rules_vector.add,
     "Sub": rules_vector.add,
     "Mul": rules_vector.mul,
+    "Where": rules_vector.where,
     "MaxPool": rules_vector.pool,
     "AveragePool": rules_vector.pool,
-    "GlobalAveragePool": rules_vector.mean,
-    "ReduceMean": rules_vector.mean,
+    "GlobalAveragePool": rules_reduce.sum_or_mean,
+    "ReduceMean": rules_reduce.sum_or_mean,
+    "ReduceSum": rules_reduce.sum_or_mean,
+    "GlobalMaxPool": rules_reduce.greatest_or_least,
+    "ReduceMax": rules_reduce.greatest_or_least,
+    "ReduceMin": rules_reduce.greatest_or_least,
+    "Max": rules_reduce.greatest_of_several,
+    "Min": rules_reduce.greatest_of_several,
     "LRN": rules_vector.lrn,
     "Softmax": rules_vector.softmax,
     "LayerNormalization": rules_norm.layer_norm,
@@ -36,6 +52,9 @@ MOVERS: dict[str, Mover] = {
     "Transpose": movers.transpose,
     "Split": movers.split,
     "Slice": movers.slice_,
+    "Gather": movers.gather,
+    "Tile": movers.tile,
+    "Expand": movers.expand,
     "Dropout": movers.reshape,
     "Identity": movers.reshape,
 }
@@ -61,7 +80,12 @@ def table() -> list[tuple[str, str, str]]:
         rows.setdefault(
             name, (name, "NPU", "A table of 256 entries; chains of such operators are one table.")
         )
-    for name in ("Div", "Pow", "Max", "Min"):
+    for name in unary.LOGIC:
+        rows.setdefault(
+            name,
+            (name, "NPU", "With numbers, or of one tensor: part of a table, or the condition of a Where."),
+        )
+    for name in ("Div", "Pow"):
         rows.setdefault(name, (name, "NPU", "With a constant number, or of one tensor: part of a table."))
     for name in ("BatchNormalization", "PRelu"):
         rows.setdefault(

@@ -21,7 +21,7 @@ def make_stages(walk: Walk, layers: Sequence[Layer]) -> tuple[Stage, ...]:
     model = walk.model
     made_by_npu = {layer.output for layer in layers}
     covered = {name for names in walk.covered.values() for name in names}
-    rest = [n for n in model.graph if n.name not in covered and not _free(walk, n)]
+    rest = _with_real_inputs(walk, [n for n in model.graph if n.name not in covered and not _free(walk, n)])
     cpu = _needed(rest, model, made_by_npu, {name for layer in layers for name in operands(layer)})
     groups = min((_groups(walk, layers, cpu, begin) for begin in ("npu", "cpu")), key=len)
     stages: list[Stage] = []
@@ -36,12 +36,26 @@ def make_stages(walk: Walk, layers: Sequence[Layer]) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def _with_real_inputs(walk: Walk, rest: Sequence[ir.Node]) -> list[ir.Node]:
+    """The nodes, and in the model's order those that layers cover but whose real-valued results these read."""
+    wanted = {node.name for node in rest}
+    todo = list(rest)
+    while todo:
+        for value in todo.pop().inputs:
+            node = value.producer() if value is not None else None
+            made = value is None or value.name in walk.deq or value.name in walk.tensors
+            if node is not None and not made and not _free(walk, node) and node.name not in wanted:
+                wanted.add(node.name)
+                todo.append(node)
+    return [node for node in walk.model.graph if node.name in wanted]
+
+
 def _groups(
     walk: Walk, layers: Sequence[Layer], cpu: Sequence[ir.Node], begin: str
 ) -> list[tuple[list[Layer], list[ir.Node]]]:
     """(layers, nothing) and (nothing, CPU nodes) in turn, each all that is ready."""
     known: set[str | None] = {v.name for v in walk.model.graph.inputs}
-    known |= {name for name in walk.fed if _host_made(walk, name)}
+    known |= {name for name in walk.fed if _host_made(walk, name)} | set(walk.constants)
     todo_npu, todo_cpu = list(layers), list(cpu)
     groups: list[tuple[list[Layer], list[ir.Node]]] = []
     turn, idle = begin, 0

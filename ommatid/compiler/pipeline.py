@@ -16,6 +16,7 @@ from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.schedule import Scheduled, schedule
+from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
 from ommatid.isa import release
 from ommatid.isa.assembly import disassemble
@@ -125,14 +126,14 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
 def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
     """Of each layer: its constants as the network stores them, network inputs it is the first to read, and
     network outputs it writes (bytes)."""
-    unread = set(network.fed)
+    unread = set(network.fed) | set(network.constants)
     sizes = []
     for layer in layers:
         size = 0
         if isinstance(layer.operation, Conv):
             conv = layer.operation
             size += conv.weights.nbytes + conv.bias.nbytes + conv.multipliers.nbytes
-        touched = (unread & set(layer.inputs)) | ({layer.output} & network.kept)
+        touched = (unread & set(operands(layer))) | ({layer.output} & network.kept)
         unread -= touched
         size += sum(int(np.prod(network.tensors[name].shape)) for name in touched)
         sizes.append(size)

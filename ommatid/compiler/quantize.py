@@ -35,6 +35,7 @@ QUANTISED = sorted(
         *MOVERS,
         *FINDERS,
         *unary.UNARY,
+        *unary.LOGIC,
         "Clip",
         "Div",
         "Pow",
@@ -166,6 +167,9 @@ def _to_qdq(proto: onnx.ModelProto, ranges: Any, options: FrontOptions) -> onnx.
             # The quantiser leaves what only moves or compares bytes as it is, unless its input is quantised.
             if value.name in ranges.data:
                 quantizer.quantize_activation_tensor(value.name)
+        for node in proto.graph.node:
+            for name in (*node.input[1:], *node.output) if node.op_type == "Where" else ():
+                quantizer.quantize_activation_tensor(name)
         quantizer.quantize_model()
     finally:
         logging.getLogger().setLevel(level)

@@ -65,6 +65,7 @@ class Walk:
     unflattened: dict[str, str] = field(default_factory=dict)  # flattened tensor: the one of four dimensions
     indices: dict[str, str] = field(default_factory=dict)  # value of integers: the index tensor that it is
     fed: set[str] = field(default_factory=set)
+    constants: dict[str, Array] = field(default_factory=dict)  # tensor: its bytes in memory order
     reasons: dict[str, list[str]] = field(default_factory=dict)
     covered: dict[str, list[str]] = field(default_factory=dict)  # layer: names of its ONNX nodes
     done_q: set[str] = field(default_factory=set)
@@ -135,15 +136,47 @@ class Walk:
         return tuple(int(i) for i in np.argsort(self.tensors[name].to_onnx))
 
     def activation(self, value: ir.Value | None) -> str:
-        """The quantised tensor that a real value is.
+        """The quantised tensor that a real value is; a quantised constant becomes one.
 
         Raises:
             Unsupported: it is none.
         """
+        if value is not None and value.name not in self.deq and self._declare_constant(value):
+            return value.name or ""
         if value is None or value.name not in self.deq:
             what = "nothing" if value is None else f"{value.name!r}"
             raise Unsupported(f"input {what} is not a quantised tensor")
         return self.deq[value.name or ""]
+
+    def _declare_constant(self, value: ir.Value) -> bool:
+        """Make a tensor of a constant that is quantised as activations are; its bytes stand in the program."""
+        name, node = value.name or "", value.producer()
+        if node is None or node.op_type != "DequantizeLinear" or self.constant(value) is None:
+            return False
+        if name not in self.constants:
+            data = self.constant(node.inputs[0])
+            assert data is not None
+            self.declare_constant(name, data, self.quantization_of(node))
+        return True
+
+    def declare_constant(self, name: str, data: Array, quantization: Quantization) -> str:
+        """Make a tensor of constant codes (int8 or uint8, in ONNX's order)."""
+        order = default_order(data.ndim)
+        self.declare(name, data.shape, order, quantization)
+        self.constants[name] = np.ascontiguousarray(data.transpose(order)).view(np.uint8)
+        return name
+
+    def reshaped(self, name: str, shape: Sequence[int], order: Sequence[int]) -> str:
+        """The same bytes as a tensor of another ONNX shape, its dimensions in memory in this order."""
+        tensor, label = self.tensors[name], "x".join(map(str, shape))
+        view = f"{name}@{label}.{''.join(map(str, order))}"
+        if view not in self.tensors:
+            self.declare(view, shape, order, tensor.quantization)
+            if name in self.constants:
+                self.constants[view] = self.constants[name].reshape(self.tensors[view].shape)
+            else:
+                self.add(Layer(view, "View", (), View(), (name,), view))
+        return view
 
     def in_order(self, name: str, order: Sequence[int]) -> str:
         """The tensor with its bytes in this order of ONNX dimensions; adds a transposition if need be."""
@@ -156,6 +189,11 @@ class Walk:
         if wanted in self.tensors:
             return wanted
         self.declare(wanted, shape, order, tensor.quantization)
+        if name in self.constants:
+            self.constants[wanted] = np.ascontiguousarray(
+                self.constants[name].transpose([have.index(d) for d in order])
+            )
+            return wanted
         real = [d for d in have if shape[d] != 1]
         if real == [d for d in order if shape[d] != 1]:
             self.add(Layer(wanted, "View", (), View(), (name,), wanted))
@@ -189,6 +227,8 @@ class Walk:
             if node.name not in self.done_q:
                 self._visit_quantize(node)
         elif node.op_type in self.movers and node.inputs[0] is not None and node.inputs[0].name in self.deq:
+            if node.op_type != "Split" and any(used(output) for output in node.outputs[1:]):
+                raise Unsupported("only its first output is computed")
             self.movers[node.op_type](self, node)
         elif node.inputs and node.inputs[0] is not None and node.inputs[0].name in self.indices:
             self.move_indices(self, node)
@@ -229,16 +269,12 @@ class Walk:
     # --- a table of one quantised tensor ---------------------------------------------------------------
 
     def _table(self, node: ir.Node, source: ir.Value, quantization: Quantization) -> bool:
-        leaves: set[str] = set()
         nodes: list[str] = []
-        found = self._roots(source, leaves, nodes, 0)
-        if not found or len(leaves) != 1:
+        found = self.function_of_one(source, nodes)
+        if found is None:
             return False
-        root = leaves.pop()
-        values = self._evaluate(source, root)
-        if values is None:
-            return False
-        table = unary.to_bytes(np.broadcast_to(values, (256,)).astype(np.float64), quantization)
+        root, values = found
+        table = unary.to_bytes(values, quantization)
         base = self.tensors[root]
         shape = fixed_shape(node.outputs[0])
         if shape != base.onnx_shape:
@@ -253,6 +289,16 @@ class Walk:
         self.add(Layer(names[-1], op, names, operation, (root,), output, steps))
         self.covered[names[-1]] = [*names, node.name or ""]
         return True
+
+    def function_of_one(self, value: ir.Value, nodes: list[str]) -> tuple[str, Array] | None:
+        """(tensor, the value for each of its 256 bytes, float64) of an element-wise region, its nodes added to
+        ``nodes``; None if there is another tensor in it."""
+        leaves: set[str] = set()
+        if not self._roots(value, leaves, nodes, 0) or len(leaves) != 1:
+            return None
+        root = leaves.pop()
+        values = self._evaluate(value, root)
+        return None if values is None else (root, np.broadcast_to(values, (256,)).astype(np.float64))
 
     def _roots(self, value: ir.Value, leaves: set[str], nodes: list[str], depth: int) -> bool:
         """Collect the quantised tensors that an element-wise region is made of; False if it is not one."""
@@ -331,6 +377,8 @@ class Walk:
         node = value.producer()
         if node is None or node.op_type not in LINEAR:
             return None
+        if any(used(output) for output in node.outputs[1:]):
+            return None
         turned = node.op_type in ("Add", "Mul") and self.constant(node.inputs[0]) is not None
         first = node.inputs[1] if turned else node.inputs[0]
         if first is None:
@@ -391,6 +439,9 @@ class Walk:
         if anchor is None:
             raise Unsupported("it quantises what no operator computes")
         if anchor.op_type not in self.rules or anchor.domain not in ("", "ai.onnx"):
+            raise Unsupported(f"{anchor.op_type} runs on the CPU")
+        if any(used(value) for value in anchor.outputs[1:]):
+            self.reasons.setdefault(anchor.name or "", []).append("only its first output is computed")
             raise Unsupported(f"{anchor.op_type} runs on the CPU")
         for value in (inner, *(c.outputs[0] for c in clamps)):
             if len(value.uses()) != 1 or value.is_graph_output():
@@ -454,6 +505,11 @@ class Walk:
             values = result
         table = unary.to_bytes(values, quantization)
         return () if bool((table == np.arange(256)).all()) else (Table(table),)
+
+
+def used(value: ir.Value) -> bool:
+    """Whether somebody reads a value."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def default_order(rank: int) -> tuple[int, ...]:

@@ -137,29 +137,63 @@ def conv(walk: Walk, node: ir.Node, out: Quantization) -> Made:
 
 
 def conv_transpose(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """ConvTranspose of group 1, dilation 1: one plain convolution for each phase of the output grid."""
+    """ConvTranspose in one or two dimensions: one plain convolution for each phase of the output grid."""
     name, shape, order, size = image(walk, node)
-    if len(shape) != 4 or integer(node, "group", 1) != 1 or set(ints(node, "dilations", [1, 1])) != {1}:
-        raise Unsupported("only two dimensions, group 1 and dilation 1")
-    if text(node, "auto_pad", "NOTSET") not in ("NOTSET", "") or "output_shape" in node.attributes:
-        raise Unsupported("only explicit pads")
     q, scales = quantised_weights(walk, node.inputs[1], 1)
-    weights = np.ascontiguousarray(q.transpose(1, 2, 3, 0)[:, ::-1, ::-1, :])
+    q, group = q.reshape(*q.shape[:2], *two(q.shape[2:])), integer(node, "group", 1)
+    rank = len(shape) - 2
+    strides, dilations = (two(ints(node, key, [1] * rank)) for key in ("strides", "dilations"))
+    weights = _spread(_one_group(q, group), dilations)[:, ::-1, ::-1, :]
     kernel = (weights.shape[1], weights.shape[2])
-    pads = spatial_pads(node, size, kernel, (1, 1), (1, 1))
-    inner = (
-        kernel[0] - 1 - pads[0],
-        kernel[1] - 1 - pads[1],
-        kernel[0] - 1 - pads[2],
-        kernel[1] - 1 - pads[3],
+    result = two(shape_of(node.outputs[0])[2:])
+    top, left = _transposed_pads(node, size, result, kernel, strides)
+    before = kernel[0] - 1 - top, kernel[1] - 1 - left
+    behind = (
+        r - (n - 1) * s - 1 - p + k - 1
+        for r, n, s, p, k in zip(result, size, strides, before, kernel, strict=True)
     )
-    bias, multipliers = requantisation(
-        walk, name, weights, scales, node.inputs[2] if len(node.inputs) > 2 else None, out
-    )
-    window = Window(kernel, (1, 1), (1, 1), inner)
-    upsample = two(ints(node, "strides", [1, 1]))
-    operation = Conv(weights, bias, multipliers, window, 1, middle(out), upsample)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    biases, multipliers = requantisation(walk, name, weights, np.tile(scales, group), bias, out)
+    window = Window(kernel, (1, 1), (1, 1), (*before, *behind))
+    operation = Conv(np.ascontiguousarray(weights), biases, multipliers, window, 1, middle(out), strides)
     return Made(operation, (name,), order, macs=math.prod(shape) * int(np.prod(q.shape[1:])))
+
+
+def _one_group(q: Array, group: int) -> Array:
+    """Weights [cin, cout / group, kh, kw] as int8 [cout, kh, kw, cin]: zeros between channels of different groups."""
+    cin, each = q.shape[0] // group, q.shape[1]
+    result = np.zeros((group * each, *q.shape[2:], q.shape[0]), np.int8)
+    for g in range(group):
+        result[g * each : (g + 1) * each, :, :, g * cin : (g + 1) * cin] = q[
+            g * cin : (g + 1) * cin
+        ].transpose(1, 2, 3, 0)
+    return result
+
+
+def _spread(weights: Array, dilations: tuple[int, int]) -> Array:
+    """The kernel with dilations - 1 zeros between its taps."""
+    (kh, kw), (dh, dw) = weights.shape[1:3], dilations
+    wide = np.zeros((len(weights), (kh - 1) * dh + 1, (kw - 1) * dw + 1, weights.shape[3]), np.int8)
+    wide[:, ::dh, ::dw] = weights
+    return wide
+
+
+def _transposed_pads(
+    node: ir.Node, size: tuple[int, int], result: tuple[int, int], kernel: tuple[int, int], strides: tuple[int, int]
+) -> tuple[int, int]:  # fmt: skip
+    """What is cut off above and left of the whole transposed convolution (ONNX ConvTranspose-11)."""
+    mode = text(node, "auto_pad", "NOTSET")
+    if mode == "VALID":
+        return 0, 0
+    if mode in ("NOTSET", "") and "output_shape" not in node.attributes:
+        return spatial_pads(node, size, kernel, (1, 1), (1, 1))[:2]
+    extra = [0, *ints(node, "output_padding", [0, 0])][-2:]
+    total = [
+        max((n - 1) * s + e + k - r, 0)
+        for n, s, e, k, r in zip(size, strides, extra, kernel, result, strict=True)
+    ]
+    top, left = (t - t // 2 if mode == "SAME_LOWER" else t // 2 for t in total)
+    return top, left
 
 
 def gemm(walk: Walk, node: ir.Node, out: Quantization) -> Made:

@@ -32,8 +32,6 @@ def _norm(walk: Walk, node: ir.Node, out: Quantization, centre: bool) -> Made:
         raise Unsupported(
             f"only over one axis of at most 65535, and up to four dimensions; shape {shape}, axis {axis}"
         )
-    if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
-        raise Unsupported("its mean or deviation is used")
     if order[-1] != axis:
         order = (*(d for d in order if d != axis), axis)
     channels, scale = shape[axis], np.float64(np.float32(walk.tensor(name).quantization.scale))

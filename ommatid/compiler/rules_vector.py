@@ -18,7 +18,8 @@ from ommatid.compiler.attributes import (
     spatial_pads,
     two,
 )
-from ommatid.compiler.layers import Binary, Lrn, Map, Mean, Pool, Softmax, Window
+from ommatid.compiler.broadcast import at_scale, collapsed, of_rank, repeated, through_table
+from ommatid.compiler.layers import Binary, Layer, Lrn, Map, Pool, Softmax, View, Window
 from ommatid.compiler.quantized import Made, Unsupported, Walk
 from ommatid.isa.program import Quantization
 
@@ -27,11 +28,10 @@ Array = np.ndarray[Any, Any]
 
 def add(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     """Add or Sub of two activations, dimensions of 1 repeated (design 3.6)."""
-    first, second, order = _pair(walk, node)
+    first, second, order, turned = _pair(walk, node)
     a, b = walk.tensor(first).quantization, walk.tensor(second).quantization
     ra, rb = np.float32(a.scale) / np.float32(out.scale), np.float32(b.scale) / np.float32(out.scale)
     if node.op_type == "Sub":
-        turned = walk.tensor(walk.activation(node.inputs[0])).onnx_shape != shape_of(node.outputs[0])
         ra, rb = (-ra, rb) if turned else (ra, -rb)
     inner = np.float64(ra) * a.zero_point + np.float64(np.float32(rb * np.float32(b.zero_point)))
     addend = np.float32(out.zero_point - np.float32(inner))
@@ -45,37 +45,87 @@ def add(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         float(rb),
         float(addend),
     )
-    return Made(Map(), (first,), order, (step,))
+    return _elementwise(walk, node, out, first, order, step)
 
 
 def mul(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     """Mul of two activations, dimensions of 1 repeated."""
-    first, second, order = _pair(walk, node)
+    first, second, order, _ = _pair(walk, node)
     a, b = walk.tensor(first).quantization, walk.tensor(second).quantization
     factor = np.float32(np.float32(a.scale) * np.float32(b.scale)) / np.float32(out.scale)
     step = Binary(
         "mul", second, (a.zero_point, a.dtype), (b.zero_point, b.dtype), middle(out), float(factor), 0.0, 0.0
     )
-    return Made(Map(), (first,), order, (step,))
+    return _elementwise(walk, node, out, first, order, step)
 
 
-def _pair(walk: Walk, node: ir.Node) -> tuple[str, str, tuple[int, ...]]:
-    """Both operands in one memory order, the one of full size first."""
+def _pair(walk: Walk, node: ir.Node) -> tuple[str, str, tuple[int, ...], bool]:
+    """Both operands in one memory order, the one of full size first, and whether that is the second."""
     if len(node.inputs) != 2:
         raise Unsupported(f"{len(node.inputs)} operands")
-    names = [walk.activation(v) for v in node.inputs]
     result = shape_of(node.outputs[0])
-    shapes = [walk.tensor(name).onnx_shape for name in names]
-    if len(shapes[0]) != len(shapes[1]) or result not in shapes or len(result) > 4:
-        raise Unsupported(f"operands of shapes {shapes[0]} and {shapes[1]}")
-    if shapes[0] != result:
+    names = [of_rank(walk, walk.activation(v), len(result)) for v in node.inputs]
+    full = [walk.tensor(name).onnx_shape == result for name in names]
+    if not any(full):
+        names[0] = repeated(walk, names[0], result)
+    turned = full[1] and (not full[0] or names[0] in walk.constants)
+    if turned:
         names.reverse()
     order = walk.order(names[0])
-    names = [walk.in_order(name, order) for name in names]
-    memory = [walk.tensor(name).shape for name in names]
-    if any(b not in (1, a) for a, b in zip(*memory, strict=True)):
-        raise Unsupported(f"operands of shapes {shapes[0]} and {shapes[1]}")
-    return names[0], names[1], order
+    names[1] = walk.in_order(names[1], order)
+    if len(order) > 4:
+        names = list(collapsed(walk, names[0], names[1]))
+    return names[0], names[1], order, turned
+
+
+def _elementwise(
+    walk: Walk, node: ir.Node, out: Quantization, first: str, order: tuple[int, ...], step: Binary
+) -> Made:
+    """One pass over ``first``, whose dimensions may have been made fewer."""
+    shape = walk.tensor(first).onnx_shape
+    if len(shape) == len(order):
+        return Made(Map(), (first,), order, (step,))
+    label = node.name or ""
+    result = walk.declare(f"{label}@collapsed", shape, tuple(range(len(shape))), out)
+    walk.add(Layer(result, node.op_type, (label,), Map(), (first,), result, (step,)))
+    return Made(View(), (result,), order)
+
+
+def where(walk: Walk, node: ir.Node, out: Quantization) -> Made:
+    """Where, its condition constant or a comparison of one activation with numbers: products by 0 and 1, and a sum."""
+    result, label = shape_of(node.outputs[0]), node.name or ""
+    if len(result) > 4:
+        raise Unsupported(f"a result of rank {len(result)}")
+    parts = []
+    for i, value in enumerate(node.inputs[1:]):
+        parts.append(of_rank(walk, at_scale(walk, value, out, f"{label}.{i}"), len(result)))
+    order = walk.order(next((n for n in parts if walk.tensor(n).onnx_shape == result), parts[0]))
+    kept = []
+    for i, name in enumerate(parts):
+        mask = walk.in_order(of_rank(walk, _mask(walk, node, bool(i)), len(result)), order)
+        name = walk.in_order(repeated(walk, name, result), order)
+        chosen = walk.declare(f"{label}@{i}", result, order, out)
+        step = Binary("mul", mask, middle(out), (0, "uint8"), middle(out), 1.0, 0.0, 0.0)
+        walk.add(Layer(chosen, node.op_type, (label,), Map(), (name,), chosen, (step,)))
+        kept.append(chosen)
+    zero = float(-out.zero_point)
+    both = Binary("add", kept[1], middle(out), middle(out), middle(out), 1.0, 1.0, zero)
+    return Made(Map(), (kept[0],), order, (both,))
+
+
+def _mask(walk: Walk, node: ir.Node, turned: bool) -> str:
+    """A tensor of ones where a Where takes its first value (``turned``: its second), of zeros elsewhere."""
+    condition, truth = node.inputs[0], Quantization(1.0, 0, "uint8")
+    assert condition is not None
+    constant = walk.constant(condition)
+    label = f"{node.name}@mask{int(turned)}"
+    if constant is not None:
+        return walk.declare_constant(label, (constant.astype(np.bool_) ^ turned).astype(np.uint8), truth)
+    found = walk.function_of_one(condition, [])
+    if found is None:
+        raise Unsupported("its condition is neither constant nor a comparison of one activation with numbers")
+    table = ((found[1] != 0) ^ turned).astype(np.uint8)
+    return through_table(walk, found[0], table, truth, label)
 
 
 def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -88,8 +138,6 @@ def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     window = Window(kernel, strides, dilations, pads)
     quantization = walk.tensor(name).quantization
     if node.op_type == "MaxPool":
-        if len(node.outputs) > 1 and node.outputs[1].uses():
-            raise Unsupported("indices are not computed")
         if quantization != out:
             raise Unsupported("input and output of MaxPool have different scales")
         return Made(Pool("max", window), (name,), order)
@@ -98,33 +146,6 @@ def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         raise Unsupported("count_include_pad with ceil_mode")
     factor = float(np.float32(quantization.scale) / np.float32(out.scale))
     return Made(Pool("average", window, counted, factor), (name,), order)
-
-
-def mean(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """GlobalAveragePool, and ReduceMean over rows and columns."""
-    name, shape, order, size = image(walk, node)
-    if len(shape) != 4:
-        raise Unsupported("only images")
-    if node.op_type == "ReduceMean":
-        axes = _axes(walk, node, len(shape))
-        if axes != [2, 3]:
-            raise Unsupported("only axes 2 and 3")
-        if not integer(node, "keepdims", 1):
-            order = (0, 1)
-    if size[0] * size[1] * 255 >= 2**31:
-        raise Unsupported("the sum could overflow")
-    scale = np.float32(walk.tensor(name).quantization.scale)
-    factor = np.float64(scale) / (np.float64(size[0] * size[1]) * np.float64(np.float32(out.scale)))
-    return Made(Mean(float(np.float32(factor)), middle(out)), (name,), order)
-
-
-def _axes(walk: Walk, node: ir.Node, rank: int) -> list[int]:
-    if "axes" in node.attributes:
-        axes = ints(node, "axes", [])
-    else:
-        given = walk.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        axes = list(range(rank)) if given is None else [int(v) for v in given.reshape(-1)]
-    return sorted(a % rank for a in axes)
 
 
 def lrn(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -155,7 +176,7 @@ def softmax(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     order = walk.order(name)
     if order[-1] != axis:
         order = (*(d for d in order if d != axis), axis)
-    if rank > 4 or shape[axis] > 65535:
+    if shape[axis] > 65535:
         raise Unsupported(f"shape {shape}")
     scale = float(np.float32(walk.tensor(name).quantization.scale))
     table = np.array([round(math.exp(-i * scale) * 2.0**31) for i in range(256)], np.uint64).astype(np.uint32)

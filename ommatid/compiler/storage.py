@@ -78,6 +78,7 @@ def plan_storage(network: Network) -> Storage:
                 for i, (name, _) in enumerate(parts)
                 if name not in spots
                 and name not in sliced
+                and name not in network.constants
                 and (contiguous or name not in dense)
                 and layer.operation.tables[i] is None
                 and layer.inputs.count(name) == 1

@@ -86,6 +86,20 @@ PAIRS: dict[str, Callable[[Array, Array], Array]] = {
     "Min": np.minimum,
 }
 
+#: Operators whose values are true (1) or false (0).
+LOGIC: dict[str, Callable[..., Array]] = {
+    "Equal": lambda x, y: x == y,
+    "Greater": lambda x, y: x > y,
+    "GreaterOrEqual": lambda x, y: x >= y,
+    "Less": lambda x, y: x < y,
+    "LessOrEqual": lambda x, y: x <= y,
+    "And": lambda x, y: (x != 0) & (y != 0),
+    "Or": lambda x, y: (x != 0) | (y != 0),
+    "Xor": lambda x, y: (x != 0) ^ (y != 0),
+    "Not": lambda x: x == 0,
+    "Where": lambda c, x, y: np.asarray(np.where(c != 0, x, y)),
+}
+
 
 def codes(quantization: Quantization) -> Array:
     """The 256 integers that bytes 0 to 255 stand for (float64)."""
@@ -118,6 +132,8 @@ def apply(node: ir.Node, arguments: Sequence[Array]) -> Array | None:
             for other in arguments[1:]:
                 result = PAIRS[node.op_type](result, other)
             return np.asarray(result)
+        if node.op_type in LOGIC:
+            return np.asarray(LOGIC[node.op_type](*arguments), np.float64)
         if node.op_type == "Clip":
             low = arguments[1] if len(arguments) > 1 else np.float64(attribute("min", -math.inf))
             high = arguments[2] if len(arguments) > 2 else np.float64(attribute("max", math.inf))
@@ -137,5 +153,5 @@ def apply(node: ir.Node, arguments: Sequence[Array]) -> Array | None:
 def is_elementwise(node: ir.Node) -> bool:
     """Whether ``apply`` knows the node's operator."""
     return node.domain in ("", "ai.onnx") and (
-        node.op_type in PAIRS or node.op_type in UNARY or node.op_type == "Clip"
+        node.op_type in PAIRS or node.op_type in UNARY or node.op_type in LOGIC or node.op_type == "Clip"
     )

@@ -121,6 +121,31 @@ def conv_relu(draw: Draw) -> Case:
     )
 
 
+def conv_transpose_any(draw: Draw) -> Case:
+    """Groups, dilations, output padding, automatic padding, one dimension."""
+    rank, group = draw(st.integers(1, 2)), draw(st.sampled_from([1, 1, 2, 3]))
+    each, outputs = draw(st.sampled_from([1, 3, 8])), draw(st.sampled_from([1, 3, 17]))
+    shape = (1, group * each, *(draw(SIDE) for _ in range(rank)))
+    kernel = [draw(st.integers(1, 4)) for _ in range(rank)]
+    strides = [draw(st.integers(1, 3)) for _ in range(rank)]
+    attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": strides, "group": group}
+    kind = draw(st.sampled_from(["pads", "SAME_UPPER", "SAME_LOWER", "VALID"]))
+    if kind == "pads":
+        attributes["dilations"] = [draw(st.integers(1, 3)) if k > 1 else 1 for k in kernel]
+        attributes["output_padding"] = [draw(st.integers(0, s - 1)) for s in strides]
+        begin, end = ([draw(st.integers(0, min(k - 1, 1))) for k in kernel] for _ in range(2))
+        attributes["pads"] = begin + end
+    else:
+        attributes["auto_pad"] = kind
+    sizes = [(n - 1) * s + k for n, s, k in zip(shape[2:], strides, kernel, strict=True)]
+    if kind == "pads" and min(sizes) < 3:
+        attributes["pads"] = [0] * (2 * rank)
+    constants = {"w": random(draw, shape[1], outputs, *kernel)}
+    if group == 1:
+        constants["b"] = random(draw, outputs)
+    return Case([node("ConvTranspose", " ".join(["x", *constants]), **attributes)], {"x": shape}, constants)
+
+
 def conv_transpose(draw: Draw) -> Case:
     shape, outputs = image(draw), draw(CHANNELS)
     kernel = [draw(st.integers(1, 4)) for _ in range(2)]
@@ -234,6 +259,123 @@ def binary(draw: Draw) -> Case:
     turned = draw(st.booleans())
     op = draw(st.sampled_from(["Add", "Sub", "Mul", "Sum"]))
     return Case([node(op, "z x" if turned else "x z")], {"x": tuple(shape), "z": tuple(other)})
+
+
+def broadcast(draw: Draw) -> Case:
+    """Operands of fewer dimensions, both repeated, in either order."""
+    shape = list(image(draw))
+    shapes = []
+    for _ in range(2):
+        own = [1 if draw(st.booleans()) else d for d in shape]
+        shapes.append(tuple(own[draw(st.integers(0, 3)) :]))
+    op = draw(st.sampled_from(["Add", "Sub", "Mul", "Max", "Min"]))
+    return Case([node(op, "x z")], dict(zip("xz", shapes, strict=True)))
+
+
+def with_constant(draw: Draw) -> Case:
+    """A constant that is no number for each channel: position embeddings, class tokens, masks."""
+    shape = image(draw)
+    op = draw(st.sampled_from(["Add", "Mul", "Sub", "Max", "Concat"]))
+    own = shape if op == "Concat" else tuple(1 if draw(st.booleans()) else d for d in shape)
+    nodes = [
+        node("Relu", "x", "r"),
+        node(op, draw(st.sampled_from(["r k", "k r"])), **({"axis": 1} if op == "Concat" else {})),
+    ]
+    return Case(nodes, {"x": shape}, {"k": random(draw, *own)})
+
+
+def high_rank(draw: Draw) -> Case:
+    """Five and six dimensions, as windowed attention has them."""
+    shape = [draw(st.integers(1, 5)) for _ in range(draw(st.integers(5, 6)))]
+    other = tuple(1 if draw(st.booleans()) else d for d in shape)
+    axis = draw(st.integers(0, len(shape) - 1))
+    index = {"i": np.array([draw(st.integers(0, shape[axis] - 1)) for _ in range(3)], np.int64)}
+    made, shapes, constants = draw(
+        st.sampled_from([
+            (node("Relu"), {}, {}),
+            (node("Softmax", axis=axis), {}, {}),
+            (node(draw(st.sampled_from(["Add", "Mul", "Sub"])), "x z"), {"z": other}, {}),
+            (node("Add", "x k"), {}, {"k": random(draw, *other)}),
+            (node("Concat", "x z", axis=axis), {"z": tuple(shape)}, {}),
+            (node("Gather", "x i", axis=axis), {}, index),
+            (node("Slice", "x b e a"), {}, {"b": np.array([0]), "e": np.array([2]), "a": np.array([axis])}),
+            (node("ReduceMean", axes=[axis]), {}, {}),
+        ])
+    )  # fmt: skip
+    return Case([made], {"x": tuple(shape), **shapes}, constants)
+
+
+def extremes(draw: Draw) -> Case:
+    shape, count = image(draw), draw(st.integers(2, 4))
+    return Case(
+        [node(draw(st.sampled_from(["Max", "Min"])), " ".join("xzwv"[:count]))],
+        dict.fromkeys("xzwv"[:count], shape),
+    )
+
+
+def reduction(draw: Draw) -> Case:
+    op = draw(st.sampled_from(["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"]))
+    rank = draw(st.integers(1, 5))
+    shape = tuple(draw(st.integers(1, 9)) for _ in range(rank))
+    axes = draw(st.lists(st.integers(0, rank - 1), min_size=1, unique=True))
+    keep = draw(st.integers(0, 1))
+    if op == "ReduceSum":
+        return Case([node(op, "x axes", keepdims=keep)], {"x": shape}, {"axes": np.array(axes, np.int64)})
+    return Case([node(op, axes=axes, keepdims=keep)], {"x": shape})
+
+
+def where(draw: Draw) -> Case:
+    shape = image(draw)
+    mask = random(draw, *(1 if draw(st.booleans()) else d for d in shape)) > 0
+    inputs = draw(st.sampled_from(["c x z", "c z x", "c x k", "c k x"]))
+    constants = {"c": mask, "k": np.float32(draw(st.sampled_from([-2.0, 0.0, 0.5])))}
+    return Case([node("Where", inputs)], {"x": shape, "z": shape}, constants)
+
+
+def compared(draw: Draw) -> Case:
+    shape = image(draw)
+    op = draw(st.sampled_from(["Greater", "Less", "GreaterOrEqual", "LessOrEqual"]))
+    inputs = draw(st.sampled_from(["c x z", "c z x", "c z k"]))
+    return Case(
+        [node(op, "x k", "c"), node("Where", inputs)], {"x": shape, "z": shape}, {"k": np.float32(0.3)}
+    )
+
+
+def gather(draw: Draw) -> Case:
+    shape = tuple(draw(st.integers(1, 9)) for _ in range(draw(st.integers(1, 4))))
+    axis = draw(st.integers(0, len(shape) - 1))
+    index = st.integers(-shape[axis], shape[axis] - 1)
+    wanted = draw(st.one_of(index, st.lists(index, min_size=1, max_size=7)))
+    if len(shape) == 1 and isinstance(wanted, int):
+        wanted = [wanted]
+    return Case([node("Gather", "x i", axis=axis)], {"x": shape}, {"i": np.array(wanted, np.int64)})
+
+
+def tile(draw: Draw) -> Case:
+    shape = tuple(draw(st.integers(1, 6)) for _ in range(draw(st.integers(1, 4))))
+    return Case(
+        [node("Tile", "x r")],
+        {"x": shape},
+        {"r": np.array([draw(st.integers(1, 4)) for _ in shape], np.int64)},
+    )
+
+
+def expand(draw: Draw) -> Case:
+    wide = tuple(draw(st.integers(1, 6)) for _ in range(draw(st.integers(1, 4))))
+    shape = tuple(1 if draw(st.booleans()) else d for d in wide)[draw(st.integers(0, len(wide) - 1)) :]
+    return Case([node("Expand", "x s")], {"x": shape}, {"s": np.array(wide, np.int64)})
+
+
+def turned_slice(draw: Draw) -> Case:
+    shape, axis = image(draw), draw(st.integers(1, 3))
+    values = {
+        "begin": shape[axis] - 1,
+        "end": -shape[axis] - 1,
+        "axis": axis,
+        "step": -draw(st.integers(1, 3)),
+    }
+    constants = {name: np.array([value], np.int64) for name, value in values.items()}
+    return Case([node("Slice", "x begin end axis step")], {"x": shape}, constants)
 
 
 def same_twice(draw: Draw) -> Case:
@@ -388,11 +530,11 @@ def resize(draw: Draw) -> Case:
     return Case([made], {"x": shape}, sizes)
 
 
-KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, gemm, flatten_gemm, matmul, product, attention,
-         batch_norm, prelu,
-         unary, binary, same_twice, scale_and_shift, max_pool, average_pool, global_mean, lrn, softmax, layer_norm,
-         rms_norm, layer_norm_2d, concat, split,
-         slice_, pad, reshape, transpose, shuffle, resize)  # fmt: skip
+KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, conv_transpose_any, gemm, flatten_gemm, matmul,
+         product, attention, batch_norm, prelu, unary, binary, same_twice, broadcast, with_constant, high_rank, extremes,
+         where, compared, scale_and_shift, max_pool, average_pool, global_mean, reduction, lrn, softmax, layer_norm,
+         rms_norm, layer_norm_2d, concat, split, slice_, turned_slice, gather, tile, expand, pad, reshape, transpose,
+         shuffle, resize)  # fmt: skip
 
 
 def build(case: Case) -> onnx.ModelProto:
