@@ -227,7 +227,7 @@ class Walk:
             if node.name not in self.done_q:
                 self._visit_quantize(node)
         elif node.op_type in self.movers and node.inputs[0] is not None and node.inputs[0].name in self.deq:
-            if node.op_type != "Split" and any(used(output) for output in node.outputs[1:]):
+            if node.op_type not in ("Split", "TopK") and any(used(output) for output in node.outputs[1:]):
                 raise Unsupported("only its first output is computed")
             self.movers[node.op_type](self, node)
         elif node.inputs and node.inputs[0] is not None and node.inputs[0].name in self.indices:
