@@ -10,7 +10,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler.attributes import integer, ints, shape_of
+from ommatid.compiler.attributes import integer, ints, shape_of, text
 from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
 from ommatid.compiler.layers import Layer, Operation, Slice, View
 from ommatid.compiler.quantized import Unsupported, Walk, used
@@ -174,8 +174,8 @@ def gather(walk: Walk, node: ir.Node) -> None:
     moved = picked(walk, source, axis, wanted)
     flat = walk.tensor(moved).onnx_shape
     after = (*flat[:axis], *indices.shape, *flat[axis + 1 :])
-    before_order, order = reshaped_order(flat, after, walk.order(moved))
-    finish(walk, node, node.outputs[0], walk.in_order(moved, before_order), order, View())
+    moved = _reshaped(walk, moved, after)
+    finish(walk, node, node.outputs[0], moved, walk.order(moved), View())
 
 
 def tile(walk: Walk, node: ir.Node) -> None:
@@ -193,3 +193,39 @@ def expand(walk: Walk, node: ir.Node) -> None:
     shape = shape_of(node.outputs[0])
     moved = repeated(walk, of_rank(walk, walk.activation(node.inputs[0]), len(shape)), shape)
     finish(walk, node, node.outputs[0], moved, walk.order(moved), View())
+
+
+def depth_to_space(walk: Walk, node: ir.Node) -> None:
+    """DepthToSpace in both modes: blocks of channels become pixels."""
+    source = walk.activation(node.inputs[0])
+    n, c, h, w = walk.tensor(source).onnx_shape
+    b = integer(node, "blocksize", 1)
+    if text(node, "mode", "DCR") == "DCR":
+        shape, perm = (n, b, b, c // b // b, h, w), (0, 3, 4, 1, 5, 2)
+    else:
+        shape, perm = (n, c // b // b, b, b, h, w), (0, 1, 4, 2, 5, 3)
+    _rearranged(walk, node, source, shape, perm)
+
+
+def space_to_depth(walk: Walk, node: ir.Node) -> None:
+    """SpaceToDepth: blocks of pixels become channels."""
+    source = walk.activation(node.inputs[0])
+    n, c, h, w = walk.tensor(source).onnx_shape
+    b = integer(node, "blocksize", 1)
+    _rearranged(walk, node, source, (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4))
+
+
+def _rearranged(
+    walk: Walk, node: ir.Node, source: str, shape: tuple[int, ...], perm: tuple[int, ...]
+) -> None:
+    """Reshape, Transpose, and Reshape to the shape of the result."""
+    apart = _reshaped(walk, source, shape)
+    order = tuple(perm.index(d) for d in walk.order(apart))
+    turned = walk.reshaped(apart, [shape[d] for d in perm], order)
+    moved = _reshaped(walk, turned, shape_of(node.outputs[0]))
+    finish(walk, node, node.outputs[0], moved, walk.order(moved), View())
+
+
+def _reshaped(walk: Walk, name: str, shape: tuple[int, ...]) -> str:
+    wanted, order = reshaped_order(walk.tensor(name).onnx_shape, shape, walk.order(name))
+    return walk.reshaped(walk.in_order(name, wanted), shape, order)

@@ -55,6 +55,8 @@ MOVERS: dict[str, Mover] = {
     "Gather": movers.gather,
     "Tile": movers.tile,
     "Expand": movers.expand,
+    "DepthToSpace": movers.depth_to_space,
+    "SpaceToDepth": movers.space_to_depth,
     "Dropout": movers.reshape,
     "Identity": movers.reshape,
 }

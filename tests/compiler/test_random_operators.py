@@ -516,6 +516,14 @@ def shuffle(draw: Draw) -> Case:
     return Case(nodes, {"x": (1, groups * each, h, w)}, constants)
 
 
+def pixel_shuffle(draw: Draw) -> Case:
+    block, each, h, w = draw(st.integers(1, 3)), draw(st.integers(1, 9)), draw(SIDE), draw(SIDE)
+    if draw(st.booleans()):
+        return Case([node("SpaceToDepth", blocksize=block)], {"x": (1, each, h * block, w * block)})
+    mode = draw(st.sampled_from(["DCR", "CRD"]))
+    return Case([node("DepthToSpace", blocksize=block, mode=mode)], {"x": (1, each * block * block, h, w)})
+
+
 def resize(draw: Draw) -> Case:
     shape = image(draw)
     mode = draw(st.sampled_from(["nearest", "linear"]))
@@ -534,7 +542,7 @@ KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, conv_tr
          product, attention, batch_norm, prelu, unary, binary, same_twice, broadcast, with_constant, high_rank, extremes,
          where, compared, scale_and_shift, max_pool, average_pool, global_mean, reduction, lrn, softmax, layer_norm,
          rms_norm, layer_norm_2d, concat, split, slice_, turned_slice, gather, tile, expand, pad, reshape, transpose,
-         shuffle, resize)  # fmt: skip
+         shuffle, pixel_shuffle, resize)  # fmt: skip
 
 
 def build(case: Case) -> onnx.ModelProto:
