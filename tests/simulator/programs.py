@@ -14,18 +14,14 @@ import numpy as np
 from ommatid.isa.instructions import Memory
 from ommatid.isa.program import Program
 from ommatid.isa.target import load_target
-from ommatid.simulator.reference.plan import PLANS
 from tests.isa.builder import Builder
 from tests.simulator.weave import Weave
 
-NOISE, TABLES = 1 << 16, 1 << 16  # bytes of DRAM; tables follow the noise, results the tables
+NOISE, TABLES = 1 << 16, 1 << 17  # bytes of DRAM; tables follow the noise, results the tables
 CONSTANTS = NOISE + TABLES
 DRAM = CONSTANTS + (1 << 17)
-TABLE_ROOM = 1 << 14  # bytes of a core's SRAM
+TABLE_ROOM = 1 << 16  # bytes of a core's SRAM
 STYLES = ("tiles", "chaos", "mixed", "focus", "flood")
-
-#: Instructions that the reference machine does not execute yet; weights with a zero point came with them.
-UNKNOWN = {"norm", "topk"} - PLANS.keys()
 
 Fields = dict[str, Any]
 Slot = tuple[int, int]  # address, bytes
@@ -388,13 +384,11 @@ class Author:
                 window["kw"] = 1
             else:
                 return -1
-        kind = {"weights_type": 1, "weights_zero": 0}
-        if not UNKNOWN and self.chance(0.3):
-            kind = self.quantization("weights")
+        kind = self.quantization("weights") if self.chance(0.3) else {"weights_type": 1, "weights_zero": 0}
         zero = kind["weights_zero"] & 255
         length = window["kw"] * c if row_mode else c
         at = -(-weights[0] // 16) * 16
-        if length % k:  # the places that fill up a step must hold zero
+        if length % k or cout % lanes:  # the places that fill up a tile must hold zero
             rows = window["kh"] * (1 if row_mode else window["kw"])
             at = self.table(
                 core,
@@ -611,11 +605,19 @@ class Author:
             **self.quantization("src", "dst"),
         )  # fmt: skip
 
+    def channels(self, size: int) -> tuple[int, int, int]:
+        """A shape of at most ``size`` bytes for what goes over channels: at times more of them than elsewhere."""
+        h, w, c = self.shape(size)
+        if self.chance(0.2):
+            c = self.upto(min(size, 1000), c)
+            h, w = 1, min(w, size // c)
+        return h, w, c
+
     def norm(self, core: int) -> int:
         """Over the channels of a buffer."""
         slot = self.pick(self.slots)
         to = self.other(slot)
-        h, w, c = self.shape(min(slot[1], to[1], 2000))
+        h, w, c = self.channels(min(slot[1], to[1], 2000))
         parameters = self.table(core, "norm", c, lambda: self.rng.normal(0, 40, 2 * c).astype("<f4"))
         if parameters < 0 or not self.ready(core, slot):
             return -1
@@ -630,7 +632,7 @@ class Author:
         slot = self.pick(self.slots)
         to = self.other(slot)
         other = self.other(slot, to)
-        h, w, c = self.shape(min(slot[1], 2000))
+        h, w, c = self.channels(min(slot[1], 2000))
         k = min(c, self.pick([1, 1, 2, 5, 17]), to[1] // (h * w), other[1] // (4 * h * w))
         if k == 0 or not self.ready(core, slot):
             return -1
@@ -646,5 +648,5 @@ class Author:
 CHAOS = (
     "load", "load", "fill", "store", "store", "send", "copy", "conv", "conv", "conv", "dwconv", "map", "map", "map",
     "pool", "pool", "reduce", "resize", "resize", "softmax", "softmax", "lrn", "copy", "send",
-    *(() if UNKNOWN else ("norm", "norm", "topk", "topk")),
+    "norm", "norm", "topk", "topk",
 )  # fmt: skip

@@ -85,6 +85,8 @@ KERNEL3 = {"kh": 3, "kw": 3, "pad_top": 1, "pad_left": 1}
         ("ommatid-1k", "resize", {"out_h": 2, "out_w": 3, "c": 16, "taps": 0}, 16, 3),
         ("ommatid-1k", "softmax", IMAGE | {"h": 2, "w": 2, "c": 10}, 16, 8),
         ("ommatid-1k", "lrn", IMAGE | {"h": 2, "w": 2, "c": 10, "size": 5}, 16, 16),
+        ("ommatid-1k", "norm", IMAGE | {"h": 2, "w": 3, "c": 10}, 16, 9),
+        ("ommatid-256", "topk", IMAGE | {"c": 20, "k": 3, "values_on": 1}, 16, 144),  # three words of 8
         (
             "ommatid-1k",
             "copy",

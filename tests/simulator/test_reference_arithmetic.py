@@ -162,14 +162,18 @@ def taps(w: dict[str, int], y: int, x: int) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize("target", ["ommatid-256", "ommatid-1k"])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(("row_mode", "accumulate", "kind"), [(0, 0, 0), (0, 1, 1), (1, 1, 0)])
-def test_conv(target: str, window: dict[str, int], row_mode: int, accumulate: int, kind: int):
+@pytest.mark.parametrize(("weights_zero", "weights_type"), [(0, 1), (-77, 1), (200, 0)])
+def test_conv(
+    target: str, window: dict[str, int], row_mode: int, accumulate: int, kind: int, weights_zero: int, weights_type: int
+):  # fmt: skip
     bench = Bench(4, target)
     cin, cout, zero = 5, 19, 3 - 4 * kind
     pixel = cin if row_mode else 8
     row = 70
     k, lanes = bench.target.mx_k_bytes, bench.target.mx_channels
     groups = -(-cout // lanes)
-    weights = bench.rng.integers(-128, 128, (cout, window["kh"], window["kw"], cin))
+    low = -128 * weights_type
+    weights = bench.rng.integers(low, low + 256, (cout, window["kh"], window["kw"], cin))
     tiles: list[int] = []
     for group in range(groups):
         for i in range(window["kh"]):
@@ -183,11 +187,13 @@ def test_conv(target: str, window: dict[str, int], row_mode: int, accumulate: in
                         for channel in range(group * lanes, (group + 1) * lanes):
                             for at in padded[step + quad : step + quad + 4]:
                                 known = at is not None and channel < cout
-                                tiles.append(int(weights[channel, i, at[0], at[1]]) if known else 0)
-    bench.put(4096, tiles, "i1")
+                                value = int(weights[channel, i, at[0], at[1]]) if known else weights_zero
+                                tiles.append(value & 255)
+    bench.put(4096, tiles, "u1")
     _, acc, _ = bench.run(
         "conv", src=1000, src_row=row, src_pixel=pixel, **window, src_zero=zero, cin=cin, cout=cout, src_type=kind,
-        row_mode=row_mode, accumulate=accumulate, acc_bytes=4, weights=4096, weights_type=1, acc=8, acc_pixel=100,
+        row_mode=row_mode, accumulate=accumulate, acc_bytes=4, weights=4096, weights_zero=weights_zero,
+        weights_type=weights_type, acc=8, acc_pixel=100,
     )  # fmt: skip
     expected = bench.before.acc[0].astype(np.int64)
     for y in range(window["out_h"]):
@@ -198,7 +204,8 @@ def test_conv(target: str, window: dict[str, int], row_mode: int, accumulate: in
                     at = 1000 + iy * row + ix * pixel
                     data = bench.before.sram[0][at : at + cin]
                     total += sum(
-                        (num(data[ch], kind) - zero) * int(weights[o, i, j, ch]) for ch in range(cin)
+                        (num(data[ch], kind) - zero) * (int(weights[o, i, j, ch]) - weights_zero)
+                        for ch in range(cin)
                     )
                 where = 2 + (y * window["out_w"] + x) * 25 + o
                 expected[where] = total + (expected[where] if accumulate else 0)
@@ -409,3 +416,95 @@ def test_lrn(size: int):
         return quantised(rounded(rounded(v[ch] * factor) / rounded(g * root(g))), 1, 1)
 
     bench.check(sram, elements(bench, value))
+
+
+def normed(
+    v: list[int], centre: int, epsilon: Fraction, multiplier: np.ndarray, shift: np.ndarray, zero: int, kind: int
+) -> list[int]:  # fmt: skip
+    """The bytes of a pixel whose channels less the zero point are ``v``."""
+    c = len(v)
+    s1 = sum(v) if centre else 0
+    g = root(rounded(rounded(Fraction(c * sum(n * n for n in v) - s1 * s1)) + epsilon))
+    share = [rounded(rounded(Fraction(c * n - s1)) / g) for n in v]
+    return [
+        quantised(rounded(s * f32(m) + f32(b)), zero, kind)
+        for s, m, b in zip(share, multiplier, shift, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("centre", [0, 1])
+@pytest.mark.parametrize(
+    ("zero", "kind", "epsilon"), [(120, 0, 1e-30), (-128, 1, 0.7), (3, 1, 3e5), (255, 0, 1e-45)]
+)
+def test_norm(centre: int, zero: int, kind: int, epsilon: float):
+    bench = Bench(15)
+    multiplier, shift = bench.rng.normal(0, 40, (2, C)).astype(np.float32)
+    bench.put(64, [multiplier, shift], "f4")
+    bench.put(1000, [zero % 256] * C, "u1")  # a pixel of nothing but zeros
+    bench.put(1010, [(zero + 1) % 256] * C, "u1")  # and one without variance
+    sram, _, _ = bench.run(
+        "norm", h=H, w=W, c=C, parameters=64, centre=centre, epsilon=epsilon, src_zero=zero, src_type=kind, dst_zero=-9,
+        dst_type=1, **IMAGES,
+    )  # fmt: skip
+
+    def value(y: int, x: int, ch: int) -> int:
+        v = [src(bench, y, x, d, kind) - zero for d in range(C)]
+        return normed(v, centre, f32(epsilon), multiplier, shift, -9, 1)[ch]
+
+    bench.check(sram, elements(bench, value))
+
+
+@pytest.mark.parametrize("centre", [0, 1])
+def test_norm_of_so_many_channels_that_the_variance_is_rounded(centre: int):
+    bench, c = Bench(16), 65535
+    multiplier = np.float32(60) * bench.rng.choice([1, -1], c).astype(np.float32)
+    shift = bench.rng.normal(0, 20, c).astype(np.float32)
+    bench.put(1 << 18, [multiplier, shift], "f4")
+    sram, _, _ = bench.run(
+        "norm", h=1, w=1, c=c, src=1, src_zero=255, parameters=1 << 18, centre=centre, epsilon=1.0, dst=1 << 17,
+        dst_zero=128,
+    )  # fmt: skip
+    v = [int(byte) - 255 for byte in bench.before.sram[0][1 : 1 + c]]
+    spread = c * sum(n * n for n in v) - sum(v) ** 2 * centre
+    assert rounded(Fraction(spread)) != spread
+    expected = normed(v, centre, Fraction(1), multiplier, shift, 128, 0)
+    bench.check(sram, {(1 << 17) + ch: byte for ch, byte in enumerate(expected)})
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize(
+    ("kind", "k", "values_on", "indices_on"), [(0, 1, 1, 0), (1, 3, 0, 1), (1, 4, 1, 1), (0, 5, 1, 1)]
+)
+def test_topk(order: int, last: int, kind: int, k: int, values_on: int, indices_on: int):
+    bench = Bench(17)
+    for pixel in range(1000, 1000 + 40 * H, 10):  # many equal ones
+        bench.put(pixel, bench.rng.choice([0, 1, 127, 128, 255], 10), "u1")
+    sram, _, _ = bench.run(
+        "topk", h=H, w=W, c=C, k=k, src_type=kind, order=order, last=last, values_on=values_on, indices_on=indices_on,
+        index=30001, index_row=70, index_pixel=-23, **IMAGES,
+    )  # fmt: skip
+    expected: dict[int, int] = {}
+    for y, x in np.ndindex(H, W):
+        left = list(range(C))
+        for j in range(k):  # the k passes of the document
+            values = [src(bench, y, x, ch, kind) for ch in left]
+            equal = [ch for ch, v in zip(left, values, strict=True) if v == (min if order else max)(values)]
+            ch = max(equal) if last else min(equal)
+            left.remove(ch)
+            if values_on:
+                expected[20000 + y * 33 + x * 11 + j] = src(bench, y, x, ch)
+            if indices_on:
+                at = 30001 + y * 70 - x * 23 + 4 * j
+                expected |= dict(zip(range(at, at + 4), (ch, 0, 0, 0), strict=True))
+    bench.check(sram, expected)
+
+
+def test_topk_numbers_have_four_bytes():
+    bench = Bench(18)
+    bench.put(1000, np.zeros(40000), "u1")
+    bench.put(1000 + 39999, [200, 7], "u1")
+    sram, _, _ = bench.run(
+        "topk", h=1, w=1, c=40000, k=2, last=1, src=1000, index=60003, indices_on=1, dst=0, values_on=1
+    )
+    bench.check(sram, {0: 200, 1: 0, **dict(enumerate([0x3F, 0x9C, 0, 0, 0x3E, 0x9C, 0, 0], 60003))})

@@ -113,14 +113,15 @@ def _accumulate(acc: Array, at: Array, sums: Array, accumulate: int) -> None:
 
 
 def _conv_weights(f: Any, sram: Array, target: Target) -> Array:
-    """Weights [cout, kh, kw, cin] out of their tiles."""
+    """Weights (number - zero point) [cout, kh, kw, cin] out of their tiles."""
     k, channels = target.mx_k_bytes, target.mx_channels
     groups = -(-f.cout // channels)
     positions = f.kw * f.cin if f.row_mode else f.cin  # of one row, or of one tap
     rows = f.kh if f.row_mode else f.kh * f.kw
     steps = -(-positions // k)
-    raw = number(_read(sram, _grid(f.weights, (groups * rows * steps * k * channels, 1))), 1)
-    tiles = raw.reshape(groups, rows, steps, k // 4, channels, 4).transpose(0, 4, 1, 2, 3, 5)
+    raw = _read(sram, _grid(f.weights, (groups * rows * steps * k * channels, 1)))
+    values = number(raw, f.weights_type) - f.weights_zero
+    tiles = values.reshape(groups, rows, steps, k // 4, channels, 4).transpose(0, 4, 1, 2, 3, 5)
     by_row = tiles.reshape(groups * channels, rows, steps * k)[: f.cout, :, :positions]
     return by_row.reshape(f.cout, f.kh, f.kw, f.cin)
 
@@ -244,7 +245,34 @@ def _lrn(f: Any, sram: Array, acc: Array, target: Target) -> None:
     _write(sram, _image(f, "dst", f.h, f.w, f.c), written)
 
 
+def _norm(f: Any, sram: Array, acc: Array, target: Target) -> None:
+    assert f.epsilon > 0, "norm: epsilon must be greater than 0"
+    v = number(_read(sram, _image(f, "src", f.h, f.w, f.c)), f.src_type) - f.src_zero
+    s1 = v.sum(axis=2, keepdims=True) * f.centre
+    s2 = (v**2).sum(axis=2, keepdims=True)
+    g = np.sqrt(fl(fl(f.c * s2 - s1**2) + np.float32(f.epsilon)))
+    multiplier, shift = _words32(sram, f.parameters, 2 * f.c, "<f4").reshape(2, f.c)
+    scaled = fma(fl(fl(f.c * v - s1) / g), multiplier, shift)
+    _write(sram, _image(f, "dst", f.h, f.w, f.c), quantise(scaled, f.dst_zero, f.dst_type))
+
+
+def _topk(f: Any, sram: Array, acc: Array, target: Target) -> None:
+    assert f.k <= f.c, "topk: k is at most c"
+    assert f.values_on or f.indices_on, "topk: one of the two must be set"
+    data = _read(sram, _image(f, "src", f.h, f.w, f.c))
+    key = number(data, f.src_type) * (1 if f.order else -1)
+    if f.last:
+        found = f.c - 1 - np.argsort(key[..., ::-1], axis=2, kind="stable")[..., : f.k]
+    else:
+        found = np.argsort(key, axis=2, kind="stable")[..., : f.k]
+    if f.values_on:
+        _write(sram, _image(f, "dst", f.h, f.w, f.k), np.take_along_axis(data, found, axis=2))
+    if f.indices_on:
+        indices = np.ascontiguousarray(found, "<i4").view(np.uint8)
+        _write(sram, _image(f, "index", f.h, f.w, 4 * f.k), indices)
+
+
 KERNELS: dict[str, Callable[[Any, Array, Array, Target], None]] = {
     "fill": _fill, "copy": _copy, "conv": _conv, "dwconv": _dwconv, "map": _map, "pool": _pool,
-    "reduce": _reduce, "resize": _resize, "softmax": _softmax, "lrn": _lrn,
+    "reduce": _reduce, "resize": _resize, "softmax": _softmax, "lrn": _lrn, "norm": _norm, "topk": _topk,
 }  # fmt: skip

@@ -240,6 +240,23 @@ def _lrn(i: Decoded, target: Target) -> Plan:
     return _vector(i, beats, [_src(f)], _dst(f, f.h, f.w))
 
 
+def _norm(i: Decoded, target: Target) -> Plan:
+    f = i.fields
+    beats = _ceil(_elements(f.h * f.w, f.c, target) * 3, target.vx_elements_per_cycle)
+    return _vector(i, beats, [np.tile(_src(f), 2)], _dst(f, f.h, f.w))
+
+
+def _topk(i: Decoded, target: Target) -> Plan:
+    f = i.fields
+    beats = _ceil(_elements(f.h * f.w, f.c, target) * f.k, target.vx_elements_per_cycle)
+    written = []
+    if f.values_on:
+        written.append(words.image(f.dst, f.h, f.w, f.k, f.dst_row, f.dst_pixel))
+    if f.indices_on:
+        written.append(words.image(f.index, f.h, f.w, 4 * f.k, f.index_row, f.index_pixel))
+    return _vector(i, beats, [np.tile(_src(f), f.k)], np.concatenate(written))
+
+
 def _end(i: Decoded, target: Target) -> Plan:
     return Plan(beats=1)
 
@@ -247,7 +264,7 @@ def _end(i: Decoded, target: Target) -> Plan:
 PLANS: dict[str, Callable[[Decoded, Target], Plan]] = {
     "load": _load, "fill": _fill, "store": _store, "send": _send, "copy": _copy, "conv": _conv,
     "dwconv": _dwconv, "map": _map, "pool": _pool, "reduce": _reduce, "softmax": _softmax, "lrn": _lrn,
-    "end": _end,
+    "norm": _norm, "topk": _topk, "end": _end,
 }  # fmt: skip
 
 
