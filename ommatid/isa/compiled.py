@@ -64,7 +64,11 @@ class Kept(FunctionCache):
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """The compiled function, or None."""
-        found = super().load_overload(signature, context)
+        try:
+            found = super().load_overload(signature, context)
+        except (AttributeError, ImportError, TypeError):  # kept by an earlier version, of types that are no more
+            self._cache_file.flush()
+            found = None
         if found is None:
             tell()
         return found

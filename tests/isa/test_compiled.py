@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numba
 import pytest
 
 import ommatid
-from ommatid.isa.compiled import _imports, sources
+from ommatid.isa.compiled import _imports, entry, sources
 
 MODULES = {
     "__init__.py": "",
@@ -78,3 +81,20 @@ def test_the_event_loop_is_compiled_anew_for_what_it_holds(tmp_path: Path, modul
         file.write("# changed\n")
     _imports.cache_clear()
     assert sources(loop) != before
+
+
+def test_what_names_types_that_are_no_more_is_compiled_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+
+    @entry
+    def double(x: int) -> int:
+        return 2 * x
+
+    kept: Any = double._cache
+    index = Path(kept._cache_file._index_path)
+    index.parent.mkdir(parents=True, exist_ok=True)
+    index.write_bytes(pickle.dumps(kept._cache_file._version) + b"cno_such_module\nType\n.")
+    assert double(21) == 42
+    assert b"no_such_module" not in index.read_bytes()
