@@ -35,8 +35,7 @@ def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, An
     """All memory operands of a stream as ACCESS records, ordered by instruction, then operand, then core.
 
     An operand in several cores' memories has a record for each; absent operands are left out. Loops are merged
-    into the run where they are contiguous; loops of one
-    repetition have stride 0.
+    into the run where they are contiguous, or read the same bytes again; loops of one repetition have stride 0.
     """
     parts = []
     for opcode in np.unique(stream["opcode"]):
@@ -75,8 +74,8 @@ def _in_cores(part: np.ndarray[Any, Any], masks: np.ndarray[Any, Any]) -> np.nda
 def _merged(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     part["s"][part["n"] == 1] = 0
     for _ in range(4):  # the innermost loop that counts, into the run, as often as it fits
-        one = part["n"][:, 0] == 1
-        contiguous = one | (part["s"][:, 0] == part["run"]) | (part["s"][:, 0] == 0)
+        again = (part["n"][:, 0] == 1) | (part["mode"] == Mode.READ)
+        contiguous = (part["s"][:, 0] == part["run"]) | ((part["s"][:, 0] == 0) & again)
         grow = np.where(part["s"][:, 0] == 0, 1, part["n"][:, 0])
         part["run"] = np.where(contiguous, part["run"] * grow, part["run"])
         for field, last in (("n", 1), ("s", 0)):

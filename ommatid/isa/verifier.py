@@ -37,7 +37,7 @@ def verify(program: Program) -> list[str]:
     problems += _partitions(program)
     problems += _out_of_bounds(program, table)
     if not problems:
-        problems += _overlapping_operands(program, table)
+        problems += _overlapping_operands(program, table) + _written_twice(program, table)
     if not problems:
         problems += _order_and_data(program, table)
     return problems[:MOST_PROBLEMS]
@@ -221,6 +221,22 @@ def _overlapping_operands(program: Program, table: Array) -> list[str]:
                 )
                 problems.append(f"{_operand(program, x)}: overlaps operand {name}, which is written")
     return problems
+
+
+def _written_twice(program: Program, table: Array) -> list[str]:
+    """Instructions that write a byte more than once: which is last depends on how an engine goes about it."""
+    writes = table[table["mode"] != Mode.READ]
+    order = np.argsort(np.abs(writes["s"]), axis=1)
+    counts, steps = (np.take_along_axis(np.abs(writes[name]), order, axis=1) for name in ("n", "s"))
+    span, doubtful = writes["run"].copy(), np.zeros(len(writes), bool)
+    for n, step in zip(counts.T, steps.T, strict=True):
+        doubtful |= (n > 1) & (step < span)
+        span += (n - 1) * step
+    return [
+        f"{_operand(program, access)}: writes a byte more than once"
+        for access in writes[doubtful]
+        if _bytes(access).size < access["run"] * access["n"].prod()
+    ]
 
 
 def _element_upon_element(program: Program, a: Any, b: Any) -> bool:

@@ -111,7 +111,9 @@ def test_rules_between_fields(mnemonic: str, fields: dict[str, float], message: 
 
 def test_values_and_indices_do_not_overlap() -> None:
     fields = (
-        IMAGE | strided("src", 0) | {"k": 2, "values_on": 1, "indices_on": 1, "dst_pixel": 2, "dst": 4096}
+        IMAGE
+        | strided("src", 0)
+        | {"k": 2, "values_on": 1, "indices_on": 1, "dst_pixel": 2, "dst_row": 8, "dst": 4096}
     )
     assert one("topk", **fields, **strided("index", 8192 - 4 * 64 - 8)) == []
     wrong = one("topk", **fields, **strided("index", 4096 - 3 * 64 - 48))
@@ -237,6 +239,21 @@ def test_an_instruction_does_not_read_what_it_writes(
 ) -> None:
     wrong = f"instruction 1 ({mnemonic}), operand {operand}: overlaps operand dst, which is written"
     assert one(mnemonic, **fields) == ([wrong] if operand else [])
+
+
+@pytest.mark.parametrize("mnemonic, fields, twice", [
+    ("map", IMAGE | strided("src", 512) | strided("dst", 0), False),
+    ("map", IMAGE | strided("src", 512) | strided("dst", 0, 8, 32), False),
+    ("map", IMAGE | strided("src", 512) | strided("dst", 256, -64, 16), False),
+    ("map", IMAGE | strided("src", 512) | strided("dst", 0, 64, 7), True),
+    ("map", IMAGE | strided("src", 512) | strided("dst", 0, 32, 16), True),
+    ("map", IMAGE | {"c": 4} | strided("src", 512) | strided("dst", 0, 36, 8), False),
+    ("copy", {"src": 512, "dst": 0, "n0": 2, "src_s0": 1, "dst_s0": 0}, True),
+    ("copy", {"src": 512, "dst": 0, "n0": 3, "n1": 2, "src_s0": 1, "dst_s0": 4, "dst_s1": 6}, False),
+])  # fmt: skip
+def test_an_instruction_writes_no_byte_twice(mnemonic: str, fields: dict[str, int], twice: bool) -> None:
+    wrong = f"instruction 1 ({mnemonic}), operand dst: writes a byte more than once"
+    assert one(mnemonic, **fields) == ([wrong] if twice else [])
 
 
 # --- tokens --------------------------------------------------------------------------------------------------
