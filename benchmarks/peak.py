@@ -11,26 +11,27 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ommatid.simulator.kernels.multiply import AVX2, EIGHT, SHORTS, VNNI, Path
+from ommatid.simulator.kernels.multiply import AVX2, SHORTS, VNNI, VNNI512, Path
 from ommatid.simulator.settings import kernels
 
 CHAINS = 12
 
 
 def _loop(path: Path) -> Any:
-    factors = EIGHT if path is VNNI else SHORTS
+    sums = path.channels
+    factors = SHORTS if path is AVX2 else sums
 
     def typed(typing_context: Any, turns: Any, seed: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             factor = ir.Constant(factors, [3] * factors.count)
-            sums = [cgutils.alloca_once(builder, EIGHT) for _ in range(CHAINS)]
-            for i, place in enumerate(sums):
-                builder.store(ir.Constant(EIGHT, [i] * 8), place)
+            places = [cgutils.alloca_once(builder, sums) for _ in range(CHAINS)]
+            for i, place in enumerate(places):
+                builder.store(ir.Constant(sums, [i] * sums.count), place)
             with cgutils.for_range(builder, args[0]):
-                for place in sums:
+                for place in places:
                     builder.store(path.add(builder, builder.load(place), factor, factor), place)
-            total = ir.Constant(EIGHT, None)
-            for place in sums:
+            total = ir.Constant(sums, None)
+            for place in places:
                 total = builder.add(total, builder.load(place))
             return builder.extract_element(total, ir.IntType(32)(0))
 
@@ -39,12 +40,18 @@ def _loop(path: Path) -> Any:
     return intrinsic(typed)
 
 
-_vnni, _avx2 = _loop(VNNI), _loop(AVX2)
+_vnni512, _vnni, _avx2 = _loop(VNNI512), _loop(VNNI), _loop(AVX2)
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def vnni512(turns: int) -> int:
+    """``turns`` times CHAINS 512-bit ``vpdpbusd``."""
+    return _vnni512(turns, 0)
 
 
 @numba.njit  # type: ignore[untyped-decorator]
 def vnni(turns: int) -> int:
-    """``turns`` times CHAINS ``vpdpbusd``."""
+    """``turns`` times CHAINS 256-bit ``vpdpbusd``."""
     return _vnni(turns, 0)
 
 
@@ -59,7 +66,7 @@ def peak_gmacs() -> float:
     path = kernels()
     if path == "portable":
         return 0.0
-    function, products = (vnni, 32) if path == "vnni" else (avx2, 16)
+    function, products = {"vnni512": (vnni512, 64), "vnni": (vnni, 32), "avx2": (avx2, 16)}[path]
     turns, best = 1_000_000, float("inf")
     function(1)
     for _ in range(10):

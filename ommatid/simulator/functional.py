@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ommatid.isa.instructions import BY_OPCODE, Engine
 from ommatid.isa.program import Program
+from ommatid.isa.verifier import verify
 from ommatid.simulator import settings
 from ommatid.simulator.kernels import multiply, team
-from ommatid.simulator.kernels.program import Array, Chip, work
-from ommatid.simulator.memories import Memories
+from ommatid.simulator.kernels.program import Chip, MacArray, work
+from ommatid.simulator.memories import Array, Memories
 
 #: The plainest way to execute a program: one thread, in list order, and code that every CPU has.
 PLAIN: dict[str, Any] = {"threads": 1, "path": "portable"}
@@ -24,20 +27,25 @@ NOTHING = np.zeros(0, np.int64)
 class Machine(Memories):
     """A chip that executes a program's instructions.
 
-    Programs are trusted to stay inside their memories, and to order by tokens what touches the same bytes: what
-    comes from outside goes through the verifier. ``threads`` of the host share a partition's queues (None:
-    ``settings.threads()``), and ``path`` of ``kernels.multiply`` multiplies (None: ``settings.kernels()``); the bits
-    depend on neither.
+    Programs are trusted to stay inside their memories: what comes from outside goes through the verifier.
+    ``threads`` of the host share a partition (None: ``settings.threads()``), and ``path`` of ``kernels.multiply``
+    multiplies (None: ``settings.kernels()``). The bits depend on neither: only what the verifier accepts is shared,
+    because its tokens order all that touches the same bytes.
     """
 
     def __init__(self, program: Program, threads: int | None = None, path: str | None = None) -> None:
         super().__init__(program)
         target, path = program.target, path or settings.kernels()
-        array = Array(target.mx_k_bytes, target.mx_channels, multiply.address(path), path != "vnni")
+        kind = multiply.PATHS[path]
+        array = MacArray(
+            target.mx_k_bytes, target.mx_channels, multiply.address(path), kind.quad_bytes == 8,
+            kind.channels.count, kind.quads,
+        )  # fmt: skip
         stream = program.instructions.view(np.uint8)
         self._chip = Chip(array, len(self.sram), stream, self.dram, self.all_sram, self.all_acc)
         self._threads = threads or settings.threads()
-        self._plans: dict[tuple[int, int], tuple[Any, Any] | None] = {}
+        self._orders: dict[tuple[int, int], Array] = {}
+        self._plans: dict[tuple[int, int], tuple[Array, Array]] = {}
 
     def run(
         self,
@@ -46,14 +54,18 @@ class Machine(Memories):
         order: Iterable[int] | None = None,
         on_ready: Callable[[Machine, int], None] | None = None,
     ) -> None:
-        """Execute instructions ``begin`` to ``end`` in program order, or those of ``order`` in its order.
+        """Execute instructions ``begin`` to ``end`` in an order that tokens allow, or those of ``order`` in its order.
 
         ``on_ready(machine, index)`` is called after each instruction.
         """
-        if order is None and on_ready is None and self._plan(begin, end) is not None:
-            self._share(*self._plan(begin, end))
+        if order is None and on_ready is None and self._worth_sharing(begin, end) and self._verified:
+            if (begin, end) not in self._plans:
+                self._plans[begin, end] = plan(self.program.instructions[begin:end], begin)
+            self._share(*self._plans[begin, end])
             return
-        indices = np.arange(begin, end) if order is None else np.fromiter(order, np.int64)
+        if order is None and (begin, end) not in self._orders:
+            self._orders[begin, end] = sequence(self.program.instructions[begin:end]) + begin
+        indices = self._orders[begin, end] if order is None else np.fromiter(order, np.int64)
         if on_ready is None:
             work(self._chip, indices, NOTHING, NOTHING, 0)
             return
@@ -61,15 +73,14 @@ class Machine(Memories):
             work(self._chip, indices[at : at + 1], NOTHING, NOTHING, 0)
             on_ready(self, index)
 
-    def _plan(self, begin: int, end: int) -> Any:
-        """The queues' lists (see ``kernels.team``) of a partition that it pays to share, else None."""
-        if self._threads == 1 or end - begin < WORTH_THREADS:
-            return None
-        if all((p.begin, p.end) != (begin, end) for p in self.program.partitions):
-            return None
-        if (begin, end) not in self._plans:
-            self._plans[begin, end] = plan(self.program.instructions[begin:end], begin)
-        return self._plans[begin, end]
+    def _worth_sharing(self, begin: int, end: int) -> bool:
+        """Whether these are a partition with work for several threads."""
+        known = ((p.begin, p.end) for p in self.program.partitions)
+        return self._threads > 1 and end - begin >= WORTH_THREADS and (begin, end) in known
+
+    @cached_property
+    def _verified(self) -> bool:
+        return not verify(self.program)
 
     def _share(self, lists: Any, bounds: Any) -> None:
         state = np.zeros(team.WORDS, np.int64)
@@ -88,21 +99,52 @@ class Machine(Memories):
             helper.join()
 
 
-def plan(stream: Any, begin: int) -> tuple[Any, Any] | None:
-    """(instructions by queue, each queue's first place and one more) of a stream whose first is number ``begin``.
+def plan(stream: Array, begin: int) -> tuple[Array, Array]:
+    """(instructions by queue, each queue's first place and one more) of a stream whose first is number ``begin``."""
+    queue = queues(stream)
+    lists = np.argsort(queue, kind="stable")
+    return lists + begin, np.searchsorted(queue[lists], np.arange(team.QUEUES + 1))
 
-    None if its own order does not keep its tokens: then threads might wait for ever.
-    """
-    engine = np.array([BY_OPCODE[o].engine if o in BY_OPCODE else 0 for o in range(256)])
-    queue = engine[stream["opcode"]] + 8 * stream["core"].astype(np.int64)
-    for producer in np.unique(queue):
+
+def sequence(stream: Array) -> Array:
+    """The places of a stream in an order that its tokens allow: its own, if that is one, or if there is none."""
+    queue, listed = queues(stream), np.arange(len(stream))
+    if follows(stream, queue):
+        return listed
+    waits, signals = ([_bits(int(mask)) for mask in stream[name]] for name in ("wait", "signal"))
+    left = {int(q): np.flatnonzero(queue == q)[::-1].tolist() for q in np.unique(queue)}
+    tokens: Counter[tuple[int, int]] = Counter()
+    found: list[int] = []
+    before = -1
+    while before < len(found):
+        before = len(found)
+        for q, places in left.items():
+            while places and all(tokens[producer, q] for producer in waits[places[-1]]):
+                tokens.subtract((producer, q) for producer in waits[places[-1]])
+                tokens.update((q, consumer) for consumer in signals[places[-1]])
+                found.append(places.pop())
+    return np.array(found) if before == len(stream) else listed
+
+
+def follows(stream: Array, queue: Array) -> bool:
+    """Whether, one after the other, each instruction of a stream finds its tokens."""
+    for producer in range(team.QUEUES):
+        if not (stream["wait"] >> producer & 1).any():
+            continue
         for consumer in np.unique(queue):
             signals = np.flatnonzero((queue == producer) & (stream["signal"] >> consumer & 1 == 1))
             waits = np.flatnonzero((queue == consumer) & (stream["wait"] >> producer & 1 == 1))
             if len(waits) > len(signals) or (signals[: len(waits)] >= waits).any():
-                return None
-    absent = ~np.bitwise_or.reduce(np.uint32(1) << np.unique(queue).astype(np.uint32))
-    if (stream["wait"] & absent).any():
-        return None
-    lists = np.argsort(queue, kind="stable")
-    return lists + begin, np.searchsorted(queue[lists], np.arange(team.QUEUES + 1))
+                return False
+    return True
+
+
+def queues(stream: Array) -> Array:
+    """The number of each instruction's queue, as in the masks of tokens."""
+    engine = np.array([BY_OPCODE[o].engine if o in BY_OPCODE else 0 for o in range(256)])
+    found: Array = engine[stream["opcode"]] + 8 * stream["core"].astype(np.int64)
+    return found
+
+
+def _bits(mask: int) -> list[int]:
+    return [bit for bit in range(team.QUEUES) if mask >> bit & 1]

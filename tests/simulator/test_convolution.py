@@ -79,13 +79,14 @@ def qlinear_conv(x: Array, weights: Array, bias: Array, scales: Any, zeros: Any,
     return np.asarray(session.run(None, {"x": feed})[0])[0].transpose(1, 2, 0)
 
 
-@settings(deadline=None, max_examples=60, derandomize=True)
+@pytest.mark.parametrize("path", available())
+@settings(deadline=None, max_examples=30, derandomize=True)
 @given(
     windows(), st.sampled_from([1, 3, 17, 360]), st.sampled_from([1, 3, 16, 17]), st.sampled_from(["uint8", "int8"]),
     st.booleans(), st.integers(0, 2**32 - 1),
 )  # fmt: skip
 def test_conv_and_map_equal_onnxruntime(
-    f: dict[str, int], cin: int, cout: int, dtype: str, row_mode: bool, seed: int
+    path: str, f: dict[str, int], cin: int, cout: int, dtype: str, row_mode: bool, seed: int
 ) -> None:
     scene, kind = Scene(seed), int(dtype == "int8")
     rng, row_mode = scene.rng, row_mode and f["dilation_w"] == 1
@@ -97,7 +98,7 @@ def test_conv_and_map_equal_onnxruntime(
     y_scale = np.float32(x_scale * 0.005 * 80 * (cin * f["kh"] * f["kw"]) ** 0.5)
     acc, _ = scene.accumulators(f["out_h"] * f["out_w"], cout)
     scene.acc[:] = scene.run(
-        "conv", **f, **src, **acc, cin=cin, cout=cout, src_type=kind, src_zero=zeros[0], row_mode=int(row_mode),
+        "conv", path, **f, **src, **acc, cin=cin, cout=cout, src_type=kind, src_zero=zeros[0], row_mode=int(row_mode),
         weights_type=1,
         weights=scene.put(pack_weights(weights, row_mode, scene.target), 16),
     ).acc[0]  # fmt: skip

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
@@ -15,11 +16,13 @@ from ommatid.isa.program import Program
 from ommatid.isa.program_file import from_bytes, to_bytes
 from ommatid.runtime.host import quantize, to_memory
 from ommatid.runtime.session import InferenceSession, placed_by_name
-from ommatid.simulator import settings
-from ommatid.simulator.functional import PLAIN, Machine, plan
+from ommatid.simulator import functional, settings
+from ommatid.simulator.functional import PLAIN, Machine, plan, sequence
 from ommatid.simulator.kernels import team
 from ommatid.simulator.kernels.multiply import available
-from ommatid.simulator.kernels.program import work
+from ommatid.simulator.kernels.program import divided, work
+from tests.isa.builder import Builder
+from tests.simulator.programs import random_program
 from tests.workloads import images, source
 
 Array = np.ndarray[Any, Any]
@@ -60,7 +63,6 @@ def test_a_run_repeats_on_the_same_machine(program: Program) -> None:
 def test_one_thread_alone_gets_through_all_queues(program: Program) -> None:
     machine = Machine(program)
     shares = plan(program.instructions, 0)
-    assert shares is not None
     state = np.zeros(team.WORDS, np.int64)
     state[team.LEFT] = len(program.instructions)
     alone = output(machine, lambda order: work(machine._chip, *shares, state, 3))
@@ -68,11 +70,89 @@ def test_one_thread_alone_gets_through_all_queues(program: Program) -> None:
     assert not state[team.TOKENS : team.CPU].any()
 
 
-def test_a_stream_that_breaks_its_own_tokens_is_not_shared(program: Program) -> None:
-    stream = program.instructions.copy()
-    assert plan(stream, 0) is not None
-    stream["wait"][0] |= 1 << 2
-    assert plan(stream, 0) is None
+def contents(program: Program, **how: Any) -> list[bytes]:
+    """All memories after a program."""
+    machine = Machine(program, **how)
+    machine.run(0, len(program.instructions))
+    return [memory.tobytes() for memory in (machine.dram, *machine.sram, *machine.acc)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_programs_give_the_same_bits_on_any_number_of_threads(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functional, "WORTH_THREADS", 0)
+    program = random_program(seed, ("ommatid-1k", "ommatid-256", "ommatid-4k")[seed % 3])
+    assert Machine(program)._verified
+    expected = contents(program, **PLAIN)
+    for threads in (1, 2, 3):
+        assert contents(program, threads=threads) == expected
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def parts(chip: Any, instruction: int) -> int:
+    """The parts of an instruction."""
+    return divided(chip, instruction)
+
+
+def large(pixel: int = 64) -> Program:
+    """A padded convolution of 28 x 28 x 64 bytes, worth dividing, and its requantisation; ``pixel`` is acc_pixel."""
+    size, channels = 28, 64
+    noise = np.random.default_rng(3).integers(0, 256, 1 << 17, np.uint8)
+    noise[-128:-64] = 0  # biases
+    noise[-64:] = np.full(16, 3e-4, np.float32).view(np.uint8)  # multipliers
+    b, weights = Builder("ommatid-1k", noise.tobytes()), 1 << 16
+    b.load(src=0, dst=0, run=len(noise), signal=["mx", "vx"])
+    b.conv(
+        src=0, src_row=size * channels, src_pixel=channels, in_h=size, in_w=size, cin=channels, cout=16, kh=3, kw=3,
+        out_h=size, out_w=size, pad_top=1, pad_left=1, src_zero=7, row_mode=1, weights=weights, weights_type=1, acc_pixel=pixel,
+        wait=["load"], signal=["vx"],
+    )  # fmt: skip
+    b.map(
+        source=1, mid_zero=128, src_row=size * pixel, src_pixel=pixel, h=size, w=size, c=16, parameters=len(noise) - 128,
+        dst=len(noise), dst_row=size * 16, dst_pixel=16, wait=["load", "mx"], signal=["ctl"],
+    )  # fmt: skip
+    b.end(wait=["vx"])
+    return b.program()
+
+
+def test_a_divided_instruction_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functional, "WORTH_THREADS", 0)
+    program = large()
+    expected = contents(program, **PLAIN)
+    assert len(set(expected[1][1 << 17 : (1 << 17) + 28 * 28 * 16])) > 100
+    for path in available():
+        machine = Machine(program, path=path)
+        assert [parts(machine._chip, i) for i in range(4)] == [1, 4, 1, 1]
+        for threads in (1, 2, 3):
+            assert contents(program, path=path, threads=threads) == expected
+
+
+def test_a_program_that_the_verifier_refuses_gives_the_same_bits_too(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    racing = copy.copy(program)
+    racing.instructions = program.instructions.copy()
+    racing.instructions["wait"] = racing.instructions["signal"] = 0
+    assert not Machine(racing)._verified
+    assert output(Machine(racing, threads=3)) == output(Machine(program, **PLAIN))
+    monkeypatch.setattr(functional, "WORTH_THREADS", 0)
+    overlapping = large(pixel=4)  # channels of neighbours in the same accumulators
+    assert not Machine(overlapping)._verified
+    assert contents(overlapping, threads=3) == contents(overlapping, threads=1)
+
+
+def test_tokens_decide_where_the_list_has_another_order() -> None:
+    straight = large()
+    mixed = copy.copy(straight)
+    order = [2, 1, 0, 3]  # what requantises first, what it waits for last
+    mixed.instructions, mixed.operands = straight.instructions[order], straight.operands[order]
+    assert sequence(mixed.instructions).tolist() == [2, 1, 0, 3]
+    assert Machine(mixed)._verified
+    assert contents(mixed, threads=1) == contents(straight, **PLAIN)
+    stuck = mixed.instructions.copy()
+    stuck["wait"][1] |= 1 << 3
+    assert sequence(stuck).tolist() == [0, 1, 2, 3]
 
 
 def test_a_corrupted_weight_changes_the_output(program: Program) -> None:

@@ -113,22 +113,24 @@ def check_sram(scene: Scene, machine: Any, index: Any, values: Array) -> None:
     np.testing.assert_array_equal(machine.acc[0], scene.acc)
 
 
-def array_of(lanes: int) -> Target:
-    """A chip whose array has this many channels; any but 8 and 16 are no preset's."""
-    return replace(load_target("ommatid-256" if lanes == 8 else "ommatid-1k"), mx_channels=lanes)
+def array_of(lanes: int, k: int) -> Target:
+    """A chip whose array has this many channels and bytes along K; any but 8 x 8 and 16 x 16 are no preset's."""
+    return replace(
+        load_target("ommatid-256" if lanes == 8 else "ommatid-1k"), mx_channels=lanes, mx_k_bytes=k
+    )
 
 
 @pytest.mark.parametrize("path", available())
 @settings(examples, max_examples=60)
 @given(
-    seeds, st.sampled_from([8, 16, 12, 32]), small, small, channels, st.sampled_from([1, 3, 17, 40]), signs, flags,
-    flags, signs, st.sampled_from([0, 128, None]),
+    seeds, st.sampled_from([(8, 8), (16, 16), (12, 16), (32, 16), (16, 12)]), small, small, channels,
+    st.sampled_from([1, 3, 17, 40]), signs, flags, flags, signs, st.sampled_from([0, 128, None]),
 )  # fmt: skip
 def test_conv(
-    path: str, seed: int, lanes: int, h: int, w: int, cin: int, cout: int, signed: int, row_mode: bool,
+    path: str, seed: int, array: tuple[int, int], h: int, w: int, cin: int, cout: int, signed: int, row_mode: bool,
     accumulate: bool, weights_type: int, shift: int | None,
 ) -> None:  # fmt: skip
-    scene = Scene(seed, array_of(lanes))
+    scene = Scene(seed, array_of(*array))
     window = Window(scene, h, w, cin, signed, kernel_row=row_mode)
     weights = scene.rng.integers(0, 256, (cout, window.kh, window.kw, cin), np.uint8)
     zero = zero_point(scene.rng, weights_type) if shift is None else shift - 128 * weights_type

@@ -53,6 +53,24 @@ def numbers(data: Any, flip: Any) -> Any:
 
 
 @kernel
+def portion(count: int, part: int, parts: int) -> Any:
+    """First and end of a part of ``count`` things."""
+    return count * part // parts, count * (part + 1) // parts
+
+
+@kernel
+def rows(begin: int, end: int, width: int) -> Any:
+    """First and end of the rows of an image that pixels ``begin`` to ``end`` lie in."""
+    return begin // width, (end + width - 1) // width
+
+
+@kernel
+def columns(begin: int, end: int, row: int, width: int) -> Any:
+    """First and end of those columns of a row that pixels ``begin`` to ``end`` lie in."""
+    return max(begin - row * width, 0), min(end - row * width, width)
+
+
+@kernel
 def taps(first: int, step: int, taps: int, size: int) -> Any:
     """The bounds of the taps, ``step`` apart from ``first`` on, that lie in 0..size-1."""
     begin = 0 if first >= 0 else (step - 1 - first) // step

@@ -16,57 +16,62 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import kernel
+from ommatid.simulator.kernels.arithmetic import columns, portion, rows
 from ommatid.simulator.kernels.multiply import multiply
 
 
 @kernel
-def conv(f: Any, sram: Any, acc: Any, array: Any) -> None:
-    """Execute a ``conv`` record; ``acc`` is int32, ``array`` what executes it (``Array``)."""
+def conv(f: Any, sram: Any, acc: Any, array: Any, part: int, parts: int) -> None:
+    """Execute a part of a ``conv`` record; ``acc`` is int32, ``array`` what executes it (``MacArray``)."""
     zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
+    pixels = portion(np.int64(f.out_h) * np.int64(f.out_w), part, parts)
     if array.wide:
-        image, row, pixel = staged(f, sram, np.empty(0, np.int16), zero, 0)
-        products(f, image, row, pixel, 0, sram, acc, array, 0)
+        image, row, pixel, origin = staged(f, sram, np.empty(0, np.int16), zero, 0, pixels)
+        products(f, image, row, pixel, origin, sram, acc, array, 0, pixels)
     elif f.src_type == 1 or padded(f):
-        image, row, pixel = staged(f, sram, np.empty(0, np.uint8), 0, zero)
-        products(f, image, row, pixel, 0, sram, acc, array, zero)
+        image, row, pixel, origin = staged(f, sram, np.empty(0, np.uint8), 0, zero, pixels)
+        products(f, image, row, pixel, origin, sram, acc, array, zero, pixels)
     else:
         row, pixel = np.int64(f.src_row), np.int64(f.src_pixel)
         origin = np.int64(f.src) - np.int64(f.pad_top) * row - np.int64(f.pad_left) * pixel
-        products(f, sram, row, pixel, origin, sram, acc, array, zero)
+        products(f, sram, row, pixel, origin, sram, acc, array, zero, pixels)
 
 
 @kernel
 def extent(f: Any) -> Any:
     """Rows and columns from the first window's begin to the last window's end."""
-    rows = (np.int64(f.out_h) - 1) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(f.dilation_h)
-    columns = (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w)
-    return rows + 1, columns + 1
+    height = (np.int64(f.out_h) - 1) * np.int64(f.stride_h) + (np.int64(f.kh) - 1) * np.int64(f.dilation_h)
+    width = (np.int64(f.out_w) - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * np.int64(f.dilation_w)
+    return height + 1, width + 1
 
 
 @kernel
 def padded(f: Any) -> bool:
     """Whether some taps lie outside the input."""
-    rows, columns = extent(f)
+    height, width = extent(f)
     begins = f.pad_top > 0 or f.pad_left > 0
-    return begins or rows > np.int64(f.in_h) + f.pad_top or columns > np.int64(f.in_w) + f.pad_left
+    return begins or height > np.int64(f.in_h) + f.pad_top or width > np.int64(f.in_w) + f.pad_left
 
 
 @kernel
-def staged(f: Any, sram: Any, like: Any, less: int, padding: int) -> Any:
-    """A copy of the input that the windows see, from the first one's begin on: (elements, row, pixel).
+def staged(f: Any, sram: Any, like: Any, less: int, padding: int, pixels: Any) -> Any:
+    """A copy of the rows that some output pixels' windows see: (elements, row, pixel, begin of the first window of all).
 
     Elements are of the type of ``like``: numbers (signed ones plus 128) less ``less``, and ``padding`` where there
     is no input.
     """
     cin, left = np.int64(f.cin), np.int64(f.pad_left)
-    lines, columns = extent(f)
-    row = columns * cin
+    first, last = rows(pixels[0], pixels[1], np.int64(f.out_w))
+    first, lines = first * np.int64(f.stride_h), (last - first - 1) * np.int64(f.stride_h)
+    lines += (np.int64(f.kh) - 1) * np.int64(f.dilation_h) + 1
+    width = extent(f)[1]
+    row = width * cin
     flip = np.uint8(128 * np.int64(f.src_type))
     image = np.empty(lines * row + 64, like.dtype)
-    start, stop = max(left, 0), max(min(columns, np.int64(f.in_w) + left), max(left, 0))
+    start, stop = max(left, 0), max(min(width, np.int64(f.in_w) + left), max(left, 0))
     for line in range(lines):
         out = image[line * row : (line + 1) * row]
-        y = line - np.int64(f.pad_top)
+        y = first + line - np.int64(f.pad_top)
         if y < 0 or y >= np.int64(f.in_h) or stop == start:
             fill(out, padding)
             continue
@@ -78,7 +83,7 @@ def staged(f: Any, sram: Any, like: Any, less: int, padding: int) -> Any:
         for x in range(count):
             to = out[start * cin + x * run : start * cin + (x + 1) * run]
             convert(sram[at + x * pixel : at + x * pixel + run], flip, less, to)
-    return image, row, cin
+    return image, row, cin, -first * row
 
 
 @kernel
@@ -97,23 +102,35 @@ def convert(source: Any, flip: int, less: int, out: Any) -> None:
 
 @kernel
 def products(
-    f: Any, image: Any, row: int, pixel: int, origin: int, sram: Any, acc: Any, array: Any, zero: int
+    f: Any,
+    image: Any,
+    row: int,
+    pixel: int,
+    origin: int,
+    sram: Any,
+    acc: Any,
+    array: Any,
+    zero: int,
+    pixels: Any,
 ) -> None:
-    """The sums of all windows over an image that begins at ``origin`` and holds ``zero`` for zero."""
-    places = windows(f, row, pixel, origin)
+    """The sums of some pixels' windows over an image that begins at ``origin`` and holds ``zero`` for zero."""
+    places = windows(f, row, pixel, origin, pixels)
     runs = steps(f, row, pixel)
     length = np.int64(f.kw) * np.int64(f.cin) if f.row_mode else np.int64(f.cin)
-    quads, lanes = (length + 3) // 4, array.channels
+    quads, lanes = (length + 4 * array.quads - 1) // (4 * array.quads) * array.quads, array.channels
     run_bytes = (length + array.k - 1) // array.k * array.k * lanes
     group, data, at = len(runs) * run_bytes, sram, np.int64(f.weights)
     if f.weights_type == 0:
         data, at = signed(sram[at : at + (np.int64(f.cout) + lanes - 1) // lanes * group]), 0
-    if lanes not in (8, 16):
-        data, at = regrouped(data[at:], np.int64(f.cout), lanes, group), 0
-        lanes, run_bytes, group = 16, run_bytes // lanes * 16, group // lanes * 16
+    weights_zero = np.int32(np.int32(f.weights_zero) - 128 * (1 - np.int32(f.weights_type)))
+    stored = run_bytes // (4 * lanes)
+    if lanes % array.vector or stored % array.quads:
+        data, at = regrouped(data[at:], np.int64(f.cout), lanes, len(runs), stored, np.uint8(weights_zero)), 0
+        lanes, run_bytes = 16, (stored + stored % 2) * 64
+        group = len(runs) * run_bytes
     weights, count = data[at:], np.int64(f.cout)
     step = np.int64(f.acc_pixel) // 4
-    sums = acc[np.int64(f.acc) // 4 :]
+    sums = acc[np.int64(f.acc) // 4 + pixels[0] * step :]
     correction = np.zeros((count + 15) // 16 * 16, np.int32)
     if zero:
         ones, nowhere = np.ones(4 * quads, np.uint8), np.zeros(len(runs), np.int64)
@@ -128,7 +145,6 @@ def products(
         image, places, len(places), sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
         correction, np.int64(f.accumulate),
     ))  # fmt: skip
-    weights_zero = np.int32(np.int32(f.weights_zero) - 128 * (1 - np.int32(f.weights_type)))
     if weights_zero:
         ones, totals = np.ones(len(runs) * run_bytes, np.uint8), np.empty(len(places), np.int32)
         correction[0] = -zero * np.int64(4 * quads * len(runs))
@@ -151,15 +167,14 @@ def signed(weights: Any) -> Any:
 
 
 @kernel
-def windows(f: Any, row: int, pixel: int, origin: int) -> Any:
-    """Where the windows of all output pixels begin."""
-    width = np.int64(f.out_w)
-    places = np.empty(np.int64(f.out_h) * width, np.int64)
-    for y in range(np.int64(f.out_h)):
-        place = origin + y * np.int64(f.stride_h) * row
-        for x in range(width):
-            places[y * width + x] = place
-            place += np.int64(f.stride_w) * pixel
+def windows(f: Any, row: int, pixel: int, origin: int, pixels: Any) -> Any:
+    """Where the windows of some output pixels begin."""
+    width, step = np.int64(f.out_w), np.int64(f.stride_w) * pixel
+    places = np.empty(pixels[1] - pixels[0], np.int64)
+    for y in range(*rows(pixels[0], pixels[1], width)):
+        begin = origin + y * np.int64(f.stride_h) * row
+        for x in range(*columns(pixels[0], pixels[1], y, width)):
+            places[y * width + x - pixels[0]] = begin + x * step
     return places
 
 
@@ -175,14 +190,14 @@ def steps(f: Any, row: int, pixel: int) -> Any:
 
 
 @kernel
-def regrouped(weights: Any, count: int, lanes: int, group: int) -> Any:
-    """The weights of an array of any other number of channels, in groups of 16."""
-    quads = group // (4 * lanes)
-    groups = (count + 15) // 16
-    out = np.zeros(groups * quads * 64, np.uint8)
+def regrouped(weights: Any, count: int, lanes: int, runs: int, quads: int, filler: int) -> Any:
+    """The weights of an array of any other shape, in groups of 16 channels, an even number of quads a run."""
+    group, even = runs * quads * lanes * 4, quads + quads % 2
+    out = np.full((count + 15) // 16 * runs * even * 64, filler)
     for c in range(count):
-        for q in range(quads):
-            source, to = c // lanes * group + (q * lanes + c % lanes) * 4, c // 16 * quads + q
+        for q in range(runs * quads):
+            source = c // lanes * group + (q * lanes + c % lanes) * 4
+            to = (c // 16 * runs + q // quads) * even + q % quads
             for k in range(4):
                 out[to * 64 + c % 16 * 4 + k] = weights[source + k]
     return out

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import kernel
-from ommatid.simulator.kernels.arithmetic import flip, limits, numbers, quantise
+from ommatid.simulator.kernels.arithmetic import columns, flip, limits, numbers, portion, quantise, rows
 from ommatid.simulator.kernels.vectors import (
     LANES,
     floats,
@@ -23,8 +23,8 @@ from ommatid.simulator.kernels.vectors import (
 
 
 @kernel
-def map_(f: Any, sram: Any, acc: Any) -> None:
-    """Execute a ``map`` record; ``acc`` is int32."""
+def map_(f: Any, sram: Any, acc: Any, part: int, parts: int) -> None:
+    """Execute a part of a ``map`` record; ``acc`` is int32."""
     c, w, src_pixel, operand_pixel, dst_pixel = shape(f)
     kind, binary, wide = np.int64(f.source), np.int64(f.binary), 4 if f.source == 1 else 1
     table1_on, table2_on, operand_c = f.table1_on == 1, f.table2_on == 1, f.operand_c == 1
@@ -34,11 +34,13 @@ def map_(f: Any, sram: Any, acc: Any) -> None:
     a_factor, b_factor, addend = floats(f.a_factor), floats(f.b_factor), floats(f.addend)
     a_zero, b_zero = ints(np.int32(f.a_zero)), ints(np.int32(f.b_zero))
     result = limits(0 if binary == 1 else np.int64(f.r_zero), f.r_type)
-    for y in range(np.int64(f.h)):
-        src = np.int64(f.src) + y * np.int64(f.src_row)
-        second = np.int64(f.operand) + y * np.int64(f.operand_row)
-        to = np.int64(f.dst) + y * np.int64(f.dst_row)
-        for _ in range(w):
+    first_pixel, end_pixel = portion(np.int64(f.h) * w, part, parts)
+    for y in range(*rows(first_pixel, end_pixel, w)):
+        begin, end = columns(first_pixel, end_pixel, y, w)
+        src = np.int64(f.src) + y * np.int64(f.src_row) + begin * src_pixel
+        second = np.int64(f.operand) + y * np.int64(f.operand_row) + begin * operand_pixel
+        to = np.int64(f.dst) + y * np.int64(f.dst_row) + begin * dst_pixel
+        for _ in range(begin, end):
             for block in range(0, c, LANES):
                 left, first, per = c - block, src + wide * block, np.int64(f.parameters) + 4 * block
                 if kind == 0:

@@ -7,10 +7,11 @@ All take the same arguments and give the same bits:
 - a pixel's activations are runs of bytes (``vnni``: unsigned) or int16 (the others) of ``source``: run r begins at
   element ``places[pixel] + runs[r]`` and has ``quads`` times four elements;
 - weights lie as docs/isa.md has them: run r's at ``r * run_bytes``, then in a quad ``lanes`` channels by four;
-  the next group of ``lanes`` channels begins ``group_bytes`` further. ``lanes`` is a multiple of 8.
+  the next group of ``lanes`` channels begins ``group_bytes`` further. ``lanes`` is a multiple of a vector's channels,
+  and ``quads`` of those taken at a time.
 
-A tile of the result, some pixels by one or two vectors of eight channels, stays in registers while the products of
-all runs are added. Numba compiles for the host, so a function with instructions that it lacks is never compiled.
+A tile of the result, some pixels by one or two vectors of channels, stays in registers while the products of all
+runs are added. Numba compiles for the host, so a function with instructions that it lacks is never compiled.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ommatid.isa.compiled import callback
 from ommatid.simulator.kernels.vectors import call, spread
 
 _BYTE, _SHORT, _INT, _LONG = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-EIGHT = ir.VectorType(_INT, 8)
+EIGHT, SIXTEEN = ir.VectorType(_INT, 8), ir.VectorType(_INT, 16)
 SHORTS = ir.VectorType(_SHORT, 16)
 
 _bytes, _longs, _ints = types.CPointer(types.uint8), types.CPointer(types.int64), types.CPointer(types.int32)
@@ -47,13 +48,15 @@ class Path:
     """How a tile is computed: its size, and what is done for four products of each of eight channels."""
 
     pixels: int  # of a tile, the most
-    vectors: int  # of eight channels
-    sums: int  # registers that hold the sums of such a vector
+    vectors: int  # of channels
+    channels: ir.VectorType  # the sums of a vector of channels
+    sums: int  # registers that hold them
+    quads: int  # taken at a time
     quad_bytes: int  # of four activations
-    weights: Emit  # (builder, address) -> one value for each of the ``sums``
+    weights: Emit  # (builder, address, bytes to the next quad) -> one value for each of the ``sums``
     activations: Emit  # (builder, address) -> value
     add: Emit  # (builder, sum, activations, weights) -> sum
-    finish: Emit  # (builder, sums) -> int32 of eight channels
+    finish: Emit  # (builder, sums) -> int32 of the channels
 
 
 def _load(builder: Any, pointer: Any, kind: ir.Type, align: int = 1) -> Any:
@@ -64,15 +67,40 @@ def _at(builder: Any, pointer: Any, offset: Any) -> Any:
     return builder.gep(builder.bitcast(pointer, _BYTE.as_pointer()), [offset])
 
 
+def _plain(builder: Any, pointer: Any, step: Any) -> list[Any]:
+    return [_load(builder, pointer, EIGHT)]
+
+
 def _bytes_by_four(builder: Any, pointer: Any) -> Any:
     return spread(builder, _load(builder, pointer, _INT), 8)
+
+
+def _bytes_by_eight(builder: Any, pointer: Any) -> Any:
+    return builder.bitcast(spread(builder, _load(builder, pointer, _LONG), 8), SIXTEEN)
 
 
 def _shorts_by_four(builder: Any, pointer: Any) -> Any:
     return builder.bitcast(spread(builder, _load(builder, pointer, _LONG), 4), SHORTS)
 
 
-def _widened(builder: Any, pointer: Any) -> list[Any]:
+def _woven(builder: Any, pointer: Any, step: Any) -> list[Any]:
+    """Two quads of sixteen channels, a channel's side by side: the first and the last two of each four channels."""
+    a, b = (_load(builder, p, SIXTEEN) for p in (pointer, _at(builder, pointer, step)))
+    return [_lanes(builder, a, b, _by_four(first, first + 16, first + 1, first + 17)) for first in (0, 2)]
+
+
+def _by_four(*lanes: int) -> list[int]:
+    """The same choice of lanes in each 128 bits."""
+    return [lane + part for part in range(0, 16, 4) for lane in lanes]
+
+
+def _unwoven(builder: Any, sums: list[Any]) -> Any:
+    low, high = sums
+    even, odd = (_lanes(builder, low, high, _by_four(o, o + 2, o + 16, o + 18)) for o in (0, 1))
+    return builder.add(even, odd)
+
+
+def _widened(builder: Any, pointer: Any, step: Any) -> list[Any]:
     half = ir.VectorType(_BYTE, 16)
     return [builder.sext(_load(builder, _at(builder, pointer, _LONG(o)), half), SHORTS) for o in (0, 16)]
 
@@ -82,7 +110,7 @@ def _lanes(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
 
 
 def _vnni_add(builder: Any, total: Any, a: Any, w: Any) -> Any:
-    return call(builder, "llvm.x86.avx512.vpdpbusd.256", EIGHT, total, a, w)
+    return call(builder, f"llvm.x86.avx512.vpdpbusd.{32 * total.type.count}", total.type, total, a, w)
 
 
 def _avx2_add(builder: Any, total: Any, a: Any, w: Any) -> Any:
@@ -94,7 +122,7 @@ def _each_spread(builder: Any, pointer: Any) -> list[Any]:
     return [spread(builder, builder.sext(short, _INT), 8) for short in shorts]
 
 
-def _each_widened(builder: Any, pointer: Any) -> list[list[Any]]:
+def _each_widened(builder: Any, pointer: Any, step: Any) -> list[list[Any]]:
     quads = _load(builder, pointer, ir.VectorType(_BYTE, 32))
     return [[builder.sext(_lanes(builder, quads, quads, range(k, 32, 4)), EIGHT) for k in range(4)]]
 
@@ -111,9 +139,12 @@ def _neighbours(builder: Any, sums: list[Any]) -> Any:
     return builder.add(even, odd)
 
 
-VNNI = Path(8, 2, 1, 4, lambda b, p: [_load(b, p, EIGHT)], _bytes_by_four, _vnni_add, lambda b, sums: sums[0])
-AVX2 = Path(5, 1, 2, 8, _widened, _shorts_by_four, _avx2_add, _neighbours)
-PORTABLE = Path(5, 1, 1, 8, _each_widened, _each_spread, _portable_add, lambda b, sums: sums[0])
+#: 512 bits wide, two quads at a time.
+VNNI512 = Path(12, 1, SIXTEEN, 2, 2, 4, _woven, _bytes_by_eight, _vnni_add, _unwoven)
+VNNI = Path(8, 2, EIGHT, 1, 1, 4, _plain, _bytes_by_four, _vnni_add, lambda b, sums: sums[0])
+AVX2 = Path(5, 1, EIGHT, 2, 1, 8, _widened, _shorts_by_four, _avx2_add, _neighbours)
+PORTABLE = Path(5, 1, EIGHT, 1, 1, 8, _each_widened, _each_spread, _portable_add, lambda b, sums: sums[0])
+PATHS = {"vnni512": VNNI512, "vnni": VNNI, "avx2": AVX2, "portable": PORTABLE}
 
 
 NAMES = (
@@ -128,7 +159,7 @@ def _product(path: Path) -> Any:
     def typed(typing_context: Any, arguments: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             job = SimpleNamespace(**{n: builder.extract_value(args[0], i) for i, n in enumerate(NAMES)})
-            width = 8 * path.vectors
+            width = path.channels.count * path.vectors
             blocks = builder.udiv(builder.add(job.count, _LONG(path.pixels - 1)), _LONG(path.pixels))
             size, more = builder.udiv(job.count, blocks), builder.urem(job.count, blocks)
             tiles = builder.udiv(builder.add(job.channels, _LONG(width - 1)), _LONG(width))
@@ -152,7 +183,7 @@ def _panels(path: Path, builder: Any, job: Any, channel: Any) -> list[Any]:
     """Where the weights of the tile's vectors of channels begin; a vector past the end stands in for none."""
     panels = []
     for v in range(path.vectors):
-        own = builder.add(channel, _LONG(8 * v))
+        own = builder.add(channel, _LONG(path.channels.count * v))
         own = builder.select(builder.icmp_signed("<", own, job.channels), own, channel)
         group, lane = builder.udiv(own, job.lanes), builder.urem(own, job.lanes)
         at = builder.add(builder.mul(group, job.group_bytes), builder.mul(lane, _LONG(4)))
@@ -182,15 +213,17 @@ def _emit_sums(path: Path, builder: Any, job: Any, panels: list[Any], indices: l
     bases = [
         _at(builder, job.source, _scaled(path, builder, _entry(builder, job.places, i))) for i in indices
     ]
-    sums = [[[_zeros(builder) for _ in range(path.sums)] for _ in panels] for _ in bases]
+    sums = [[[_zeros(builder, path.channels) for _ in range(path.sums)] for _ in panels] for _ in bases]
     with cgutils.for_range(builder, job.run_count) as run:
         offset = _scaled(path, builder, _entry(builder, job.runs, run.index))
         starts = [_at(builder, base, offset) for base in bases]
         rows = [_at(builder, panel, builder.mul(run.index, job.run_bytes)) for panel in panels]
-        with cgutils.for_range(builder, job.quads) as quad:
-            at = builder.mul(quad.index, builder.mul(job.lanes, _LONG(4)))
-            factors = [path.weights(builder, _at(builder, row, at)) for row in rows]
-            at = builder.mul(quad.index, _LONG(path.quad_bytes))
+        steps = builder.udiv(job.quads, _LONG(path.quads))
+        with cgutils.for_range(builder, steps) as step:
+            quad, row_bytes = builder.mul(step.index, _LONG(path.quads)), builder.mul(job.lanes, _LONG(4))
+            at = builder.mul(quad, row_bytes)
+            factors = [path.weights(builder, _at(builder, row, at), row_bytes) for row in rows]
+            at = builder.mul(quad, _LONG(path.quad_bytes))
             for start, pixel in zip(starts, sums, strict=True):
                 a = path.activations(builder, _at(builder, start, at))
                 for vector, values in zip(pixel, factors, strict=True):
@@ -199,9 +232,9 @@ def _emit_sums(path: Path, builder: Any, job: Any, panels: list[Any], indices: l
     return sums
 
 
-def _zeros(builder: Any) -> Any:
-    place = cgutils.alloca_once(builder, EIGHT)
-    builder.store(ir.Constant(EIGHT, None), place)
+def _zeros(builder: Any, kind: ir.VectorType) -> Any:
+    place = cgutils.alloca_once(builder, kind)
+    builder.store(ir.Constant(kind, None), place)
     return place
 
 
@@ -217,10 +250,11 @@ def _emit_results(
     path: Path, builder: Any, job: Any, channel: Any, indices: list[Any], sums: list[Any]
 ) -> None:
     """Put or add the tile's sums, corrected, into the accumulators of the channels that exist."""
-    owns = [builder.add(channel, _LONG(8 * v)) for v in range(path.vectors)]
-    corrections = [_load(builder, builder.gep(job.correction, [own]), EIGHT, 4) for own in owns]
+    width, kind = path.channels.count, path.channels
+    owns = [builder.add(channel, _LONG(width * v)) for v in range(path.vectors)]
+    corrections = [_load(builder, builder.gep(job.correction, [own]), kind, 4) for own in owns]
     left = builder.sub(job.channels, channel)
-    enough = builder.icmp_signed(">=", left, _LONG(8 * path.vectors))
+    enough = builder.icmp_signed(">=", left, _LONG(width * path.vectors))
     plain = builder.and_(enough, builder.icmp_signed("==", job.accumulate, _LONG(0)))
     with builder.if_else(plain, likely=True) as (whole, part):
         for block, put in ((whole, _store), (part, _deposit)):
@@ -229,28 +263,43 @@ def _emit_results(
                     row = builder.gep(job.acc, [builder.add(builder.mul(index, job.step), channel)])
                     for v, (vector, correction) in enumerate(zip(pixel, corrections, strict=True)):
                         total = path.finish(builder, [builder.load(place) for place in vector])
-                        place = builder.bitcast(builder.gep(row, [_LONG(8 * v)]), EIGHT.as_pointer())
-                        remain = builder.sub(left, _LONG(8 * v))
+                        place = builder.bitcast(builder.gep(row, [_LONG(width * v)]), kind.as_pointer())
+                        remain = builder.sub(left, _LONG(width * v))
                         put(builder, place, builder.add(total, correction), remain, job.accumulate)
 
 
 def _store(builder: Any, place: Any, total: Any, left: Any, accumulate: Any) -> None:
-    """Store eight sums."""
+    """Store a vector of sums."""
     builder.store(total, place, align=4)
 
 
 def _deposit(builder: Any, place: Any, total: Any, left: Any, accumulate: Any) -> None:
-    """Store, or add, the first ``left`` of eight sums."""
-    lanes = ir.Constant(EIGHT, list(range(8)))
-    mask = builder.icmp_signed("<", lanes, spread(builder, builder.trunc(left, _INT), 8))
-    zero = ir.Constant(EIGHT, None)
-    old = call(builder, "llvm.masked.load.v8i32.p0", EIGHT, place, _INT(4), mask, zero)
+    """Store, or add, the first ``left`` of a vector of sums."""
+    kind = total.type
+    lanes, zero = ir.Constant(kind, list(range(kind.count))), ir.Constant(kind, None)
+    mask = builder.icmp_signed("<", lanes, spread(builder, builder.trunc(left, _INT), kind.count))
+    old = call(builder, f"llvm.masked.load.v{kind.count}i32.p0", kind, place, _INT(4), mask, zero)
     adds = builder.icmp_signed("!=", accumulate, _LONG(0))
     total = builder.add(total, builder.select(adds, old, zero))
-    call(builder, "llvm.masked.store.v8i32.p0", ir.VoidType(), total, place, _INT(4), mask)
+    call(builder, f"llvm.masked.store.v{kind.count}i32.p0", ir.VoidType(), total, place, _INT(4), mask)
 
 
-_vnni, _avx2, _portable = _product(VNNI), _product(AVX2), _product(PORTABLE)
+_512, _256, _avx2, _portable = _product(VNNI512), _product(VNNI), _product(AVX2), _product(PORTABLE)
+
+
+@callback(SIGNATURE)
+def vnni512(
+    source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+    correction, accumulate,
+):  # fmt: skip
+    """512-bit ``vpdpbusd``: twelve pixels by sixteen channels, two quads at a time.
+
+    CPUs load 512 bits once a cycle and multiply twice: so eight bytes of a pixel are loaded and multiplied twice.
+    """
+    _512((
+        source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
+        correction, accumulate,
+    ))  # fmt: skip
 
 
 @callback(SIGNATURE)
@@ -259,7 +308,7 @@ def vnni(
     correction, accumulate,
 ):  # fmt: skip
     """256-bit ``vpdpbusd``: eight pixels by sixteen channels."""
-    _vnni((
+    _256((
         source, places, count, acc, step, channels, weights, lanes, group_bytes, runs, run_count, quads, run_bytes,
         correction, accumulate,
     ))  # fmt: skip
@@ -293,14 +342,15 @@ def portable(
 def available() -> tuple[str, ...]:
     """The paths that this CPU has, best first."""
     has = llvmlite.binding.get_host_cpu_features()
-    vnni_too = (has.get("avx512vnni") and has.get("avx512vl")) or has.get("avxvnni")
-    return (*(["vnni"] if vnni_too else []), *(["avx2"] if has.get("avx2") else []), "portable")
+    wide = has.get("avx512vnni") and has.get("avx512vl")
+    found = {"vnni512": wide, "vnni": wide or has.get("avxvnni"), "avx2": has.get("avx2"), "portable": True}
+    return tuple(path for path in PATHS if found[path])
 
 
 @functools.cache
 def address(path: str) -> int:
     """Where the path's function is, compiled if it was not yet."""
-    function = {"vnni": vnni, "avx2": avx2, "portable": portable}[path]
+    function = {"vnni512": vnni512, "vnni": vnni, "avx2": avx2, "portable": portable}[path]
     function.compile()
     return int(function.address)
 

@@ -13,10 +13,12 @@ from ommatid.simulator.kernels import channels, convolution, depthwise, dma, ele
 from ommatid.simulator.kernels.vectors import record
 
 #: What the MAC array is, and what multiplies for it: bytes along K, channels, the address of a function of
-#: multiply.py, and whether that takes int16.
-Array = namedtuple("Array", "k channels function wide")
+#: multiply.py, whether that takes int16, its vectors' channels, and the quads that it takes at a time.
+MacArray = namedtuple("MacArray", "k channels function wide vector quads")
 #: All that instructions work on: the stream's bytes, and the memories, those of all cores one after the other.
 Chip = namedtuple("Chip", "array cores stream dram sram acc")
+
+GRAIN, MOST_PARTS = 8192, 4  # of work, in about a cycle of the host
 
 MNEMONICS = (
     "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "norm", "topk",
@@ -33,15 +35,15 @@ LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, NORM, 
 
 
 @kernel
-def execute(chip: Any, i: int) -> None:
-    """Execute instruction ``i``. The fields of ``store`` are also those of ``load`` and ``send``."""
+def execute(chip: Any, i: int, part: int, parts: int) -> None:
+    """Execute a part of instruction ``i``. The fields of ``store`` are also those of ``load`` and ``send``."""
     at = i * INSTRUCTION_BYTES
     opcode, core = chip.stream[at], np.int64(chip.stream[at + 1])
     sram, acc = memory(chip.sram, core, chip.cores), memory(chip.acc, core, chip.cores)
     if opcode == CONV:
-        convolution.conv(record(chip.stream, at, conv_), sram, acc, chip.array)
+        convolution.conv(record(chip.stream, at, conv_), sram, acc, chip.array, part, parts)
     elif opcode == MAP:
-        element.map_(record(chip.stream, at, map_), sram, acc)
+        element.map_(record(chip.stream, at, map_), sram, acc, part, parts)
     elif opcode == LOAD:
         for to in range(chip.cores):
             if to == core or record(chip.stream, at, load_).multicast >> to & 1:
@@ -59,7 +61,7 @@ def execute(chip: Any, i: int) -> None:
     elif opcode == COPY:
         dma.copy(record(chip.stream, at, copy_), sram)
     elif opcode == DWCONV:
-        depthwise.dwconv(record(chip.stream, at, dwconv_), sram, acc)
+        depthwise.dwconv(record(chip.stream, at, dwconv_), sram, acc, part, parts)
     elif opcode == POOL:
         window.pool(record(chip.stream, at, pool_), sram)
     elif opcode == RESIZE:
@@ -77,6 +79,25 @@ def execute(chip: Any, i: int) -> None:
 
 
 @kernel
+def divided(chip: Any, i: int) -> int:
+    """Into how many parts threads divide instruction ``i``: each has some microseconds of work."""
+    at, pixels, work = i * INSTRUCTION_BYTES, np.int64(1), np.int64(0)
+    opcode = chip.stream[at]
+    if opcode == CONV:
+        conv = record(chip.stream, at, conv_)
+        pixels = np.int64(conv.out_h) * np.int64(conv.out_w)
+        work = np.int64(conv.kh) * np.int64(conv.kw) * np.int64(conv.cin) * np.int64(conv.cout) // 64
+    elif opcode == DWCONV:
+        dwconv = record(chip.stream, at, dwconv_)
+        pixels = np.int64(dwconv.out_h) * np.int64(dwconv.out_w)
+        work = np.int64(dwconv.kh) * np.int64(dwconv.kw) * np.int64(dwconv.c) // 4
+    elif opcode == MAP:
+        one = record(chip.stream, at, map_)
+        pixels, work = np.int64(one.h) * np.int64(one.w), np.int64(one.c) // 2
+    return min(max(pixels * work // GRAIN, 1), pixels, MOST_PARTS)
+
+
+@kernel
 def memory(all_cores: Any, core: int, cores: int) -> Any:
     """One core's part of a memory; the bytes after it may be read too."""
     return all_cores[core * (len(all_cores) // cores) :]
@@ -90,6 +111,7 @@ def work(chip: Any, lists: Any, plan: Any, state: Any, first: int) -> None:
     (``execute`` is called at one place, because its code is compiled into each that calls it.)
     """
     alone, following, turn, queue = len(plan) == 0, 0, 0, np.int64(0)
+    part, parts = np.int64(0), np.int64(1)
     while True:
         if alone:
             if following == len(lists):
@@ -97,7 +119,7 @@ def work(chip: Any, lists: Any, plan: Any, state: Any, first: int) -> None:
             instruction = lists[following]
             following += 1
         else:
-            queue, instruction = team.take(chip.stream, lists, plan, state, first)
+            queue, at, part = team.take(chip.stream, lists, plan, state, first)
             if queue < 0:
                 if team.read(state, team.LEFT) == 0:
                     return
@@ -106,7 +128,11 @@ def work(chip: Any, lists: Any, plan: Any, state: Any, first: int) -> None:
                 team.wait(turn)
                 turn += 1
                 continue
-        execute(chip, instruction)
+            instruction = lists[at]
+            parts = divided(chip, instruction)
+            if part < 0:
+                part = team.share(state, queue, at, parts)
+        execute(chip, instruction, part, parts)
         if not alone:
             team.finish(chip.stream, state, queue, instruction)
             turn = 0

@@ -1,9 +1,10 @@
 """Threads that execute the queues of a chip, as the chip does: in order within a queue, and by tokens between queues.
 
-No thread owns a queue. Whoever is free takes the next instruction of some queue whose tokens are there; a queue is
-taken while its instruction is at work. So a thread that the operating system does not run holds up one queue at
-most, and one thread alone gets through too. Whoever finds nothing spins for some microseconds, then sleeps; at once
-if it runs on the CPU of a thread that works.
+No thread owns a queue. Whoever is free takes the next instruction of some queue whose tokens are there, and opens it
+in parts that any thread may claim; a queue is taken until all parts of its instruction are done, and whoever does
+the last one says so. Nobody waits for a certain thread: one that the operating system does not run holds up one queue
+at most, and one thread alone gets through too. Whoever finds nothing spins for some microseconds, then sleeps; at
+once if it runs on the CPU of a thread that works.
 
 A program that the verifier accepts gives the same bits in every order that tokens allow.
 """
@@ -26,9 +27,11 @@ from ommatid.isa.instructions import INSTRUCTION_BYTES, STREAM
 QUEUES = 32  # numbers of queues are below: 8 * core + engine, as in the masks of tokens
 LINE = 8  # words of state in a line of the host's cache
 #: Words of ``state`` (int64): instructions left; twice the instructions that a queue has done, plus 1 if it is taken;
-#: the tokens of a pair of queues; the CPU that last finished an instruction. ``plan`` has each queue's first place in
-#: ``lists``, and one more.
-LEFT, TAKEN, TOKENS = 0, LINE, LINE * (1 + QUEUES)
+#: of a taken queue, the parts that nobody has claimed, plus 1 << 16 times the instruction's place in ``lists``, and
+#: the parts that are not done; the tokens of a pair of queues; the CPU that last finished an instruction. ``plan`` has
+#: each queue's first place in ``lists``, and one more.
+LEFT, TAKEN = 0, LINE
+UNCLAIMED, UNDONE, TOKENS = (LINE * (1 + QUEUES * i) for i in (1, 2, 3))
 CPU = TOKENS + LINE * QUEUES * QUEUES
 WORDS = CPU + LINE
 KNOWS_CPU = sys.platform == "linux"
@@ -69,13 +72,12 @@ def write(typing_context: Any, state: Any, at: Any, value: Any) -> Any:
 
 @intrinsic
 def add(typing_context: Any, state: Any, at: Any, value: Any) -> Any:
-    """Add to a word."""
+    """Add to a word; what it was."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        builder.atomic_rmw("add", _word(context, builder, state, *args[:2]), args[2], "seq_cst")
-        return context.get_dummy_value()
+        return builder.atomic_rmw("add", _word(context, builder, state, *args[:2]), args[2], "seq_cst")
 
-    return types.void(state, types.int64, types.int64), codegen
+    return types.int64(state, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -120,14 +122,19 @@ def sleep(microseconds: int) -> None:
 
 @kernel
 def take(stream: Any, lists: Any, plan: Any, state: Any, first: int) -> Any:
-    """(queue, instruction) that the caller must execute and then ``finish``; (-1, -1) if none is ready.
+    """(queue, place in ``lists``, part) that the caller must execute and then ``finish``; (-1, -1, -1) if none is ready.
 
-    Queues are tried from number ``first`` on.
+    Part -1: it is the first to come, and must ``share`` the instruction. Queues are tried from number ``first`` on.
     """
     for k in range(QUEUES):
         queue = (first + k) % QUEUES
         if plan[queue] == plan[queue + 1]:
             continue
+        unclaimed = read(state, UNCLAIMED + LINE * queue)
+        while unclaimed & 0xFFFF:
+            if exchange(state, UNCLAIMED + LINE * queue, unclaimed, unclaimed - 1):
+                return queue, unclaimed >> 16, (unclaimed & 0xFFFF) - 1
+            unclaimed = read(state, UNCLAIMED + LINE * queue)
         done = read(state, TAKEN + LINE * queue)
         at = plan[queue] + (done >> 1)
         if done & 1 or at == plan[queue + 1]:
@@ -137,8 +144,16 @@ def take(stream: Any, lists: Any, plan: Any, state: Any, first: int) -> Any:
             for producer in range(QUEUES):
                 if waits >> producer & 1:
                     add(state, token(producer, queue), -1)
-            return queue, lists[at]
-    return np.int64(-1), np.int64(-1)
+            return queue, at, np.int64(-1)
+    return np.int64(-1), np.int64(-1), np.int64(-1)
+
+
+@kernel
+def share(state: Any, queue: int, at: int, parts: int) -> int:
+    """Offer the parts of an instruction that the caller took, and has the last part of."""
+    write(state, UNDONE + LINE * queue, parts)
+    write(state, UNCLAIMED + LINE * queue, at << 16 | (parts - 1))
+    return parts - 1
 
 
 @kernel
@@ -153,7 +168,9 @@ def ready(state: Any, queue: int, waits: int) -> bool:
 
 @kernel
 def finish(stream: Any, state: Any, queue: int, instruction: int) -> None:
-    """Put the tokens of an instruction that is done, and let its queue go on."""
+    """A part is done; with the last, put the instruction's tokens, and let its queue go on."""
+    if add(state, UNDONE + LINE * queue, -1) > 1:
+        return
     signals = mask(stream, instruction, SIGNAL)
     for consumer in range(QUEUES):
         if signals >> consumer & 1:
