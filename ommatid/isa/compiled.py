@@ -66,7 +66,11 @@ class Kept(FunctionCache):
         """The compiled function, or None."""
         try:
             found = super().load_overload(signature, context)
-        except (AttributeError, ImportError, TypeError):  # kept by an earlier version, of types that are no more
+        except (
+            AttributeError,
+            ImportError,
+            TypeError,
+        ):  # kept by an earlier version, of types that are no more
             self._cache_file.flush()
             found = None
         if found is None:

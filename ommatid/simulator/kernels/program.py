@@ -18,7 +18,7 @@ MacArray = namedtuple("MacArray", "k channels function wide vector quads")
 #: All that instructions work on: the stream's bytes, and the memories, those of all cores one after the other.
 Chip = namedtuple("Chip", "array cores stream dram sram acc")
 
-GRAIN, MOST_PARTS = 8192, 4  # of work, in about a cycle of the host
+GRAIN, MOST_PARTS = 16384, 4  # of work, in about a cycle of the host
 
 MNEMONICS = (
     "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "norm", "topk",

@@ -141,9 +141,11 @@ def take(stream: Any, lists: Any, plan: Any, state: Any, first: int) -> Any:
             continue
         waits = mask(stream, lists[at], WAIT)
         if ready(state, queue, waits) and exchange(state, TAKEN + LINE * queue, done, done + 1):
-            for producer in range(QUEUES):
+            producer = 0
+            while waits >> producer:
                 if waits >> producer & 1:
                     add(state, token(producer, queue), -1)
+                producer += 1
             return queue, at, np.int64(-1)
     return np.int64(-1), np.int64(-1), np.int64(-1)
 
@@ -159,11 +161,12 @@ def share(state: Any, queue: int, at: int, parts: int) -> int:
 @kernel
 def ready(state: Any, queue: int, waits: int) -> bool:
     """Whether each queue of a mask has a token for this one. Only who takes the queue takes its tokens."""
-    missing = 0
-    for producer in range(QUEUES):
-        if waits >> producer & 1:
-            missing += read(state, token(producer, queue)) == 0
-    return missing == 0
+    producer = 0
+    while waits >> producer:
+        if waits >> producer & 1 and read(state, token(producer, queue)) == 0:
+            return False
+        producer += 1
+    return True
 
 
 @kernel
@@ -172,9 +175,11 @@ def finish(stream: Any, state: Any, queue: int, instruction: int) -> None:
     if add(state, UNDONE + LINE * queue, -1) > 1:
         return
     signals = mask(stream, instruction, SIGNAL)
-    for consumer in range(QUEUES):
+    consumer = 0
+    while signals >> consumer:
         if signals >> consumer & 1:
             add(state, token(queue, consumer), 1)
+        consumer += 1
     if KNOWS_CPU:
         state[CPU] = _getcpu()
     add(state, TAKEN + LINE * queue, 1)
