@@ -1,7 +1,9 @@
 """The timing executor's speed: instructions and cycles a second, in the event loop alone and with decoding.
 
-What limits: the loop is a chain of dependent, hardly predictable branches, some 100 instructions of the host for one
-of the NPU; decoding evaluates cost formulas and lists of words with NumPy, kind by kind.
+The event loop is ``events.run`` on instructions that are decoded: queues, tokens, DRAM, banks, fetch and accounts.
+With decoding, it is ``timing.simulate``, of a program that it has not seen. What limits: the loop is a chain of
+branches that depend on the last event's time and can hardly be predicted, two or three an instruction; decoding steps
+the first 2048 beats of each instruction whose words crowd in few banks, and little else counts.
 """
 
 from __future__ import annotations
@@ -43,13 +45,20 @@ def timing_table(programs: dict[str, Program]) -> Table:
 
 
 def tiles() -> Any:
-    """WORK records of TILES times load, mx, vx and store, each waiting for the one before."""
+    """WORK records of TILES times load, mx, vx and store over two buffers each.
+
+    All that is modelled takes part: load and store share the DRAM with the fetcher, mx and vx ask for more words than
+    there are banks, and each queue waits for the one before and, from the third tile on, for the buffer of the one
+    behind it.
+    """
     names = (Engine.LOAD, Engine.MX, Engine.VX, Engine.STORE)
     stream = np.zeros(4 * TILES, STREAM)
-    for i in range(4):
-        stream["signal"][i::4] = 1 << names[i + 1] if i < 3 else 0
-        stream["wait"][i::4] = 1 << names[i - 1] if i else 0
-    costs, words, moved, after = [20, 100, 50, 20], [0.8, 4.5, 4, 1], [256, 0, 0, 256], [100, 0, 0, 100]
+    for i, j in ((0, 1), (1, 2), (2, 3)):
+        stream["signal"][i::4] |= 1 << names[j]
+        stream["wait"][j::4] |= 1 << names[i]
+        stream["signal"][j:-8:4] |= 1 << names[i]
+        stream["wait"][i + 8 :: 4] |= 1 << names[j]
+    costs, words, moved, after = [20, 60, 50, 20], [0.8, 9, 8, 1], [256, 0, 0, 256], [100, 0, 0, 100]
     queue = np.tile([int(engine) for engine in names], TILES)
     columns = {"cost": costs, "pace": costs, "words": words, "dram_bytes": moved, "after": after}
     tiled = {name: np.tile(np.array(column, np.float64), TILES) for name, column in columns.items()}
