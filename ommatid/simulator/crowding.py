@@ -16,6 +16,7 @@ from ommatid.isa.footprint import WORD_BYTES
 
 AHEAD_BEATS = 16  # whose words an engine requests
 BEATS = 2048  # that are stepped
+WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 GLANCE = 64  # words of a list that tell whether it may crowd
 
 
@@ -84,29 +85,34 @@ def convolutions(
 @kernel
 def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, banks: int) -> Any:
     """The banks of the words that the first ``count`` sets of output pixels bring, step after step of K."""
-    found, at = np.empty(count * pixels * (k // WORD_BYTES + 2), np.int64), 0
-    width, bits, in_row = np.int64(f.out_w), int(np.log2(banks) + 0.5), (length + k - 1) // k
-    steps = in_row * (np.int64(f.kh) if f.row_mode else np.int64(f.kh) * f.kw)
-    for number in range(count):
-        step, first, last = number // sets % steps, number % sets * pixels, -1
-        row, offset = step // in_row, step % in_row * k
-        i, j = (row, 0) if f.row_mode else (row // f.kw, row % f.kw)
-        for p in range(first, first + pixels):
-            if p >= np.int64(f.out_h) * width:
-                break
-            y = p // width * f.stride_h - f.pad_top + i * f.dilation_h
-            x = p % width * f.stride_w - f.pad_left + j * f.dilation_w
-            if not (0 <= y < f.in_h and (f.row_mode or 0 <= x < f.in_w)):
-                last = -1
-                continue
-            begin = np.int64(f.src) + y * f.src_row + x * f.src_pixel + offset
-            end = (begin + min(k, length - offset) - 1) // WORD_BYTES
-            for word in range(
-                max(begin // WORD_BYTES, last + 1) if last >= 0 else begin // WORD_BYTES, end + 1
-            ):
-                found[at] = bank_of(word * WORD_BYTES, banks, bits)
-                at += 1
-            last = end
+    found, at, bits = np.empty(count * pixels * (k // WORD_BYTES + 2), np.int64), 0, int(np.log2(banks) + 0.5)
+    height, width, number = np.int64(f.out_h), np.int64(f.out_w), 0
+    while number < count:
+        for row in range(np.int64(f.kh) if f.row_mode else np.int64(f.kh) * f.kw):
+            i, j = (row, 0) if f.row_mode else (row // f.kw, row % f.kw)
+            top, left = i * f.dilation_h - np.int64(f.pad_top), j * f.dilation_w - np.int64(f.pad_left)
+            for offset in range(0, length, k):
+                run, out_y, out_x = min(k, length - offset), 0, 0
+                for _ in range(min(sets, count - number)):
+                    last = -1
+                    for _ in range(pixels):
+                        y, x = out_y * f.stride_h + top, out_x * f.stride_w + left
+                        if out_y == height:
+                            break
+                        out_x += 1
+                        if out_x == width:
+                            out_x, out_y = 0, out_y + 1
+                        if not (0 <= y < f.in_h and (f.row_mode or 0 <= x < f.in_w)):
+                            last = -1
+                            continue
+                        begin = np.int64(f.src) + y * f.src_row + x * f.src_pixel + offset
+                        end = begin + run - 1 >> WORD_BITS
+                        begin >>= WORD_BITS
+                        for word in range(max(begin, last + 1) if last >= 0 else begin, end + 1):
+                            found[at] = bank_of(word, banks, bits)
+                            at += 1
+                        last = end
+                number += min(sets, count - number)
     return found[:at]
 
 
@@ -120,9 +126,8 @@ def crowds(found: Any, banks: int) -> bool:
 
 
 @kernel
-def bank_of(byte: int, banks: int, bits: int) -> int:
-    """The bank of the word in which a byte lies."""
-    word = byte // WORD_BYTES
+def bank_of(word: int, banks: int, bits: int) -> int:
+    """The bank of a word."""
     return (word ^ word >> bits ^ word >> 2 * bits) & (banks - 1)
 
 
@@ -160,7 +165,7 @@ def image_banks(side: Any, banks: int, limit: int) -> Any:
             for word in range(at // WORD_BYTES, (at + run - 1) // WORD_BYTES + 1):
                 if count == limit:
                     return found
-                found[count] = bank_of(word * WORD_BYTES, banks, bits)
+                found[count] = bank_of(word, banks, bits)
                 count += 1
     return found[:count]
 
@@ -168,20 +173,25 @@ def image_banks(side: Any, banks: int, limit: int) -> Any:
 @kernel
 def copy_banks(f: Any, size: int, banks: int) -> Any:
     """The banks of the words that the first ``size`` bytes of a ``copy`` read, and of those that they write."""
-    found = np.empty((2, size), np.int64)
-    count, last = np.zeros(2, np.int64), np.full(2, -1, np.int64)
+    found, count = np.empty((2, size), np.int64), np.zeros(2, np.int64)
     bits = int(np.log2(banks) + 0.5)
-    for at in range(size):
-        a, rest = at % f.n0, at // f.n0
-        b, rest = rest % f.n1, rest // f.n1
-        c, d = rest % f.n2, rest // f.n2
-        src = np.int64(f.src) + a * f.src_s0 + b * f.src_s1 + c * f.src_s2 + d * f.src_s3
-        dst = np.int64(f.dst) + a * f.dst_s0 + b * f.dst_s1 + c * f.dst_s2 + d * f.dst_s3
-        for side, byte in enumerate((src, dst)):
-            if byte // WORD_BYTES != last[side]:
-                found[side, count[side]] = bank_of(byte, banks, bits)
-                count[side] += 1
-                last[side] = byte // WORD_BYTES
+    steps = ((f.src_s0, f.src_s1, f.src_s2, f.src_s3), (f.dst_s0, f.dst_s1, f.dst_s2, f.dst_s3))
+    for side, start in enumerate((np.int64(f.src), np.int64(f.dst))):
+        s0, s1, s2, s3 = steps[side]
+        at, last, left = 0, -1, size
+        n0 = int(f.n0)
+        for run in range(-(-size // n0)):
+            b, rest = run % f.n1, run // f.n1
+            byte = start + b * s1 + rest % f.n2 * s2 + rest // f.n2 * s3
+            for _ in range(min(left, n0)):
+                word = byte >> WORD_BITS
+                if word != last:
+                    found[side, at] = bank_of(word, banks, bits)
+                    at += 1
+                    last = word
+                byte += s0
+            left -= n0
+        count[side] = at
     return found[0, : count[0]], found[1, : count[1]]
 
 
@@ -193,28 +203,61 @@ def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, ahead: int) -> 
     that of the last write.
     ``rooms`` are the grants a cycle of each list; a room of 0 is that of the list before, which shares its port.
     """
-    size = np.array([len(words[0]), len(words[1]), len(words[2])])
-    done = (np.zeros(size[0] + 1, np.uint8), np.zeros(size[1] + 1, np.uint8), np.zeros(size[2] + 1, np.uint8))
-    low, asked = np.zeros(3, np.int64), np.zeros(3, np.int64)  # all before low are granted
+    due = (
+        due_words(len(words[0]), beats, 1),
+        due_words(len(words[1]), beats, 1),
+        due_words(len(words[2]), beats, 0),
+    )
+    # numbers of the words that are requested and not granted, in order; all before ``low`` are granted
+    waiting = (
+        np.empty(len(words[0]), np.int64),
+        np.empty(len(words[1]), np.int64),
+        np.empty(len(words[2]), np.int64),
+    )
+    count, low, asked = np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(3, np.int64)
     used = np.full(banks, -ahead - 1, np.int64)
     beat, cycle, room = 0, -ahead, 0
-    while beat < beats or low[2] < size[2]:
-        for k in range(2):
-            asked[k] = -(-min(beat + AHEAD_BEATS, beats) * size[k] // beats)
-        asked[2] = beat * size[2] // beats
+    while beat < beats or low[2] < len(words[2]):
         for k in range(3):
             room = rooms[k] if rooms[k] else room
-            for n in range(low[k], asked[k]):
-                bank = words[k][n]
-                if not done[k][n] and used[bank] != cycle and room:
-                    done[k][n], used[bank] = 1, cycle
+            new = due[k][beat if k == 2 else min(beat + AHEAD_BEATS, beats)]
+            left = 0
+            for n in range(count[k]):
+                word = waiting[k][n]
+                bank = words[k][word]
+                if used[bank] != cycle and room:
+                    used[bank] = cycle
                     room -= 1
-            while done[k][low[k]]:
-                low[k] += 1
-        ready = low[2] >= max(0, beat - AHEAD_BEATS) * size[2] // beats
-        for k in range(2):
-            ready &= low[k] >= -(-(beat + 1) * size[k] // beats)
-        if cycle >= 0 and beat < beats and ready:
-            beat += 1
+                else:
+                    waiting[k][left] = word
+                    left += 1
+            for word in range(asked[k], new):
+                bank = words[k][word]
+                if used[bank] != cycle and room:
+                    used[bank] = cycle
+                    room -= 1
+                else:
+                    waiting[k][left] = word
+                    left += 1
+            asked[k], count[k] = new, left
+            low[k] = waiting[k][0] if left else new
+        if cycle >= 0 and beat < beats:
+            next_reads = low[0] >= due[0][beat + 1] and low[1] >= due[1][beat + 1]
+            if next_reads and low[2] >= due[2][max(0, beat - AHEAD_BEATS)]:
+                beat += 1
         cycle += 1
     return cycle
+
+
+@kernel
+def due_words(size: int, beats: int, up: int) -> Any:
+    """How many of ``size`` words are due before each beat and after the last: parts of a word count if ``up``."""
+    due, whole, part, over = np.empty(beats + 1, np.int64), size // beats, size % beats, 0
+    due[0] = 0
+    count = 0
+    for beat in range(beats):
+        count, over = count + whole, over + part
+        if over >= beats:
+            count, over = count + 1, over - beats
+        due[beat + 1] = count + (up if over > 0 else 0)
+    return due
