@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -104,11 +104,14 @@ def build_network(source: Any, options: FrontOptions) -> Network:
 
 def walk_model(source: Any, options: FrontOptions) -> Walk:
     """Import, canonicalise, quantise (unless the model is quantised already) and walk a model."""
-    model = import_model(source, options.shapes, options.inputs, options.outputs)
+    return _walk(import_model(source, options.shapes, options.inputs, options.outputs), options)
+
+
+def _walk(model: ir.Model, options: FrontOptions, explain: Callable[[str, str], None] | None = None) -> Walk:
     dump("imported", lambda: graph_text(model))
     if not any(node.op_type in QUANTIZERS for node in model.graph):
         names = {o.name for o in model.graph.outputs}
-        model = canonicalize(model)
+        model = canonicalize(model, explain)
         dump("canonical", lambda: graph_text(model))
         model = quantize(model, options)
         dump("quantized", lambda: graph_text(model))
@@ -154,12 +157,15 @@ def _type(value: ir.Value) -> str:
 
 
 def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
-    """A verdict for every node of the folded graph, without calibration data.
+    """A verdict for every node of the canonical graph, without calibration data.
 
     Raises:
         CompileError: the model cannot be used.
     """
-    walk = walk_model(source, options)
+    model = import_model(source, options.shapes, options.inputs, options.outputs)
+    known = {value.name or "" for node in model.graph for value in node.outputs}
+    near: dict[str, list[str]] = {}
+    walk = _walk(model, options, lambda node, reason: near.setdefault(node, []).append(reason))
     covered = {name for names in walk.covered.values() for name in names}
     rows = []
     for node in walk.model.graph:
@@ -169,10 +175,11 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
         if name in covered:
             rows.append(NodeVerdict(name, node.op_type, "npu", _rule(node.op_type), ""))
         else:
-            reason = "; ".join(
-                dict.fromkeys(walk.reasons.get(name, ["an input or output of it is not quantised"]))
+            reasons = walk.reasons.get(name, ["an input or output of it is not quantised"])
+            hints = [*near.get(name, []), *_cut_hint(node, known)]
+            rows.append(
+                NodeVerdict(name, node.op_type, "cpu", "; ".join(dict.fromkeys(reasons)), "; ".join(hints))
             )
-            rows.append(NodeVerdict(name, node.op_type, "cpu", reason, _cut_hint(walk, node, covered)))
     return rows
 
 
@@ -183,7 +190,15 @@ def _rule(op: str) -> str:
     )
 
 
-def _cut_hint(walk: Walk, node: ir.Node, covered: set[str]) -> str:
-    """Where the graph could be cut so that a tail of CPU nodes runs outside."""
-    names = [v.name for v in node.inputs if v is not None and v.name in walk.deq]
-    return f"cut the graph before it with --outputs {','.join(n or '' for n in names)}" if names else ""
+def _cut_hint(node: ir.Node, known: Container[str]) -> list[str]:
+    """Where the user's graph, of these tensors, could be cut so that a tail of CPU nodes runs outside."""
+    names = list(dict.fromkeys(filter(None, (_known_before(v, known) for v in node.inputs))))
+    return [f"cut the graph before it with --outputs {','.join(names)}"] if names else []
+
+
+def _known_before(value: ir.Value | None, known: Container[str]) -> str:
+    """The nearest tensor of the user's graph that a value is made of; empty for constants and inputs."""
+    while value is not None and value.name not in known:
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.inputs else None
+    return (value.name or "") if value is not None else ""

@@ -384,7 +384,7 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
         end = node.attributes["end"].as_int() if "end" in node.attributes else len(dims)
         results = [np.array(dims[begin:end], np.int64)]
     elif all(value is None or value.const_value is not None for value in node.inputs):
-        results = _evaluate(model, node)
+        results = evaluate(model, node)
     else:
         return False
     for output, array in zip(node.outputs, results, strict=False):
@@ -401,12 +401,19 @@ def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     return True
 
 
-def _evaluate(model: ir.Model, node: ir.Node) -> list[np.ndarray[Any, Any]]:
+def evaluate(
+    model: ir.Model, node: ir.Node, values: Mapping[str, np.ndarray[Any, Any]] | None = None
+) -> list[np.ndarray[Any, Any]]:
+    """The node's outputs by ONNX's own reference, of constants and of ``values`` by name.
+
+    Raises:
+        CompileError: the reference cannot compute it.
+    """
     feeds = {
         v.name or "": v.const_value.numpy()
         for v in node.inputs
         if v is not None and v.const_value is not None
-    }
+    } | dict(values or {})
     proto = ir.to_proto(node)
     graph = onnx.helper.make_graph(
         [proto], "fold",

@@ -518,9 +518,17 @@ def default_order(rank: int) -> tuple[int, ...]:
 
 
 def fed_order(value: ir.Value, rank: int) -> tuple[int, ...]:
-    """The order in which the host writes a quantised tensor: that of images unless all that read it want ONNX's own."""
-    readers = {use.node.op_type for dequantised in value.uses() for use in dequantised.node.outputs[0].uses()}
-    return tuple(range(rank)) if readers and readers <= LAST_AXIS else default_order(rank)
+    """The order in which the host writes a quantised tensor: that of images unless all that read it want ONNX's own.
+
+    Before a Transpose it is the order that becomes that of images behind it.
+    """
+    readers = [use.node for dequantised in value.uses() for use in dequantised.node.outputs[0].uses()]
+    if readers and {node.op_type for node in readers} <= LAST_AXIS:
+        return tuple(range(rank))
+    if len(readers) == 1 and readers[0].op_type == "Transpose" and "perm" in readers[0].attributes:
+        perm = readers[0].attributes["perm"].as_ints()
+        return tuple(perm[d] for d in default_order(rank))
+    return default_order(rank)
 
 
 def dequantised(q: Array, scale: Array, zero: Array, axis: int) -> Array:

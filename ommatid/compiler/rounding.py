@@ -69,22 +69,53 @@ def drop_inner_roundings(model: ir.Model) -> None:
             model.graph.remove([back, node], safe=True)
 
 
+#: Operators of one tensor whose results are some of its values: rounding before them gives the same bits.
+SELECTING = (
+    "MaxPool",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "DepthToSpace",
+    "SpaceToDepth",
+)
+
+
 def round_before_selecting(model: ir.Model) -> None:
-    """Quantise the input of a MaxPool instead of its output alone, so that both it and what feeds it are layers.
+    """Quantise the input of a MaxPool or a move instead of its output alone, so that what feeds it is a layer too.
 
     The largest of rounded values is the rounded largest: rounding keeps their order. Quantisers that do not know
-    an operator (onnxruntime's LRN) leave ``LRN, MaxPool, QuantizeLinear``.
+    an operator (onnxruntime's LRN) leave ``LRN, MaxPool, QuantizeLinear``, and moves of a network's input.
     """
     for quantize in list(model.graph):
-        pooled = quantize.inputs[0] if quantize.op_type == "QuantizeLinear" else None
-        while pooled is not None and (pool := pooled.producer()) is not None and pool.op_type == "MaxPool":
-            value = pool.inputs[0]
-            maker = value.producer() if value is not None else None
-            alone = len(pooled.uses()) == 1 and not pooled.is_graph_output() and len(pool.outputs) == 1
-            if value is None or maker is None or maker.op_type == "DequantizeLinear" or not alone:
+        if quantize.op_type != "QuantizeLinear":
+            continue
+        chain: list[tuple[ir.Value, ir.Node]] = []
+        selected = quantize.inputs[0]
+        while (
+            selected is not None and (node := selected.producer()) is not None and node.op_type in SELECTING
+        ):
+            alone = len(selected.uses()) == 1 and not selected.is_graph_output() and len(node.outputs) == 1
+            value = node.inputs[0]
+            if not alone or value is None or value.const_value is not None:
                 break
-            _round(value, pool, quantize)
-            pooled = value
+            if value.producer() is None and len(value.uses()) > 1:  # the host quantises an input once
+                break
+            selected = value
+            chain.append((selected, node))
+        codes = selected is not None and _op_type(selected) == "DequantizeLinear"
+        for value, node in chain:
+            maker = _op_type(value)
+            pools = "MaxPool" in (node.op_type, maker)  # a move of codes takes them over as they are
+            if maker != "DequantizeLinear" and (pools or not codes):
+                _round(value, node, quantize)
+
+
+def _op_type(value: ir.Value) -> str:
+    maker = value.producer()
+    return maker.op_type if maker is not None else ""
 
 
 def _round(value: ir.Value, reader: ir.Node, like: ir.Node) -> None:

@@ -58,6 +58,7 @@ UNARY: dict[str, Callable[[Array, Attributes], Array]] = {
     "Tanh": lambda x, a: _each(math.tanh)(x),
     "Softplus": lambda x, a: _each(_softplus)(x),
     "Softsign": lambda x, a: x / (1 + np.abs(x)),
+    "Swish": lambda x, a: x * _each(_sigmoid)(a("alpha", 1.0) * x),
     "Mish": lambda x, a: x * _each(lambda v: math.tanh(_softplus(v)))(x),
     "Gelu": lambda x, a: _each(_gelu)(x),
     "Erf": lambda x, a: _each(math.erf)(x),

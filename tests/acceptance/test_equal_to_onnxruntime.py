@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def end_to_end(
     assert output.name == layers[-1].name and measured.sqnr_db >= SQNR_DB
 
 
-def grouped(names: tuple[str, ...]) -> list[object]:
+def grouped(names: Iterable[str]) -> list[object]:
     """Parameters of one network in one worker, so that it is quantised once."""
     return [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
 

@@ -17,6 +17,8 @@ from ommatid.compiler.quantize import QUANTISED
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.profiler.compare import layerwise
+from ommatid.runtime.session import InferenceSession
+from tests.acceptance.test_equal_to_onnxruntime import grouped
 from tests.networks.architectures import ARCHITECTURES
 from tests.workloads import pictures, statically_quantized
 
@@ -25,14 +27,6 @@ EVIDENCE = 0.9  # the share of tensors that must count as evidence
 
 #: What an operator of a last partition on the CPU may be: it computes nothing.
 NO_ARITHMETIC = {"Cast", "DequantizeLinear", "Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-
-#: Networks that do not hold yet, by what is missing.
-MISSING = {
-    "convnext": "layer norm spelled out, over the channels of an image too",
-    "swin": "layer norm spelled out",
-    "super_resolution": "onnxruntime's quantiser leaves the stem, which only moves the input's values, in float",
-    "efficientnet": "Sub and Div by channel before a Transpose",
-}
 
 
 def feeds(model: onnx.ModelProto, count: int) -> list[dict[str, Array]]:
@@ -62,25 +56,22 @@ def assert_placed(program: Program) -> None:
         assert operators <= NO_ARITHMETIC, partition.reasons
 
 
-def parameters() -> list[Any]:
-    """Names, those that do not hold yet marked; one network in one worker, so that it is quantised once."""
-
-    def marks(name: str) -> list[Any]:
-        missing = [pytest.mark.xfail(reason=MISSING[name], strict=True)] if name in MISSING else []
-        return [pytest.mark.xdist_group(name), *missing]
-
-    return [pytest.param(name, marks=marks(name)) for name in ARCHITECTURES]
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("activations", ["uint8", "int8"])
-@pytest.mark.parametrize("name", parameters())
+@pytest.mark.parametrize("name", grouped(ARCHITECTURES))
 def test_equal_to_onnxruntime(name: str, activations: str) -> None:
     model = quantized(name, activations)
+    apart = compile_model(model, optimize=0)  # so that every convolution's output exists
+    assert verify(apart) == []
+    assert_placed(apart)
+    reports = layerwise(apart, model, feeds(model, 5))
+    assert not [r.name for r in reports if r.exact and r.equal < 1], "bits differ from onnxruntime's kernels"
+    assert not [(r.name, r.max_steps) for r in reports if r.max_steps > 1]
+    multiplications = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    assert sum(r.exact for r in reports) == len(multiplications)
+    assert np.mean([r.evidence for r in reports]) >= EVIDENCE
     program = compile_model(model)
     assert verify(program) == []
     assert_placed(program)
-    reports = layerwise(program, model, feeds(model, 5))
-    assert not [r.name for r in reports if r.exact and r.equal < 1], "bits differ from onnxruntime's kernels"
-    assert not [(r.name, r.max_steps) for r in reports if r.max_steps > 1]
-    assert np.mean([r.evidence for r in reports]) >= EVIDENCE
+    ours, theirs = (InferenceSession(p).run(None, feeds(model, 1)[0]) for p in (program, apart))
+    assert [a.tobytes() for a in ours] == [a.tobytes() for a in theirs]

@@ -246,7 +246,7 @@ def prelu(draw: Draw) -> Case:
 
 
 UNARY = ("Relu", "LeakyRelu", "Elu", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Softplus", "Softsign", "Erf",
-         "Exp", "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Gelu", "Mish")  # fmt: skip
+         "Exp", "Abs", "Neg", "Floor", "Ceil", "Round", "Sign", "Sin", "Cos", "Gelu", "Mish", "Swish")  # fmt: skip
 
 
 def unary(draw: Draw) -> Case:
@@ -548,7 +548,7 @@ KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, conv_tr
 def build(case: Case) -> onnx.ModelProto:
     """The model, its operator's inputs and results passing through nothing else. Shapes of outputs are inferred."""
     outputs = {o for n in case.nodes for o in n.output} - {i for n in case.nodes for i in n.input}
-    since = {"Gelu": 20, "Mish": 20, "RMSNormalization": 23}
+    since = {"Gelu": 20, "Mish": 18, "Swish": 24, "RMSNormalization": 23}
     newest = max(since.get(n.op_type, 17) for n in case.nodes)
     made = networks.model(case.nodes, dict(case.shapes), {}, case.constants, newest)
     for name in sorted(outputs):

@@ -79,3 +79,19 @@ def test_the_largest_is_rounded_before_it_is_chosen() -> None:
     reports = layerwise(program, qdq, SAMPLES)
     assert {r.name for r in reports} >= {"r_QuantizeLinear_Output", "o_QuantizeLinear_Output"}
     assert all(report.max_steps <= 1 for report in reports)
+
+
+def test_an_input_is_rounded_before_it_is_turned() -> None:
+    """onnxruntime's quantiser leaves a Transpose of a network's input in float."""
+    made = networks.convolution(size=16)
+    made.graph.node.insert(0, helper.make_node("Transpose", ["image"], ["x"], "turn", perm=[0, 3, 1, 2]))
+    made.graph.input[0].CopyFrom(
+        helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 16, 16, 3])
+    )
+    samples = [{"image": sample["x"].transpose(0, 2, 3, 1)} for sample in SAMPLES]
+    qdq = statically_quantized(made, samples)
+    assert [n.op_type for n in qdq.graph.node if "image" in n.input] == ["Transpose"]
+    program = compile_model(qdq)
+    assert [p.placement for p in program.partitions] == ["npu"]
+    reports = layerwise(program, qdq, samples)
+    assert reports and all(report.equal == 1 for report in reports)
