@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler import unary
-from ommatid.compiler.layers import Concat, Layer, Map, Slice, Table
-from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.layers import Concat, Layer, Map, Operation, Slice, Step, Table, View
+from ommatid.compiler.quantized import Made, Unsupported, Walk
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
@@ -184,6 +184,19 @@ def collapsed(walk: Walk, full: str, other: str) -> tuple[str, str]:
         )
     natural = tuple(range(len(shapes)))
     return tuple(walk.reshaped(n, [s[i] for s in shapes], natural) for i, n in enumerate((full, other)))  # type: ignore[return-value]
+
+
+def seen_as(
+    walk: Walk, node: ir.Node, out: Quantization, operation: Operation, source: str, shape: Sequence[int],
+    order: tuple[int, ...], steps: tuple[Step, ...] = (), result: Sequence[int] = (), macs: int = 0,
+) -> Made:  # fmt: skip
+    """The operation on ``source`` seen as a dense tensor of another shape; its result (of ``result``, or the same
+    shape) is then seen as the node's, its dimensions in memory in ``order``."""
+    label, result = node.name or "", tuple(result) or tuple(shape)
+    image = walk.reshaped(source, shape, tuple(range(len(shape))))
+    seen = walk.declare(f"{label}@seen", result, tuple(range(len(result))), out)
+    walk.add(Layer(seen, node.op_type, (label,), operation, (image,), seen, steps, macs))
+    return Made(View(), (seen,), order)
 
 
 def contiguous(order: Sequence[int], dims: Sequence[int]) -> bool:

@@ -8,45 +8,45 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, number
+from ommatid.compiler.broadcast import seen_as
 from ommatid.compiler.layers import Norm
 from ommatid.compiler.quantized import Made, Unsupported, Walk
 from ommatid.isa.program import Quantization
 
 
 def layer_norm(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """LayerNormalization over one axis, with constant scale and shift."""
+    """LayerNormalization over the last axes, with constant scale and shift."""
     return _norm(walk, node, out, True)
 
 
 def rms_norm(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """RMSNormalization over one axis, with a constant scale."""
+    """RMSNormalization over the last axes, with a constant scale."""
     return _norm(walk, node, out, False)
 
 
 def _norm(walk: Walk, node: ir.Node, out: Quantization, centre: bool) -> Made:
     """The instruction's formula, with the scale of the output inside multiplier and shift."""
     name = walk.activation(node.inputs[0])
-    shape, order = walk.tensor(name).onnx_shape, walk.order(name)
+    shape, have = walk.tensor(name).onnx_shape, walk.order(name)
     axis = integer(node, "axis", -1) % len(shape)
-    if math.prod(shape[axis:]) != shape[axis] or shape[axis] > 65535 or len(shape) > 4:
-        raise Unsupported(
-            f"only over one axis of at most 65535, and up to four dimensions; shape {shape}, axis {axis}"
-        )
-    if order[-1] != axis:
-        order = (*(d for d in order if d != axis), axis)
-    channels, scale = shape[axis], np.float64(np.float32(walk.tensor(name).quantization.scale))
+    channels = math.prod(shape[axis:])
+    if channels > 65535:
+        raise Unsupported(f"over {channels} elements (at most 65535)")
+    order = (*(d for d in have if d < axis), *range(axis, len(shape)))
+    scale = np.float64(np.float32(walk.tensor(name).quantization.scale))
     factors = np.zeros((2, channels))
     for row, value in enumerate(node.inputs[1:3]):
         constant = walk.constant(value)
         if constant is None and value is not None:
             raise Unsupported("its scale and shift must be constant")
-        if constant is not None and constant.size not in (1, channels):
-            raise Unsupported(f"scale and shift must be vectors of {channels}")
-        factors[row] = (row == 0) if constant is None else constant.reshape(-1)
+        factors[row] = (row == 0) if constant is None else np.broadcast_to(constant, shape[axis:]).reshape(-1)
     epsilon = np.float32(number(node, "epsilon", 1e-5) * channels**2 / scale**2)
     operation = Norm(
         (factors / np.float64(np.float32(out.scale))).astype(np.float32),
         float(np.maximum(epsilon, np.finfo(np.float32).tiny)),
         centre,
     )
-    return Made(operation, (walk.in_order(name, order),), order)
+    name = walk.in_order(name, order)
+    if len(shape) <= 4 and channels == shape[-1]:
+        return Made(operation, (name,), order)
+    return seen_as(walk, node, out, operation, name, (1, math.prod(shape[:axis]), channels), order)

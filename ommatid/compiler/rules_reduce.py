@@ -11,8 +11,17 @@ import onnx_ir as ir
 
 from ommatid.compiler import unary
 from ommatid.compiler.attributes import integer, ints, middle, shape_of
-from ommatid.compiler.broadcast import at_scale, contiguous, joined, of_rank, repeated, through_table, volume
-from ommatid.compiler.layers import Conv, Layer, Mean, Operation, Pool, Table, View, Window
+from ommatid.compiler.broadcast import (
+    at_scale,
+    contiguous,
+    joined,
+    of_rank,
+    repeated,
+    seen_as,
+    through_table,
+    volume,
+)
+from ommatid.compiler.layers import Conv, Mean, Pool, Table, Window
 from ommatid.compiler.quantized import Made, Unsupported, Walk
 from ommatid.isa.program import Quantization
 
@@ -48,14 +57,16 @@ def sum_or_mean(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         operation = Mean(float(factor), middle(out))
         if len(shape) == 4 and (shape[0], shape[3]) == (seen.before, seen.after):
             return Made(operation, (seen.name,), seen.order)
-        image = _natural(walk, seen.name, (seen.before, seen.reduced, 1, seen.after))
-        return _viewed(walk, node, out, seen, operation, image, (seen.before, 1, 1, seen.after))
+        whole, result = (seen.before, seen.reduced, 1, seen.after), (seen.before, 1, 1, seen.after)
+        return seen_as(walk, node, out, operation, seen.name, whole, seen.order, (), result)
     if seen.reduced > MOST or seen.before > MOST:
         raise Unsupported(f"sums of {seen.reduced} elements, {seen.before} of them (at most {MOST})")
     ones = np.ones((1, 1, 1, seen.reduced), np.int8)
     sums = Conv(ones, np.zeros(1, np.int32), np.array([factor]), Window((1, 1)), 1, middle(out))
-    image = _natural(walk, seen.name, (1, seen.before, seen.reduced))
-    return _viewed(walk, node, out, seen, sums, image, (1, seen.before, 1))
+    rows = (1, seen.before, seen.reduced)
+    return seen_as(
+        walk, node, out, sums, seen.name, rows, seen.order, (), (1, seen.before, 1), math.prod(rows)
+    )
 
 
 def greatest_or_least(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -69,12 +80,12 @@ def greatest_or_least(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     seen = _arrange(walk, node, name, axes, free_last=False)
     if seen.reduced > MOST:
         raise Unsupported(f"the greatest of {seen.reduced} elements (at most {MOST})")
-    image = _natural(walk, seen.name, (seen.before, seen.reduced, 1, seen.after))
     found = Pool("max", Window((seen.reduced, 1)))
     table = unary.to_bytes(unary.real_values(quantization), out)
     if least:
         table = table[COMPLEMENT]
-    made = _viewed(walk, node, quantization, seen, found, image, (seen.before, 1, 1, seen.after))
+    whole, result = (seen.before, seen.reduced, 1, seen.after), (seen.before, 1, 1, seen.after)
+    made = seen_as(walk, node, quantization, found, seen.name, whole, seen.order, (), result)
     return Made(made.operation, made.inputs, made.order, _steps(table))
 
 
@@ -95,10 +106,11 @@ def greatest_of_several(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     for name in names:
         if least:
             name = through_table(walk, name, COMPLEMENT, out, "turned")
-        rows.append(_natural(walk, walk.in_order(repeated(walk, name, result), order), images))
-    seen = Reduction("", 1, len(rows), 1, order)
-    stack = joined(walk, rows, 1)
-    made = _viewed(walk, node, out, seen, Pool("max", Window((len(rows), 1))), stack, images)
+        full = walk.in_order(repeated(walk, name, result), order)
+        rows.append(walk.reshaped(full, images, (0, 1, 2, 3)))
+    found = Pool("max", Window((len(rows), 1)))
+    stacked = (images[0], len(rows), *images[2:])
+    made = seen_as(walk, node, out, found, joined(walk, rows, 1), stacked, order, (), images)
     return Made(made.operation, made.inputs, order, _steps(COMPLEMENT) if least else ())
 
 
@@ -143,22 +155,6 @@ def _arrange(walk: Walk, node: ir.Node, name: str, axes: Sequence[int], free_las
     left = sorted([*kept, *(gone if keep else ())])
     result = tuple(left.index(d) for d in (*before, *(gone if keep else ()), *after))
     return Reduction(moved, volume(shape, before), volume(shape, gone), volume(shape, after), result)
-
-
-def _natural(walk: Walk, name: str, shape: tuple[int, ...]) -> str:
-    return walk.reshaped(name, shape, tuple(range(len(shape))))
-
-
-def _viewed(
-    walk: Walk, node: ir.Node, out: Quantization, seen: Reduction, operation: Operation, image: str, shape: tuple[int, ...]
-) -> Made:  # fmt: skip
-    """The operation on ``image``, whose result is then seen as the node's."""
-    label = node.name or ""
-    result = f"{label}@reduced"
-    walk.declare(result, shape, tuple(range(len(shape))), out)
-    macs = math.prod(walk.tensor(image).shape) if isinstance(operation, Conv) else 0
-    walk.add(Layer(result, node.op_type, (label,), operation, (image,), result, (), macs))
-    return Made(View(), (result,), seen.order)
 
 
 def _steps(table: np.ndarray) -> tuple[Table, ...]:

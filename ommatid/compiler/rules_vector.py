@@ -18,8 +18,8 @@ from ommatid.compiler.attributes import (
     spatial_pads,
     two,
 )
-from ommatid.compiler.broadcast import at_scale, collapsed, of_rank, repeated, through_table
-from ommatid.compiler.layers import Binary, Layer, Lrn, Map, Pool, Softmax, View, Window
+from ommatid.compiler.broadcast import at_scale, collapsed, of_rank, repeated, seen_as, through_table
+from ommatid.compiler.layers import Binary, Layer, Lrn, Map, Pool, Softmax, Window
 from ommatid.compiler.quantized import Made, Unsupported, Walk
 from ommatid.isa.program import Quantization
 
@@ -85,10 +85,7 @@ def _elementwise(
     shape = walk.tensor(first).onnx_shape
     if len(shape) == len(order):
         return Made(Map(), (first,), order, (step,))
-    label = node.name or ""
-    result = walk.declare(f"{label}@collapsed", shape, tuple(range(len(shape))), out)
-    walk.add(Layer(result, node.op_type, (label,), Map(), (first,), result, (step,)))
-    return Made(View(), (result,), order)
+    return seen_as(walk, node, out, Map(), first, shape, order, (step,))
 
 
 def where(walk: Walk, node: ir.Node, out: Quantization) -> Made:
