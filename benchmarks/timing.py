@@ -60,7 +60,13 @@ def tiles() -> Any:
         stream["wait"][i + 8 :: 4] |= 1 << names[j]
     costs, words, moved, after = [20, 60, 50, 20], [0.8, 9, 8, 1], [256, 0, 0, 256], [100, 0, 0, 100]
     queue = np.tile([int(engine) for engine in names], TILES)
-    columns = {"cost": costs, "pace": costs, "words": words, "dram_bytes": moved, "after": after}
+    dma = {
+        "cap": [12.8, 0, 0, 12.8],
+        "claim": [76.8, 0, 0, 25.6],
+        "hold": [16, 0, 0, 17],
+        "tail": [4, 0, 0, 0],
+    }
+    columns = {"cost": costs, "pace": costs, "words": words, "dram_bytes": moved, "after": after, **dma}
     tiled = {name: np.tile(np.array(column, np.float64), TILES) for name, column in columns.items()}
     return prepare(queue, stream["wait"], stream["signal"], **tiled)
 
@@ -69,7 +75,7 @@ def _loop_seconds(work: Any) -> float:
     """The event loop alone, with the DRAM and the banks of ommatid-1k."""
     return _best(
         lambda given: events.run(*given),
-        lambda: (work.copy(), fresh(work, 12.8, 16)),
+        lambda: (work.copy(), fresh(work, 12.8, 64, 16)),
     )
 
 

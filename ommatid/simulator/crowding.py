@@ -18,6 +18,7 @@ AHEAD_BEATS = 16  # whose words an engine requests
 BEATS = 2048  # that are stepped
 WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 GLANCE = 64  # words of a list that tell whether it may crowd
+GLANCE_ROWS = 8  # kernel rows of a dwconv that hold them, but for the narrowest
 
 
 @entry
@@ -114,6 +115,51 @@ def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, b
                         last = end
                 number += min(sets, count - number)
     return found[:at]
+
+
+@entry
+def depthwise(r: Any, row_beats: Any, k: int, columns: int, banks: int, rooms: Any, startup: int) -> Any:
+    """The factor for each ``dwconv`` that takes ``row_beats`` for a kernel row of ``columns`` output pixels."""
+    factor, none = np.ones(len(r)), np.empty(0, np.int64)
+    for i in range(len(r)):
+        f = r[i]
+        rows = (np.int64(f.c) + k - 1) // k * f.out_h * ((np.int64(f.out_w) + columns - 1) // columns) * f.kh
+        if not crowds(row_banks(f, min(GLANCE_ROWS, rows), k, columns, banks)[0][:GLANCE], banks):
+            continue
+        count = min(rows, BEATS // row_beats[i])
+        inputs, weights = row_banks(f, count, k, columns, banks)
+        alone = cycles_alone((inputs, weights, none), count * row_beats[i], banks, rooms, startup)
+        factor[i] = max(1.0, alone / (count * row_beats[i]))
+    return factor
+
+
+@kernel
+def row_banks(f: Any, count: int, k: int, columns: int, banks: int) -> Any:
+    """The banks of the words that the first ``count`` kernel rows of a ``dwconv`` read: inputs, weights."""
+    width, bits = np.int64(f.out_w), int(np.log2(banks) + 0.5)
+    span = (columns - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * f.dilation_w + 1
+    most = k // WORD_BYTES + 2
+    inputs, weights = np.empty(count * span * most, np.int64), np.empty(count * f.kw * most, np.int64)
+    found, held, across = 0, 0, (width + columns - 1) // columns
+    for number in range(count):
+        i, rest = number % f.kh, number // f.kh
+        x, rest = rest % across * columns, rest // across
+        y, channel = rest % f.out_h, rest // f.out_h * k
+        run = min(k, f.c - channel)
+        for tap in range(f.kw):
+            begin = np.int64(f.weights) + (i * f.kw + tap) * np.int64(f.weights_tap) + channel
+            for word in range(begin >> WORD_BITS, (begin + run - 1 >> WORD_BITS) + 1):
+                weights[held] = bank_of(word, banks, bits)
+                held += 1
+        in_y = y * f.stride_h - f.pad_top + i * f.dilation_h
+        for column in range(span if 0 <= in_y < f.in_h else 0):
+            in_x = x * f.stride_w - f.pad_left + column
+            if 0 <= in_x < f.in_w:
+                begin = np.int64(f.src) + in_y * f.src_row + in_x * f.src_pixel + channel
+                for word in range(begin >> WORD_BITS, (begin + run - 1 >> WORD_BITS) + 1):
+                    inputs[found] = bank_of(word, banks, bits)
+                    found += 1
+    return inputs[:found], weights[:held]
 
 
 @kernel

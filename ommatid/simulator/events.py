@@ -15,6 +15,7 @@ import numpy as np
 from ommatid.isa.compiled import entry, inlined
 from ommatid.isa.instructions import INSTRUCTION_BYTES
 from ommatid.simulator.bits import ONES, lowest, members, unowned, until, without
+from ommatid.simulator.ports import begin_stream, beside_landing, leaves_engine, port_rates
 from ommatid.simulator.rates import PRIORITY, bank_speed, dram_rates, slow_down
 from ommatid.simulator.state import (
     BANDWIDTH,
@@ -51,6 +52,8 @@ def run(work: Any, state: Any) -> None:
         if s.changed:
             dram_rates(s, now)
             s.changed = 0
+            if s.shared:
+                port_rates(work, s, now)
         now = soonest(s)
         if now == np.inf:
             return
@@ -85,13 +88,15 @@ def pass_on(work: Any, s: Any, now: float) -> int:
         due &= due - 1
         lane = place % LANES
         if lane < ENGINES:
-            ask |= free(work, s, place, now)
+            ask |= through(work, s, place, now)
         elif lane < LANDING + DMA_ENGINES:
             ask |= land(work, s, place - LANDING, now)
         elif place == FETCHER:
-            ask |= fetched(work, s)
-        else:
+            ask |= fetched(work, s, now)
+        elif place == CROSSING:
             ask |= arrive(s, now)
+        else:
+            s.changed = 1
     return ask
 
 
@@ -111,13 +116,13 @@ def settle(work: Any, s: Any, now: float, ask: int) -> None:
         block = min(FETCH_BLOCK, len(work) - s.fetched)
         s.behind = NEVER
         if block > 0:
-            move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, now)
+            move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, s.most_credit, now)
 
 
 @inlined
-def fetched(work: Any, s: Any) -> int:
+def fetched(work: Any, s: Any, now: float) -> int:
     """A block of instructions has been fetched; the queues that may go on by that."""
-    leave(s, FETCHER)
+    leave(s, FETCHER, now)
     s.fetched += min(FETCH_BLOCK, len(work) - s.fetched)
     goal = s.fetched + min(FETCH_BLOCK, len(work) - s.fetched) - FETCH_AHEAD
     behind = 0
@@ -125,6 +130,19 @@ def fetched(work: Any, s: Any) -> int:
         behind += work[i].start < 0
     s.goal, s.behind = goal, behind
     return s.idle
+
+
+@inlined
+def through(work: Any, s: Any, q: int, now: float) -> int:
+    """A DMA's last burst has moved, or an instruction leaves its engine; who may go on by that."""
+    if s.moving >> q & 1:
+        leave(s, q, now)
+        w = work[s.running[q]]
+        s.moved[q] = now
+        if w.start + w.hold > now:  # by its port
+            s.left[q], s.rate[q], s.since[q], s.when[q] = w.start + w.hold - now, 1.0, now, w.start + w.hold
+            return watchers(s, q)
+    return free(work, s, q, now)
 
 
 @inlined
@@ -141,19 +159,22 @@ def free(work: Any, s: Any, q: int, now: float) -> int:
     s.doing[q], s.doing_since[q] = IDLE, now
     s.running[q] = -1
     s.idle |= (s.head[q] >= 0) << q
-    leave(s, q)
+    s.when[q] = np.inf
     ask_banks(work, s, q // LANES, -w.words, now)
-    if w.after == 0 and s.done_count[q] == 0 and not w.signal & s.full[q]:
+    if w.after == 0 and not dma and s.done_count[q] == 0 and not w.signal & s.full[q]:
         return 1 << q | put(w, s, q, now)
     at = (s.done_first[q] + s.done_count[q]) % DONE
-    s.done[q, at], s.done_time[q, at] = i, now + w.after
+    done = max(s.moved[q] + w.tail, w.start + w.cost + 1) + w.after if dma else now + w.after
+    s.done[q, at], s.done_time[q, at] = i, done
     s.done_count[q] += 1
     if q % LANES >= DMA_ENGINES:  # there was no room
         s.stuck |= 1 << q
         return 0
     s.landing |= 1 << q
     if s.done_count[q] == 1:
-        s.when[q + LANDING] = now + w.after
+        s.when[q + LANDING] = done
+    if s.shared:
+        leaves_engine(s, q, at)
     return 1 << q | watchers(s, q)
 
 
@@ -254,10 +275,15 @@ def issue(work: Any, s: Any, q: int, now: float) -> int:
     s.idle &= ~(1 << q)
     s.behind -= i < s.goal
     if w.dram_bytes > 0:
-        move(s, q, w.dram_bytes, w.dram_bytes / w.pace, now)
+        move(s, q, w.dram_bytes, w.cap, w.claim, now)
         ask |= watchers(s, q)
+        if s.shared and w.goes_to:
+            begin_stream(s, i, q, w.goes_to)
     else:
-        s.left[q], s.rate[q], s.since[q], s.when[q] = w.pace, 1.0, now, now + w.pace
+        pace = w.pace
+        if q % LANES == 0 and s.done_count[q] > 0:
+            pace = beside_landing(work, s, q, pace, now)
+        s.left[q], s.rate[q], s.since[q], s.when[q] = pace, 1.0, now, now + pace
     ask_banks(work, s, q // LANES, w.words, now)
     return ask
 
@@ -319,20 +345,21 @@ def take_tokens(w: Any, s: Any, q: int) -> int:
 
 
 @inlined
-def move(s: Any, client: int, size: float, cap: float, now: float) -> None:
-    """A client has ``size`` bytes to move, at most ``cap`` a cycle."""
+def move(s: Any, client: int, size: float, cap: float, claim: float, now: float) -> None:
+    """A client has ``size`` bytes to move, at most ``cap`` a cycle, and ``claim`` at once if there is credit."""
     s.left[client], s.cap[client], s.since[client], s.rate[client] = size, cap, now, 0.0
+    s.claim[client] = claim
     s.moving |= 1 << client
     s.changed = 1
 
 
 @inlined
-def leave(s: Any, client: int) -> None:
+def leave(s: Any, client: int, now: float) -> None:
     """A client is through, and leaves its share of the DRAM to the others."""
     s.when[client] = np.inf
-    if s.moving >> client & 1:
-        s.moving &= ~(1 << client)
-        s.changed = 1
+    s.credit += s.rate[client] * (now - s.since[client]) - s.left[client]  # of its last cycle
+    s.moving &= ~(1 << client)
+    s.changed = 1
 
 
 @inlined
@@ -357,7 +384,7 @@ def share_banks(work: Any, s: Any, core: int, now: float) -> None:
         speed = bank_speed(w.words, left)
         left = max(0.0, left - w.words * speed)
         if s.moving >> q & 1:
-            s.cap[q] = speed * w.dram_bytes / w.pace
+            s.cap[q] = speed * w.cap
             s.changed = 1
         else:
             slow_down(s, q, speed, now)

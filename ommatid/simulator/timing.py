@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.cost import cost_cycles, dram_bytes, macs
-from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTION_BYTES, Engine
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTION_BYTES, Engine, view
 from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
@@ -68,7 +68,7 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
     """
     target, stream = program.target, program.instructions[begin:end]
     work = decode(stream, target, None if delays is None else delays[begin:end])
-    state = fresh(work, target.dram_bytes_per_cycle, target.sram_banks)
+    state = fresh(work, target.dram_bytes_per_cycle, target.dram_burst_bytes, target.sram_banks)
     events.run(work, state)
     if (work["finish"] < 0).any():
         raise SimulationError(_stuck(program, begin, work, state[0]))
@@ -83,24 +83,48 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
 def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
     """WORK records of a stream, for ``events.run``; no data is looked at."""
     cost = cost_cycles(stream, target) + (0 if delays is None else delays)
-    moved = dram_bytes(stream, target)
-    after = np.where(moved > 0, target.dram_latency_cycles, 0)
-    after[stream["opcode"] == BY_MNEMONIC["send"].opcode] = events.CROSS_CORE_CYCLES
+    after = np.where(stream["opcode"] == BY_MNEMONIC["send"].opcode, events.CROSS_CORE_CYCLES, 0)
     words, pace = bank_words(stream, cost, target)
-    pace = np.maximum(pace, _alone(moved, target))
+    dma = _dma(stream, cost, target)
+    pace, after = np.maximum(pace, dma.pop("pace")), after + dma.pop("after")
     queue = LANES * stream["core"].astype(np.int64) + ENGINE_OF[stream["opcode"]]
     return prepare(
         queue, stream["wait"], stream["signal"],
-        cost=cost, pace=pace, words=words / np.maximum(pace, 1), dram_bytes=moved, after=after,
+        cost=cost, pace=pace, words=words / np.maximum(pace, 1), after=after, **dma,
     )  # fmt: skip
 
 
-def _alone(moved: Array, target: Target) -> Array:
-    """Cycles in which the DRAM moves each DMA's bytes if it serves nobody else: a window of bursts, then the next."""
+def _dma(stream: Array, cost: Array, target: Target) -> dict[str, Array]:
+    """Columns of WORK for loads and stores, 0 for all else; ``cost`` are their port cycles, one a word.
+
+    A load asks for its bursts as fast as the DRAM grants them; a store for each once its words have been read.
+    """
     rate, burst = target.dram_bytes_per_cycle, target.dram_burst_bytes
+    moved, store = dram_bytes(stream, target), stream["opcode"] == BY_MNEMONIC["store"].opcode
+    dma, words = moved > 0, cost * burst / np.maximum(moved, 1)  # of a burst
     window = target.dram_requests_in_flight * burst
     whole = np.maximum(moved - 1, 0) // window
-    return whole * max(window / rate, target.dram_latency_cycles) + (moved - whole * window) / rate
+    alone = whole * max(window / rate, target.dram_latency_cycles) + (moved - whole * window) / rate
+    hold = dma * (cost + store)
+    claim = dma * (burst + rate) - store * np.ceil(words) * rate  # less what passes until a store asks
+    claim = np.maximum(claim, 0)
+    return {
+        "dram_bytes": moved,
+        "cap": moved / np.maximum(alone, 1e-9),
+        "claim": claim,
+        "hold": hold,
+        "pace": dma * np.maximum(np.ceil(alone - claim / rate - 1e-6), hold),
+        "tail": dma * ~store * np.minimum(np.ceil(words), cost),
+        "after": dma * target.dram_latency_cycles,
+        "goes_to": _goes_to(stream),
+    }
+
+
+def _goes_to(stream: Array) -> Array:
+    """The mask of cores that a load writes; 0 for all else."""
+    masks, load = np.zeros(len(stream), np.int64), stream["opcode"] == BY_MNEMONIC["load"].opcode
+    masks[load] = view(stream, "load")["multicast"][load] | 1 << stream["core"][load]
+    return masks
 
 
 def _whole(times: Array) -> Array:

@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.cost import MX_PIPELINE_CYCLES, VX_STARTUP_CYCLES, copy_words, cost_cycles
+from ommatid.isa.cost import (
+    DW_STARTUP_CYCLES,
+    MX_PIPELINE_CYCLES,
+    VX_STARTUP_CYCLES,
+    copy_words,
+    cost_cycles,
+)  # fmt: skip
 from ommatid.isa.footprint import WORD_BYTES
 from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, conv_steps, view
 from ommatid.isa.target import Target
@@ -125,6 +131,9 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
             )
             crowded = _crowded_convolutions(records, target, startup)
             pace[where] += (cycles[where] - startup) * (crowded - 1)
+        elif row.mnemonic == "dwconv":
+            beats = cycles[where] - DW_STARTUP_CYCLES
+            pace[where] += beats * (_crowded_depthwise(records, beats, target) - 1)
         elif row.engine == Engine.VX:
             read_room, write_room = _rooms(
                 target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle
@@ -151,6 +160,16 @@ def _crowded_convolutions(r: Array, target: Target, startup: int) -> Array:
     return crowding.convolutions(
         r, beats, k, target.mx_channels, target.mx_pixels, target.sram_banks, rooms, startup
     )
+
+
+def _crowded_depthwise(r: Array, beats: Array, target: Target) -> Array:
+    k = target.mx_k_bytes
+    columns = max(1, target.depthwise_macs_per_cycle // k)
+    rows = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], columns) * _i(r["kh"])
+    rooms = np.array(
+        [*_rooms(target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle), 1]
+    )
+    return crowding.depthwise(r, beats // rows, k, columns, target.sram_banks, rooms, DW_STARTUP_CYCLES)
 
 
 def _crowded(r: Array, mnemonic: str, beats: Array, target: Target, rooms: Array) -> Array:

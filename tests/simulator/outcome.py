@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import BY_OPCODE
+from ommatid.isa.instructions import BY_OPCODE, Engine
 from ommatid.isa.program import Program
 from ommatid.simulator import reference, timing
 from ommatid.simulator.functional import Machine
@@ -20,7 +19,9 @@ from ommatid.simulator.timing import Timing
 class Outcome:
     """``fast`` and ``reference`` are cycles of the timing executor and of the reference machine.
 
-    ``kind`` is the mnemonic that holds its engine longest in the program; ``cause`` says where the two differ most.
+    ``kind`` is what the program is, a layer's or "random"; ``cause`` says where the two differ most. ``durations`` are
+    those of each instruction, by mnemonic: cycles that it holds its engine and from its start to its end, fast and
+    reference's (int64 [instructions, 4]).
     """
 
     name: str
@@ -31,6 +32,7 @@ class Outcome:
     reference: int
     equal: bool
     cause: str
+    durations: dict[str, np.ndarray[Any, Any]]
 
     @property
     def percent(self) -> float:
@@ -61,8 +63,8 @@ def compare(
     machine.run(0, len(program.instructions))
     check_accounts(fast, judge)
     return Outcome(
-        name, program.target.name, kind or longest(program, judge), len(program.instructions), fast.cycles, judge.cycles,
-        same_bits(machine, judge.memories), cause(program, fast, judge),
+        name, program.target.name, kind or "random", len(program.instructions), fast.cycles, judge.cycles,
+        same_bits(machine, judge.memories), cause(program, fast, judge), durations(program, fast, judge),
     )  # fmt: skip
 
 
@@ -89,40 +91,50 @@ def check_accounts(fast: Timing, judge: reference.Reference) -> None:
         assert min(parts) >= 0 and sum(parts) == judge.cycles, f"reference: {name} {account}"
 
 
-def longest(program: Program, judge: reference.Reference) -> str:
-    """The mnemonic whose instructions hold their engines longest."""
-    held: Counter[str] = Counter()
-    for opcode, cycles in zip(program.instructions["opcode"], judge.released - judge.start, strict=True):
-        held[BY_OPCODE[int(opcode)].mnemonic] += int(cycles)
-    return held.most_common(1)[0][0]
+def durations(program: Program, fast: Timing, judge: reference.Reference) -> dict[str, np.ndarray[Any, Any]]:
+    """By mnemonic, [instructions, 4]: cycles held and from start to end, of the fast executor and the reference."""
+    opcode = program.instructions["opcode"]
+    columns = np.stack(
+        [
+            fast.released - fast.start,
+            judge.released - judge.start,
+            fast.finish - fast.start,
+            judge.end - judge.start,
+        ],
+        axis=1,
+    )
+    return {BY_OPCODE[int(op)].mnemonic: columns[opcode == op] for op in np.unique(opcode)}
+
+
+#: Why an instruction of an engine takes other cycles in the fast model, by what of it differs.
+WHY = {
+    ("load", "held"): "shares of the DRAM are rates there, not bursts in turn",
+    ("load", "after"): "its words wait at a load port behind those of other loads or at a bank",
+    ("fill", "held"): "it shares its port with words of loads that arrive, or waits at a bank",
+    ("fill", "after"): "it puts its tokens after the loads before it, whose words wait at a port or a bank",
+    ("store", "held"): "shares of the DRAM are rates there, not bursts in turn, and its words wait at a bank",
+    ("send", "held"): "its words wait at a bank of either core, or at a port that another send uses",
+    ("mx", "held"): "its own words crowd in few banks, more than in its first beats",
+    ("vx", "held"): "its words wait at banks that a single instruction of mx, or it alone, loads more than others",
+}  # fmt: skip
 
 
 def cause(program: Program, fast: Timing, judge: reference.Reference) -> str:
-    """Where two accounts differ most, and the instructions whose own time does."""
-    ours = {
-        (e.core, e.engine): Counter({"busy": e.busy_cycles, "idle": e.idle_cycles, **e.stall_cycles}) for e in fast.engines
-    }  # fmt: skip
-    gaps = []
-    for engine, counts in ours.items():
-        account = judge.accounts[engine]
-        theirs = Counter({"busy": account.busy, "idle": account.idle})
-        theirs.update({cause.replace(" ", "_"): n for cause, n in account.stalls.items()})
-        gaps += [
-            (abs(counts[c] - theirs[c]), f"core {engine[0]} {engine[1]} {c}: {counts[c]:,} for {theirs[c]:,}")
-            for c in sorted(counts.keys() | theirs.keys()) if c != "idle"
-        ]  # fmt: skip
-    gaps.sort(key=lambda gap: -gap[0])
-    mine, their = fast.released - fast.start, judge.released - judge.start
-    tail, their_tail = fast.finish - fast.released, judge.end - judge.released
-    worst = []
-    for what, a, b in (("held", mine, their), ("after release", tail, their_tail)):
-        i = int(np.argmax(np.abs(a - b)))
-        mnemonic = BY_OPCODE[int(program.instructions["opcode"][i])].mnemonic
-        worst.append((abs(int(a[i] - b[i])), f"instruction {i} ({mnemonic}) {what}: {a[i]:,} for {b[i]:,}"))
-    total = f"engines held: {int(mine.sum()):,} for {int(their.sum()):,} cycles"
-    return (
-        "; ".join(
-            [text for _, text in gaps[:2]] + [text for _, text in sorted(worst, reverse=True)] + [total]
-        )
-        + "."
-    )
+    """The instruction that is the first to differ by half of what any does, why, and where all of them differ."""
+    held = (fast.released - fast.start) - (judge.released - judge.start)
+    after = (fast.finish - fast.released) - (judge.end - judge.released)
+    error = np.maximum(np.abs(held), np.abs(after))
+    if not error.max():
+        return "No instruction differs."
+    i = min(np.flatnonzero(2 * error >= error.max()), key=lambda i: int(judge.start[i]))
+    row = BY_OPCODE[int(program.instructions["opcode"][i])]
+    what = "held" if abs(held[i]) >= abs(after[i]) else "after"
+    ours, theirs = (
+        (fast.released[i] - fast.start[i], judge.released[i] - judge.start[i]) if what == "held"
+        else (fast.finish[i] - fast.released[i], judge.end[i] - judge.released[i])
+    )  # fmt: skip
+    name = row.mnemonic if row.engine in (Engine.LOAD, Engine.STORE) else row.engine.name.lower()
+    does = "holds its engine for" if what == "held" else "puts its tokens"
+    unit = "cycles" if what == "held" else "cycles after it has left the engine"
+    why = WHY.get((name, what), "its queue puts tokens in order")
+    return f"Instruction {i} ({row.mnemonic}) {does} {ours:,}, not {theirs:,}, {unit}: {why}."

@@ -43,29 +43,30 @@ def test_load_takes_bandwidth_then_latency() -> None:
     b = Builder()
     b.load(run=1280)
     timing = simulate(b.program())
-    # fetch 128 / 12.8 = 10; data 1280 / 12.8 = 100, the engine is free; the last bytes arrive 100 later
-    assert [timing.start[0], timing.released[0], timing.finish[0]] == [10, 110, 210]
-    assert timing.cycles == 210
+    # fetch 128 / 12.8 = 10; data 1280 / 12.8 = 100, the engine is free; the last burst arrives 100 later: 4 words
+    assert [timing.start[0], timing.released[0], timing.finish[0]] == [10, 110, 214]
+    assert timing.cycles == 214
     assert timing.dram_bytes == 1280 + 128
-    assert stalls(timing, "load") == {"fetch": 10}
-    assert (account(timing, "load").busy_cycles, account(timing, "load").port_bytes) == (100, 1280)
+    # with full credit, a burst and a cycle's bytes, it would take 6 cycles less
+    assert stalls(timing, "load") == {"fetch": 10, "bandwidth": 6}
+    assert (account(timing, "load").busy_cycles, account(timing, "load").port_bytes) == (94, 1280)
     check_accounts(timing)
 
 
 def test_partial_bursts_cost_whole_ones() -> None:
     b = Builder()
     b.load(src=60, run=8, n1=10, src_s1=128, dst_s1=8)
-    # each run of 8 bytes lies over a burst's edge: 10 runs x 2 bursts x 64 B = 1280 B, as above
+    # each run of 8 bytes lies over a burst's edge: 10 runs x 2 bursts x 64 B = 1280 B, as above; the last has one word
     timing = simulate(b.program())
-    assert timing.cycles == 210
+    assert timing.cycles == 211
     assert timing.dram_bytes == 1280 + 128
 
 
 def test_requests_in_flight_limit_one_dma() -> None:
     b = Builder(replace(load_target(), dram_requests_in_flight=10))
     b.load(run=1280)
-    # fetch 10; 10 of 20 bursts in 50 cycles, then the first place is free 100 after its grant: 50 more; latency 100
-    assert simulate(b.program()).cycles == 10 + 100 + 50 + 100
+    # fetch 10; 10 of 20 bursts in 50 cycles, then the first place is free 100 after its grant: 50 more; latency 100, 4 words
+    assert simulate(b.program()).cycles == 10 + 100 + 50 + 100 + 4
 
 
 def test_fill_uses_the_port_and_no_dram() -> None:
@@ -92,20 +93,20 @@ def test_chain_by_tokens() -> None:
     b.end(wait=["store"])
     timing = simulate(b.program())
     # fetch 5 x 10 = 50
-    # load: 100 cycles of data from 50, arrived at 250
+    # load: 100 cycles of data from 50, arrived at 250, written at 254
     # conv: 1 tile, 80 pixels by 4 = 20 (over 256 B of weights by 32 = 8), + 8 weights + 8 pipeline = 36
     # map: 80 x 16 elements by 32 = 40, + 16 to start = 56
-    # store: 100 cycles of data, 100 until written; end: 1
-    assert timing.start.tolist() == [50, 250, 286, 342, 542]
-    assert timing.released.tolist() == [150, 286, 342, 442, 543]
-    assert timing.finish.tolist() == [250, 286, 342, 542, 543]
-    assert timing.cycles == 543
+    # store: 4 cycles until the first burst's words are read, 6 less by the credit, 100 of data, 100 until written; end: 1
+    assert timing.start.tolist() == [50, 254, 290, 346, 544]
+    assert timing.released.tolist() == [150, 290, 346, 444, 545]
+    assert timing.finish.tolist() == [254, 290, 346, 544, 545]
+    assert timing.cycles == 545
     assert account(timing, "mx").macs == 80 * 16 * 16
     # mx waits for bytes that move until 150, then for their arrival; vx for mx; ctl for the store, then its bytes
-    assert stalls(timing, "mx") == {"bandwidth": 100, "latency": 100, "fetch": 50}
-    assert stalls(timing, "vx") == {"token_mx": 236, "fetch": 50}
-    assert stalls(timing, "ctl") == {"token_store": 292, "bandwidth": 100, "latency": 100, "fetch": 50}
-    assert account(timing, "mx").idle_cycles == 543 - 286
+    assert stalls(timing, "mx") == {"bandwidth": 100, "latency": 104, "fetch": 50}
+    assert stalls(timing, "vx") == {"token_mx": 240, "fetch": 50}
+    assert stalls(timing, "ctl") == {"token_store": 296, "bandwidth": 98, "latency": 100, "fetch": 50}
+    assert account(timing, "mx").idle_cycles == 545 - 290
     check_accounts(timing)
 
 
@@ -117,7 +118,7 @@ def test_two_dmas_share_the_bandwidth() -> None:
     # from 20 on 6.4 B a cycle each: the store's 640 B take 100; then the load has 640 B left at 12.8: 50
     assert timing.start.tolist() == [20, 20]
     assert timing.released.tolist() == [170, 120]
-    assert timing.finish.tolist() == [270, 220]
+    assert timing.finish.tolist() == [274, 220]
     assert timing.overlap_cycles(Engine.LOAD, Engine.STORE) == 100
     check_accounts(timing)
 
@@ -129,10 +130,10 @@ def test_what_one_dma_cannot_use_the_other_gets() -> None:
     b.store(dst=65536, run=1600)
     b.end()
     timing = simulate(b.program())
-    # both ask for bursts: 800 -> 832 B in 100 cycles, a cap of 8.32; the store's cap is 1600 / 100 = 16, and
-    # it gets 24 - 8.32 = 15.68: 102.04 cycles up to 100, then 16 for the 32 bytes left: 2 -> 102
+    # both ask for bursts, 12 B a cycle each: the load's 832 B have moved in 70, its port holds it for 100; the store
+    # has 24 B a cycle for the other 768, and so its last word, read after 100, and its last burst 2 cycles later: 118
     assert timing.start.tolist() == [16, 16, 16]
-    assert timing.finish.tolist() == [116, 118, 17]
+    assert timing.released.tolist() == [116, 118, 17]
 
 
 def test_engine_free_before_its_data_arrived_takes_the_next() -> None:
@@ -142,7 +143,7 @@ def test_engine_free_before_its_data_arrived_takes_the_next() -> None:
     timing = simulate(b.program())
     # fetch 20; the second load's 50 cycles of data follow the first's 100 without a gap
     assert timing.start.tolist() == [20, 120]
-    assert timing.finish.tolist() == [220, 270]
+    assert timing.finish.tolist() == [224, 274]
 
 
 def test_instructions_are_fetched_in_blocks() -> None:
@@ -340,4 +341,4 @@ def test_a_part_of_a_program() -> None:
     b.load(run=1280)
     b.end()
     timing = simulate(b.program(), begin=1, end=2)
-    assert (timing.begin, timing.cycles, timing.order()) == (1, 210, [1])
+    assert (timing.begin, timing.cycles, timing.order()) == (1, 214, [1])

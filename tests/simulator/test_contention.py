@@ -1,0 +1,100 @@
+"""Who waits for whom at banks, ports and the DRAM: small programs whose times the reference machine gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ommatid.simulator import reference
+from ommatid.simulator.timing import simulate
+from tests.isa.builder import Builder
+
+#: A row of pixels at a pitch of 8.5 words: those of neighbours lie in few banks.
+PITCH = 136
+
+
+def held(b: Builder, i: int) -> tuple[int, int]:
+    """Cycles for which instruction ``i`` holds its engine: of the fast executor, of the reference machine."""
+    program = b.program()
+    fast, judge = simulate(program), reference.simulate(program)
+    return int(fast.released[i] - fast.start[i]), int(judge.released[i] - judge.start[i])
+
+
+def both(b: Builder) -> tuple[list[list[int]], list[list[int]]]:
+    """Start, release and end of each instruction, on the fast executor and on the reference machine."""
+    program = b.program()
+    fast, judge = simulate(program), reference.simulate(program)
+    return (
+        [fast.start.tolist(), fast.released.tolist(), fast.finish.tolist()],
+        [judge.start.tolist(), judge.released.tolist(), judge.end.tolist()],
+    )
+
+
+def within(fast: list[list[int]], judge: list[list[int]]) -> int:
+    """The greatest difference of two such."""
+    return int(np.abs(np.array(fast) - np.array(judge)).max())
+
+
+def depthwise(b: Builder, src: int, **more: int) -> int:
+    """A 3 x 3 depthwise convolution of 14 x 28 pixels whose own words crowd."""
+    return b.dwconv(
+        src=src, src_row=28 * PITCH, src_pixel=PITCH, in_h=14, in_w=28, out_h=14, out_w=28, kh=3, kw=3, pad_top=1,
+        pad_left=1, c=16, weights=130304, weights_tap=16, acc_pixel=64, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("src", [835328, 884864])
+def test_words_of_a_depthwise_convolution_crowd_in_few_banks(src: int) -> None:
+    b = Builder()
+    i = depthwise(b, src)
+    fast, judge = held(b, i)
+    assert judge > 525 > 14 * 4 * 3 * 3 + 16  # S + B: 520
+    assert abs(fast - judge) <= 2
+
+
+@pytest.mark.parametrize("target", ["ommatid-256", "ommatid-1k", "ommatid-4k"])
+@pytest.mark.parametrize("bursts", [1, 2, 7, 20])
+def test_credit_after_a_pause_and_the_words_of_the_last_burst(target: str, bursts: int) -> None:
+    b = Builder(target)
+    b.load(run=64 * bursts, signal=["mx"])
+    b.conv(in_h=8, in_w=8, out_h=8, out_w=8, cin=16, cout=16, src_row=128, src_pixel=16, acc_pixel=64,
+           weights=4096, wait=["load"], signal=["load", "store"])  # fmt: skip
+    b.load(run=64 * bursts, wait=["mx"], signal=["store"])  # a pause: the DRAM has credit
+    b.load(run=64 * bursts)  # none
+    b.store(dst=1 << 16, run=64 * bursts, wait=["mx", "load"])
+    fast, judge = both(b)
+    assert within(fast[:1], judge[:1]) <= 1
+    assert within(fast, judge) <= 64 / b.target.dram_bytes_per_cycle  # whose turn it is: a burst
+
+
+def test_a_client_has_its_turn_before_the_others_round_is_over() -> None:
+    b = Builder("ommatid-256")
+    b.load(run=640)
+    b.store(dst=1 << 16, src=8192, run=64)
+    fast, judge = both(b)
+    assert within(fast, judge) <= 5
+
+
+@pytest.mark.parametrize("lengths", [(1024, 1024), (4096, 640), (640, 4096)])
+def test_loads_of_two_cores_share_a_port(lengths: tuple[int, int]) -> None:
+    b = Builder("ommatid-4k")
+    for core, run in enumerate(lengths):
+        b.load(core=core, run=run, dst=core << 16, multicast=3)
+        b.load(core=core, run=640, dst=(core << 16) + 8192, multicast=3, signal=[(0, "ctl")])
+    b.end(wait=["load", (1, "load")])
+    fast, judge = both(b)
+    ends = np.array(judge[2])[:-1] - np.array(judge[1])[:-1]
+    assert ends.max() > 130  # a latency of 100: words wait
+    assert max(fast[2][:-1]) == pytest.approx(max(judge[2][:-1]), abs=4)
+    assert within(fast, judge) <= 40  # the first ones: oldest first is not quite an equal share
+
+
+@pytest.mark.parametrize("size", [48, 512, 4096])
+def test_a_fill_shares_the_port_with_words_that_arrive(size: int) -> None:
+    b = Builder("ommatid-4k")
+    b.load(run=8192)
+    b.fill(dst=1 << 16, run=size, signal=["ctl"])
+    b.end(wait=["load"])
+    fast, judge = both(b)
+    assert within(fast[:2], judge[:2]) <= 2
+    assert within(fast, judge) <= 16  # the load's end: of the words that go first
