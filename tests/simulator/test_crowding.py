@@ -34,6 +34,7 @@ def cases(banks: int) -> dict[str, Fields]:
         "reduce": image | crowded("src", 0),
         "reduce of unaligned pixels": image | crowded("src", 0) | {"src": 5},
         "reduce of wide pixels": image | wide,
+        "reduce of rows that are one run": image | {"src": 8, "src_row": 0, "src_pixel": 16, "w": 2, "h": 64},
         "map that reads": image | crowded("src", 0) | spread("dst", 2),
         "map that writes": image | spread("src", 0) | crowded("dst", 2),
         "map that does both": image | crowded("src", 0) | crowded("dst", 2),

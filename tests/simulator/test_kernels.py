@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -231,6 +233,16 @@ def test_map(seed: int, h: int, w: int, c: int, source: int, binary: int, table1
     where, index = scene.image("dst", h, w, c)
     machine = scene.run("map", h=h, w=w, c=c, **fields, **where)
     check_sram(scene, machine, index, data)
+
+
+def test_map_of_dense_rows() -> None:
+    # taken sixteen bytes by sixteen, if the second operand lies densely too
+    for seed in range(16):
+        scene = Scene(seed)
+        where, index = scene.image("src", 2, 4, 16, dense=True)
+        more, data = map_binary(scene, 1 + seed % 2, scene.sram[index])
+        to, place = scene.image("dst", 2, 4, 16, dense=True)
+        check_sram(scene, scene.run("map", h=2, w=4, c=16, **where, **more, **to), place, data)
 
 
 @examples
@@ -519,3 +531,13 @@ def test_conv_and_map_equal_onnxruntime(
     )  # fmt: skip
     y = machine.sram[0][to : to + out * out * cout].reshape(out, out, cout).transpose(2, 0, 1)
     np.testing.assert_array_equal(y, expected[0])
+
+
+def test_paths_are_those_of_the_cpu() -> None:
+    info = Path("/proc/cpuinfo")
+    listed = re.findall(r"^flags\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    flags = set(" ".join(listed).split())
+    if not flags:
+        pytest.skip("only Linux on x86 lists what its CPU has")
+    vnni = {"avx512_vnni", "avx512vl"} <= flags or "avx_vnni" in flags
+    assert available() == (*["vnni"] * vnni, *["avx2"] * ("avx2" in flags), "portable")

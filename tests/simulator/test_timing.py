@@ -211,6 +211,16 @@ def test_who_is_last_at_the_banks_gets_what_is_left_or_a_sixteenth(banks: int, m
     check_accounts(timing)
 
 
+def test_engines_that_share_banks_may_end_together() -> None:
+    b = Builder(replace(load_target(), sram_banks=4))
+    b.conv(in_h=32, in_w=32, out_h=32, out_w=32, cin=16, cout=16, src_row=512, src_pixel=16, weights=32768,
+           acc_pixel=64)  # fmt: skip
+    b.fill(dst=400000, run=48 * 16)
+    timing = simulate(b.program())
+    # conv: 256 sets of 4 words and 16 of weights in 272 cycles; that leaves 48 of 4 * 272, which fill takes
+    assert timing.released.tolist() == [20 + 272, 20 + 272]
+
+
 def test_token_between_cores_takes_8_cycles() -> None:
     b = Builder(replace(load_target(), cores=2))
     b.end(signal=[(1, "ctl")])

@@ -95,6 +95,33 @@ def test_pixels_that_follow_one_another_are_one_run(mnemonic: str) -> None:
     assert ours == theirs
 
 
+@pytest.mark.parametrize("mnemonic, fields, expected", [
+    ("norm", {}, 2 * 70 + 70),  # 35 pixels of 2 words are read twice
+    ("topk", {"k": 5, "values_on": 1}, 5 * 70 + 35),
+    ("topk", {"k": 5, "indices_on": 1}, 5 * 70 + 70),  # 20 bytes of indices a pixel
+    ("topk", {"k": 5, "indices_on": 1, "values_on": 1}, 5 * 70 + 35 + 70),
+])  # fmt: skip
+def test_passes_over_an_image(mnemonic: str, fields: dict[str, int], expected: int) -> None:
+    b = Builder(TARGET)
+    b.emit(mnemonic, h=5, w=7, c=20, src_row=4096, src_pixel=48, dst=65536, dst_row=4096, dst_pixel=32,
+           **({"index": 131072, "index_row": 4096, "index_pixel": 64} | fields if mnemonic == "topk" else fields))  # fmt: skip
+    words, _ = bank_words(b.stream(), cost_cycles(b.stream(), TARGET), TARGET)
+    assert words.tolist() == [expected]
+
+
+@pytest.mark.parametrize("name, side", [
+    ("map", "src"), ("map", "dst"), ("map of two images", "operand"), ("pool", "src"), ("pool", "dst"), ("reduce", "src"),
+    ("resize", "src"), ("resize", "dst"), ("softmax", "src"), ("softmax", "dst"), ("lrn", "src"), ("lrn", "dst"),
+    ("dwconv", "src"), ("dwconv", "weights"),
+])  # fmt: skip
+def test_each_side_is_looked_at_by_itself(name: str, side: str) -> None:
+    fields = sides(4096, 48) | CASES[name] | {"c": 16}
+    aligned, shifted = (counted(name.split()[0], **fields | {side: fields[side] + n}) for n in (0, 1))
+    # every run touches a second word; on average over all places 15 of 16 do
+    assert shifted[1] > aligned[1] == aligned[0]
+    assert shifted[0] - aligned[0] == 15 / 16 * (shifted[1] - aligned[1])
+
+
 @pytest.mark.parametrize("mnemonic, fields", [
     ("fill", {"dst": 4099, "run": 50, "n1": 3, "dst_s1": 100}),
     ("load", {"dst": 4099, "run": 50, "n1": 3, "src_s1": 50, "dst_s1": 100}),
