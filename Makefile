@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which `make setup` builds in the checkout.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check golden bench fidelity docs
+.PHONY: help setup demo test lint check golden bench fidelity mutants docs
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -56,6 +56,9 @@ bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 
 fidelity: $(STAMP) ## compare the fast executors with the reference machine, and write docs/fidelity.md
 	$(BIN)/python -m benchmarks.fidelity
+
+mutants: $(STAMP) ## put seeded faults into the timing and functional code, count those that tests catch: about an hour
+	$(BIN)/python -m benchmarks.mutants
 
 docs: $(STAMP) ## write the generated tables of docs/ anew
 	$(BIN)/python -m ommatid.isa.manual docs
