@@ -109,13 +109,16 @@ class Lowering:
         row = full[1] if h > 1 else w * pixel
         return full[0], row, pixel
 
-    def see_as_rows(self, *names: str) -> None:
+    def see_as_rows(self, *names: str, dense: bool = False) -> None:
         """Until the layer ends, see the pixels of these tensors as rows of one pixel, so that they can be cut anywhere.
 
-        That is where they have no rows to be cut, and all pixels of each are equally far apart.
+        That is if all pixels of each are equally far apart, and with ``dense`` side by side.
         """
         steps = {name: self._even_step(name) for name in names}
-        if all(step and self.shape(name)[1] == 1 for name, step in steps.items()):
+        if all(
+            step and not (dense and step != self.network.tensors[name].shape[-1])
+            for name, step in steps.items()
+        ):
             self._rows |= {name: step for name, step in steps.items() if step}
 
     def _even_step(self, name: str) -> int | None:
@@ -123,7 +126,7 @@ class Lowering:
         shape, strides = self.network.tensors[name].shape, self.storage.spots[name].strides
         loops = [(n, s) for n, s in zip(shape[:-1], strides[:-1], strict=True) if n > 1]
         even = all(outer == n * s for (_, outer), (n, s) in itertools.pairwise(loops))
-        return (loops[-1][1] if loops else shape[-1]) if even else None
+        return (loops[-1][1] if loops else shape[-1]) if even and shape else None
 
     def home(self, name: str) -> Home:
         """Where the buffer of a tensor lies, placed at its first use."""

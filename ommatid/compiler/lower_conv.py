@@ -23,7 +23,7 @@ from ommatid.compiler.blocks import (
     weight_unit,
 )
 from ommatid.compiler.bounds import is_depthwise
-from ommatid.compiler.layers import Conv, Layer
+from ommatid.compiler.layers import Binary, Conv, Layer
 from ommatid.compiler.lower import (
     Chain,
     ChainConstants,
@@ -95,6 +95,8 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
     target = low.target
     depthwise = is_depthwise(layer)
     phases = phases_of(conv)
+    if is_pointwise(conv, phases) and not depthwise:
+        _see_tokens_as_rows(low, layer)
     c = low.shape(layer.input_name)[3]
     pixel = low.strides(layer.input_name)[2] if low.stays(layer.input_name) else c
     row_mode = not depthwise and conv.groups == 1 and conv.window.dilations[1] == 1 and pixel == c
@@ -132,6 +134,18 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
         symbol,
         blob.nbytes,
     )
+
+
+def _see_tokens_as_rows(low: Lowering, layer: Layer) -> None:
+    """Tokens have no rows to be cut: a pointwise convolution may then see them as rows of one pixel."""
+    names = [layer.input_name, layer.output]
+    shapes = [low.shape(name) for name in names]
+    for step in layer.steps:
+        if isinstance(step, Binary) and low.shape(step.other)[:3] != (1, 1, 1):
+            names.append(step.other)
+            shapes.append(low.shape(step.other))
+    if len({shape[:3] for shape in shapes}) == 1 and shapes[0][1] == 1:
+        low.see_as_rows(*names, dense=True)
 
 
 def _conv_shape(
@@ -382,6 +396,8 @@ def _drain(
     up_h, up_w = job.conv.upsample
     at = (phase.row + place.row * up_h, phase.column + place.column * up_w)
     shape = low.shape(job.chain.binary.other) if job.chain.binary else None
+    if shape is not None and place.flat and shape[1:3] != (1, 1):
+        shape = (shape[0], 2, 2, shape[3])  # its columns run on, even if a row has but one
     fields, symbols = chain_fields(job.chain, job.constants, operand, shape, (*at, block.low))
     if "operand" in fields:
         fields["operand_row"] *= up_h

@@ -25,10 +25,10 @@ def lower_topk(low: Lowering, layer: Layer) -> None:
         data = bring_flat(low, source, first * c, count * c)
         found = open_flat(low, target, first * width, count * width)
         low.emitter.emit(
-            "topk", {"src": data[1], side: found[1]}, h=count, w=1, c=c, k=top.k,
-            src=data[0], src_row=c, src_pixel=c, src_type=type_flag(low.quantization(source).dtype),
+            "topk", {"src": data[1], side: found[1]}, h=1, w=count, c=c, k=top.k,
+            src=data[0], src_pixel=c, src_type=type_flag(low.quantization(source).dtype),
             order=int(not top.largest), last=int(top.last), values_on=int(not top.indices), indices_on=int(top.indices),
-            **{side: found[0], f"{side}_row": width, f"{side}_pixel": width},
+            **{side: found[0], f"{side}_pixel": width},
         )  # fmt: skip
         close_flat(low, target, first * width, count * width, found)
         if data[2]:

@@ -96,6 +96,10 @@ def lower_map(low: Lowering, layer: Layer) -> None:
     chain, constants = load_chain(low, layer, operation.affine)
     other = chain.binary.other if chain.binary else None
     operand_bytes = 0
+    names = [layer.input_name, layer.output, *([other] if other is not None else [])]
+    _, h, w, c = low.shape(layer.output)
+    if len({low.shape(name) for name in names}) == 1 and (h == 1 or 8 * w * c > low.target.sram_bytes):
+        low.see_as_rows(*names)
     if other is not None and low.shape(other)[1] > 1:
         operand_bytes = _tile_bytes(low, other, _row_bytes(low, other))
     for image, first, rows in _stripes(low, layer, operand_bytes):
@@ -134,11 +138,17 @@ def emit_map(
             "mid_zero": operation.mid[0], "mid_type": type_flag(operation.mid[1]),
         }  # fmt: skip
         symbols["parameters"] = constants.symbol
-    low.emitter.emit(
-        "map", symbols | {"src": source.symbol, "dst": target.symbol},
-        h=target.rows, w=target.columns, c=target.channels,
-        **source_fields(source, low.quantization(layer.input_name)), **target_fields(target), **fields,
-    )  # fmt: skip
+    fields |= {"h": target.rows, "w": target.columns, "c": target.channels, **target_fields(target)}
+    fields |= source_fields(source, low.quantization(layer.input_name))
+    low.emitter.emit("map", symbols | {"src": source.symbol, "dst": target.symbol}, **one_row(fields))
+
+
+def one_row(fields: dict[str, Any]) -> dict[str, Any]:
+    """An image of one column as one of one row: its words are then counted as those of one run."""
+    if fields["w"] > 1 or fields["h"] == 1:
+        return fields
+    pixels = {name.replace("_row", "_pixel"): step for name, step in fields.items() if name.endswith("_row")}
+    return fields | pixels | {"h": 1, "w": fields["h"]}
 
 
 def lower_pool(low: Lowering, layer: Layer) -> None:
@@ -274,12 +284,17 @@ def _image_layer(
         source = low.bring(layer.input_name, image, first, rows)
         target = low.open(layer.output, image, first, rows)
         inputs = source_fields(source, low.quantization(layer.input_name))
-        low.emitter.emit(
-            mnemonic, symbols | {"src": source.symbol, "dst": target.symbol},
-            h=rows, w=target.columns, c=target.channels,
+        image_fields = {
+            "h": rows, "w": target.columns, "c": target.channels,
             **{name: value for name, value in inputs.items() if name not in drop},
-            **target_fields(target, low.quantization(layer.output)), **fields,
-        )  # fmt: skip
+            **target_fields(target, low.quantization(layer.output)),
+        }  # fmt: skip
+        low.emitter.emit(
+            mnemonic,
+            symbols | {"src": source.symbol, "dst": target.symbol},
+            **one_row(image_fields),
+            **fields,
+        )
         low.close(layer.output, image, target)
         low.drop(source)
     low.end_layer()

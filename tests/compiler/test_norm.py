@@ -35,7 +35,7 @@ def test_tokens_are_cut_where_they_do_not_fit(tmp_path: Path) -> None:
     program = program_of(model(shape), x, tmp_path / "qdq.onnx")
     assert verify(program) == []
     norms = view(program.instructions, "norm")[program.instructions["opcode"] == BY_MNEMONIC["norm"].opcode]
-    assert len(norms) >= 8 and norms["h"].sum() == 3000 and set(norms["w"].tolist()) == {1}
+    assert len(norms) >= 8 and norms["w"].sum() == 3000 and set(norms["h"].tolist()) == {1}
     reports = layerwise(program, onnx.load(tmp_path / "qdq.onnx"), [{"x": x}])
     assert [r.max_steps <= 1 and r.evidence for r in reports] == [True]
 
@@ -68,3 +68,29 @@ def test_a_mean_that_is_used_is_refused() -> None:
     made.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, (1, 5, 1)))
     program = program_of(made, np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32))
     assert "only its first output is computed" in "".join(p for q in program.partitions for p in q.reasons)
+
+
+def test_all_layers_of_tokens_are_cut_where_they_do_not_fit(tmp_path: Path) -> None:
+    rng, shape = np.random.default_rng(0), (1, 2500, 192)  # 480,000 bytes; twice as many between the products
+    constants = {
+        "s": np.ones(192),
+        "b": np.zeros(192),
+        "w": rng.normal(0, 0.07, (192, 384)),
+        "v": rng.normal(0, 0.05, (384, 192)),
+    }
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "s", "b"], ["n"], "norm"),
+        helper.make_node("MatMul", ["n", "w"], ["p"], "wide"),
+        helper.make_node("Gelu", ["p"], ["g"], "gelu"),
+        helper.make_node("MatMul", ["g", "v"], ["q"], "narrow"),
+        helper.make_node("Add", ["q", "x"], ["a"], "add"),
+        helper.make_node("Mul", ["a", "a"], ["y"], "mul"),
+    ]
+    weights = {name: value.astype(np.float32) for name, value in constants.items()}
+    made = networks.model(nodes, {"x": shape}, {"y": shape}, weights, 20)
+    x = rng.standard_normal(shape).astype(np.float32)
+    program = program_of(made, x, tmp_path / "qdq.onnx")
+    assert verify(program) == [] and [p.placement for p in program.partitions] == ["npu"]
+    reports = layerwise(program, onnx.load(tmp_path / "qdq.onnx"), [{"x": x}])
+    assert all(r.equal == 1 if r.exact else r.max_steps <= 1 for r in reports)
+    assert [r.name[0] for r in reports if r.evidence] == ["n", "y"]  # of gelu too many are 0

@@ -146,6 +146,18 @@ def conv_transpose_any(draw: Draw) -> Case:
     return Case([node("ConvTranspose", " ".join(["x", *constants]), **attributes)], {"x": shape}, constants)
 
 
+def residual(draw: Draw) -> Case:
+    """A convolution and what is added to it, in one pass: images of one row or column, too."""
+    shape, outputs, kernel = image(draw), draw(CHANNELS), draw(st.sampled_from([1, 1, 3]))
+    shape = (*shape[:2], *(draw(st.sampled_from([1, side])) for side in shape[2:]))
+    nodes = [node("Conv", "x w", "c", pads=[kernel // 2] * 4), node("Add", "c z", "a"), node("Relu", "a")]
+    return Case(
+        nodes,
+        {"x": shape, "z": (1, outputs, *shape[2:])},
+        {"w": random(draw, outputs, shape[1], kernel, kernel)},
+    )
+
+
 def conv_transpose(draw: Draw) -> Case:
     shape, outputs = image(draw), draw(CHANNELS)
     kernel = [draw(st.integers(1, 4)) for _ in range(2)]
@@ -538,8 +550,8 @@ def resize(draw: Draw) -> Case:
     return Case([made], {"x": shape}, sizes)
 
 
-KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, conv_transpose, conv_transpose_any, gemm, flatten_gemm, matmul,
-         product, attention, batch_norm, prelu, unary, binary, same_twice, broadcast, with_constant, high_rank, extremes,
+KINDS = (conv, wide_conv, depthwise, conv_1d, conv_relu, residual, conv_transpose, conv_transpose_any, gemm, flatten_gemm,
+         matmul, product, attention, batch_norm, prelu, unary, binary, same_twice, broadcast, with_constant, high_rank, extremes,
          where, compared, scale_and_shift, max_pool, average_pool, global_mean, reduction, lrn, softmax, layer_norm,
          rms_norm, layer_norm_2d, concat, split, slice_, turned_slice, gather, tile, expand, pad, reshape, transpose,
          shuffle, pixel_shuffle, resize)  # fmt: skip
