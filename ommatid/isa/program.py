@@ -5,6 +5,7 @@ A ``.omm`` file (``program_file.py``) is its serialisation.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from ommatid.isa.instructions import MAX_OPERANDS, STREAM
 from ommatid.isa.target import Target
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: A named range of memory. ``role`` indexes ROLES; ``layer`` is the layer it serves, -1 for several.
 SYMBOL = np.dtype([("memory", "u1"), ("role", "u1"), ("layer", "<i4"), ("address", "<u4"), ("bytes", "<u4")])
@@ -107,7 +108,7 @@ class Port:
 
 @dataclass
 class Program:
-    """One network for one target."""
+    """One network for one target, at one shape of its inputs; ``others`` are the same network at other shapes."""
 
     target: Target
     instructions: np.ndarray[Any, Any]  # STREAM records in an order that is right one at a time
@@ -126,6 +127,12 @@ class Program:
     compulsory_dram_bytes: int
     metadata: dict[str, str] = field(default_factory=dict)  # the ONNX model's own
     info: dict[str, Any] = field(default_factory=dict)  # how it was made: options, versions, preprocessing
+    others: tuple[Program, ...] = ()  # of the same inputs and outputs by name; these have no others
+
+    @property
+    def variants(self) -> tuple[Program, ...]:
+        """A program for each shape, this one first, each alone."""
+        return (dataclasses.replace(self, others=()), *self.others) if self.others else (self,)
 
     @property
     def macs(self) -> int:

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from ommatid.isa.instructions import ISA_VERSION, MAX_OPERANDS, STREAM
+from ommatid.isa.pieces import joined, share
 from ommatid.isa.program import (
     FORMAT_VERSION,
     SYMBOL,
@@ -72,9 +73,15 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 def to_bytes(program: Program) -> bytes:
     """The file's bytes; the same program gives the same bytes."""
-    tensors = tensors_of(program)
+    variants = program.variants
+    tensors: dict[str, Array] = {}
+    for number, (each, kept, pieces) in enumerate(zip(variants, *share(variants), strict=True)):
+        tensors |= {_stored(number, name): array for name, array in tensors_of(each).items()}
+        if number:
+            tensors |= {_stored(number, "constants"): kept, _stored(number, "pieces"): pieces}
     header = header_of(program) | {
-        "checksums": {name: _digest(array) for name, array in sorted(tensors.items())}
+        "others": [header_of(other) for other in program.others],
+        "checksums": {name: _digest(array) for name, array in sorted(tensors.items())},
     }
     text = _canonical(header)
     metadata = {KEY: text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
@@ -93,8 +100,13 @@ def _header(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def _stored(number: int, name: str) -> str:
+    """What the file calls an array of a variant: the first variant's have their own names."""
+    return f"{number}/{name}" if number else name
+
+
 def tensors_of(program: Program) -> dict[str, Array]:
-    """The program's arrays by name, in the order of the file."""
+    """The program's arrays by name, in the order of the file; those of its others are left out."""
     tensors: dict[str, Array] = {
         "instructions": np.frombuffer(program.instructions.tobytes(), np.uint8),
         "operands": program.operands.astype(np.int32),
@@ -112,7 +124,7 @@ _PLAIN = ("dram_bytes", "lower_bound_cycles", "roofline_cycles", "compulsory_dra
 
 
 def header_of(program: Program) -> dict[str, Any]:
-    """All else of a program, as plain JSON data."""
+    """All else of a program, as plain JSON data; its others are left out."""
     partitions = [dataclasses.asdict(dataclasses.replace(p, model=b"")) for p in program.partitions]
     for partition in partitions:
         del partition["model"]
@@ -188,7 +200,7 @@ def from_bytes(data: bytes, name: str = "program") -> Program:
     if header["checksums"].keys() != tensors.keys() or not data.startswith(_header(data)):
         raise ProgramFileError(f"{name}: its header was altered", again)
     try:
-        return program_of(header, tensors)
+        return _with_others(header, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, TargetError) as error:
         raise ProgramFileError(f"{name}: its metadata is not that of a program: {error}", again) from None
 
@@ -206,8 +218,26 @@ def _check_version(header: dict[str, Any], name: str) -> None:
             )
 
 
+def _with_others(header: dict[str, Any], tensors: dict[str, Array]) -> Program:
+    headers = [header, *header["others"]]
+    kept = [tensors[_stored(number, "constants")] for number in range(len(headers))]
+    variants = []
+    for number, each in enumerate(headers):
+        own = {name: array for key, array in tensors.items() for name in [_own(number, key)] if name}
+        if number:
+            own["constants"] = joined(kept, own["pieces"])
+        variants.append(program_of(each, own))
+    return dataclasses.replace(variants[0], others=tuple(variants[1:]))
+
+
+def _own(number: int, key: str) -> str:
+    """The inverse of ``_stored``; empty for an array of another variant."""
+    prefix, _, name = key.rpartition("/")
+    return name if prefix == (str(number) if number else "") else ""
+
+
 def program_of(header: dict[str, Any], tensors: dict[str, Array]) -> Program:
-    """The inverse of ``header_of`` and ``tensors_of``."""
+    """The inverse of ``header_of`` and ``tensors_of``; without others."""
     partitions = []
     for number, fields in enumerate(header["partitions"]):
         model = tensors.get(f"partition_{number}")

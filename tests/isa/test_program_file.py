@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickletools
 import stat
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from tests.isa.records import same, whole_program
 
 PROGRAM = whole_program()
 DATA = to_bytes(PROGRAM)
+VARIANTS = dataclasses.replace(PROGRAM, others=(dataclasses.replace(PROGRAM, dram_bytes=9), whole_program()))
 HEADER_END = 8 + int.from_bytes(DATA[:8], "little")
 
 
@@ -182,3 +185,60 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     with pytest.raises(OSError, match="No such file"):
         save(PROGRAM, tmp_path / "none" / "p.omm")
+
+
+# --- programs of several shapes ------------------------------------------------------------------------------
+
+
+def test_variants_come_back_and_share_constants(tmp_path: Path) -> None:
+    VARIANTS.save(str(tmp_path / "p.omm"))
+    data = (tmp_path / "p.omm").read_bytes()
+    program = load(data)
+    assert to_bytes(program) == data == to_bytes(VARIANTS)
+    assert len(program.variants) == 3 and len(PROGRAM.variants) == 1
+    for each, wanted in zip(program.variants, (PROGRAM, *VARIANTS.others), strict=True):
+        assert same(each, wanted) and not each.others
+    stored = safetensors.numpy.load(data)
+    assert stored["constants"].tobytes() == PROGRAM.constants.tobytes()
+    assert stored["1/constants"].size == stored["2/constants"].size == 0
+    assert stored["2/partition_0"].tobytes() == PROGRAM.partitions[0].model
+
+
+def test_damaged_variants_are_refused() -> None:
+    data = to_bytes(VARIANTS)
+    begin = 8 + int.from_bytes(data[:8], "little")
+    for length in {*range(0, len(data), 997), begin, len(data) - 1}:
+        with pytest.raises(ProgramFileError):
+            load(data[:length])
+    for at in {*range(3, len(data), 499), len(data) - 1}:
+        changed = bytearray(data)
+        changed[at] ^= 1
+        with pytest.raises(ProgramFileError):
+            load(changed)
+
+
+def forged(change: Any) -> bytes:
+    """The file of VARIANTS with its header (and arrays) changed, and checksums that agree."""
+    data = to_bytes(VARIANTS)
+    tensors = safetensors.numpy.load(data)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(json.loads(data[8:end])["__metadata__"]["ommatid"])
+    change(header, tensors)
+    header["checksums"] = {name: sha256(array.tobytes()).hexdigest() for name, array in tensors.items()}
+    text = json.dumps(header)
+    metadata = {"ommatid": text, "sha256": sha256(text.encode()).hexdigest()}
+    return program_file._sorted_header(safetensors.numpy.save(tensors, metadata))
+
+
+@pytest.mark.parametrize("change", [
+    lambda header, tensors: header["others"].append(header["others"][0]),
+    lambda header, tensors: header["others"].append(1),
+    lambda header, tensors: header.pop("others"),
+    lambda header, tensors: tensors.update({"1/pieces": np.array([[0, 9999, 64]])}),
+    lambda header, tensors: tensors.update({"1/pieces": np.array([0, 0])}),
+    lambda header, tensors: tensors.pop("2/instructions"),
+])  # fmt: skip
+def test_variants_that_cannot_be_are_refused(change: Any) -> None:
+    assert same(load(forged(lambda header, tensors: None)).variants[1], VARIANTS.others[0])
+    with pytest.raises(ProgramFileError, match="its metadata is not that of a program"):
+        load(forged(change))
