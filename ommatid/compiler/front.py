@@ -15,7 +15,7 @@ from ommatid.compiler.layers import Layer, Network
 from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.partition import make_stages
-from ommatid.compiler.quantize import quantize
+from ommatid.compiler.quantize import calibrate, quantize
 from ommatid.compiler.quantized import Walk
 from ommatid.compiler.rounding import round_before_selecting
 from ommatid.compiler.rules_topk import move_indices
@@ -33,7 +33,8 @@ class FrontOptions:
     ``shapes`` fixes inputs by name; ``inputs`` and ``outputs`` cut the graph; ``calibration`` is a folder, an
     ``.npz`` file or a sequence of feeds (None: seeded random data); ``preprocess`` makes a sample from an image
     file for a folder of images; ``activations`` is "int8" or "uint8"; ``method`` is "minmax", "percentile" or
-    "entropy"; without ``cpu``, a node that the NPU cannot take is an error.
+    "entropy"; ``ranges`` are those of ``find_ranges``, and stand for calibration; without ``cpu``, a node that the NPU
+    cannot take is an error.
     """
 
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class FrontOptions:
     percentile: float = 99.99
     cpu: bool = True
     save_qdq: str | None = None
+    ranges: Any = None
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,24 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     )
 
 
+def find_ranges(source: Any, options: FrontOptions) -> Any:
+    """The ranges of a float model's tensors, as onnxruntime keeps them; None where it is quantised already.
+
+    Raises:
+        CompileError: the model or the calibration data cannot be used.
+    """
+    model = _read(source, options)
+    return None if _is_quantized(model) else calibrate(canonicalize(model), options)
+
+
 def walk_model(source: Any, options: FrontOptions) -> Walk:
     """Import, canonicalise, quantise (unless the model is quantised already) and walk a model."""
-    return _walk(import_model(source, options.shapes, options.inputs, options.outputs), options)
+    return _walk(_read(source, options), options)
 
 
 def _walk(model: ir.Model, options: FrontOptions, explain: Callable[[str, str], None] | None = None) -> Walk:
     dump("imported", lambda: graph_text(model))
-    if not any(node.op_type in QUANTIZERS for node in model.graph):
+    if not _is_quantized(model):
         names = {o.name for o in model.graph.outputs}
         model = canonicalize(model, explain)
         dump("canonical", lambda: graph_text(model))
@@ -120,6 +132,14 @@ def _walk(model: ir.Model, options: FrontOptions, explain: Callable[[str, str], 
     walk = Walk(model, RULES, {**MOVERS, **FINDERS}, move_indices)
     walk.run()
     return walk
+
+
+def _read(source: Any, options: FrontOptions) -> ir.Model:
+    return import_model(source, options.shapes, options.inputs, options.outputs)
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    return any(node.op_type in QUANTIZERS for node in model.graph)
 
 
 def live_layers(walk: Walk) -> list[Layer]:
@@ -162,7 +182,7 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
     Raises:
         CompileError: the model cannot be used.
     """
-    model = import_model(source, options.shapes, options.inputs, options.outputs)
+    model = _read(source, options)
     known = {value.name or "" for node in model.graph for value in node.outputs}
     near: dict[str, list[str]] = {}
     walk = _walk(model, options, lambda node, reason: near.setdefault(node, []).append(reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import numpy as np
 from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.front import FrontOptions, build_network
+from ommatid.compiler.front import FrontOptions, build_network, find_ranges
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
+from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.isa import release
 from ommatid.isa.assembly import disassemble
 from ommatid.isa.program import Layer as ProgramLayer
@@ -28,30 +30,56 @@ from ommatid.isa.verifier import verify
 
 def compile_model(
     model: Any, target: str | Path | Target = "ommatid-1k", optimize: int = 2, info: dict[str, Any] | None = None,
-    **options: Any,
+    shapes: Mapping[str, Any] | None = None, calibrate_at: Mapping[str, Sequence[int]] | None = None, **options: Any,
 ) -> Program:  # fmt: skip
     """Compile an ONNX model (path, bytes or ModelProto) for a target.
+
+    Ranges are found once and serve all variants, so that these have the same scales: at the largest variant, which
+    has the most values to find them in, and to whose size the samples of a folder of images are brought.
 
     Args:
         target: the name of a preset, the path of a TOML file, or a Target.
         optimize: 0 keeps every layer apart; 1 and above fuse.
         info: plain data stored in the program: how it was made.
-        options: the fields of FrontOptions: shapes, inputs, outputs, calibration, activations ...
+        shapes: of inputs by name; several shapes of one input make as many variants (``shape_variants``).
+        calibrate_at: the inputs' shapes at which ranges are found (None: those of the largest variant).
+        options: the other fields of FrontOptions: inputs, outputs, calibration, activations ...
 
     Raises:
         CompileError: the model cannot be used, or the program does not fit the target.
         TargetError: no such target.
     """
     chip = target if isinstance(target, Target) else load_target(target)
+    variants = shape_variants(shapes or {})
     front = FrontOptions(**options)
-    network = build_network(model, front)
-    dump("network", lambda: network_text(network))
     made = {"optimize": optimize, "ommatid": release(), **(info or {})}
     if front.calibration is None:
         made.setdefault(
             "calibration", "none given: seeded random data, unless the model was quantised already"
         )
-    return compile_network(network, chip, optimize, made)
+    if len(variants) > 1 or calibrate_at is not None:
+        at = calibrate_at if calibrate_at is not None else largest(variants)
+        made["calibrated_at"] = {name: list(shape) for name, shape in at.items()}
+        front = dataclasses.replace(front, ranges=find_ranges(model, dataclasses.replace(front, shapes=at)))
+    programs = []
+    for number, variant in enumerate(variants):
+        each = dataclasses.replace(front, shapes=variant, save_qdq=_numbered(front.save_qdq, number))
+        try:
+            network = build_network(model, each)
+            dump("network", lambda network=network: network_text(network))  # type: ignore[misc]
+            programs.append(compile_network(network, chip, optimize, made))
+        except CompileError as error:
+            if len(variants) == 1:
+                raise
+            raise CompileError(
+                f"variant {number} ({shapes_text(variant)}): {error}", error.hint, error.node
+            ) from None
+    return dataclasses.replace(programs[0], others=tuple(programs[1:]))
+
+
+def _numbered(path: str | None, number: int) -> str | None:
+    """The file of a variant: the first has the name that was given, the others their number in it."""
+    return str(Path(path).with_stem(f"{Path(path).stem}-{number}")) if path and number else path
 
 
 #: The public name.

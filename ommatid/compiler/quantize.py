@@ -7,6 +7,7 @@ Concat: a chain of them shares one, so that it costs nothing.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import tempfile
@@ -67,9 +68,8 @@ def quantize(model: ir.Model, options: FrontOptions) -> ir.Model:
     Raises:
         CompileError: the calibration data cannot be used, or onnxruntime cannot run the model.
     """
-    proto = ir.to_proto(model)
-    proto.ir_version = min(proto.ir_version, 10)
-    ranges = _ranges(proto, model, options)
+    proto = _proto(model)
+    ranges = calibrate(model, options) if options.ranges is None else _adopted(model, options.ranges)
     saturate(model, ranges)
     _share_concat_ranges(model, ranges)
     result = ir.from_proto(_to_qdq(proto, ranges, options))
@@ -84,8 +84,34 @@ def quantize(model: ir.Model, options: FrontOptions) -> ir.Model:
     return result
 
 
-def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> Any:
-    from onnxruntime.quantization import CalibrationMethod, calibrate
+def _adopted(model: ir.Model, ranges: Any) -> Any:
+    """A copy, which may be changed, of ranges that were found at other shapes of the same model."""
+    for node in model.graph:
+        for value in (*node.inputs, *node.outputs) if node.op_type in QUANTISED else ():
+            if value is None or value.const_value is not None or value.dtype != ir.DataType.FLOAT:
+                continue
+            if value.name not in ranges.data:
+                raise CompileError(
+                    f"tensor {value.name!r} does not exist at the shape where ranges were found",
+                    "the graph differs between these shapes: compile this one alone", node.name or "",
+                )  # fmt: skip
+    return copy.deepcopy(ranges)
+
+
+def _proto(model: ir.Model) -> onnx.ModelProto:
+    proto = ir.to_proto(model)
+    proto.ir_version = min(proto.ir_version, 10)
+    return proto
+
+
+def calibrate(model: ir.Model, options: FrontOptions) -> Any:
+    """The ranges of the tensors to quantise, by name, as onnxruntime's quantiser takes them.
+
+    Raises:
+        CompileError: the calibration data cannot be used, or onnxruntime cannot run the model.
+    """
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import create_calibrator
 
     methods = {
         "minmax": (CalibrationMethod.MinMax, {}),
@@ -100,9 +126,9 @@ def _ranges(proto: onnx.ModelProto, model: ir.Model, options: FrontOptions) -> A
     feeds = samples(model, options.calibration, options.preprocess)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save_model(proto, path)
+        onnx.save_model(_proto(model), path)
         try:
-            calibrator = calibrate.create_calibrator(
+            calibrator = create_calibrator(
                 path, QUANTISED, augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=method, extra_options=extra,
             )  # fmt: skip

@@ -58,3 +58,38 @@ def inputs(seed: int = 0, batch: int = 1, size: int = 8) -> dict[str, Array]:
     """Feeds for ``convolution``."""
     generator = np.random.default_rng(seed)
     return {"x": generator.standard_normal((batch, 3, size, size)).astype(np.float32)}
+
+
+def resizable() -> onnx.ModelProto:
+    """x [n, 3, h, w] -> Conv 3x3 stride 2 -> Relu -> Conv 3x3 -> y [n, 5, h/2, w/2], all of these dynamic."""
+    generator = np.random.default_rng(1)
+    constants = {
+        "w": generator.standard_normal((8, 3, 3, 3)).astype(np.float32),
+        "v": generator.standard_normal((5, 8, 3, 3)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "first", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "v"], ["y"], "second", pads=[1, 1, 1, 1]),
+    ]
+    return model(nodes, {"x": ["n", 3, "h", "w"]}, {"y": ["n", 5, "g", "u"]}, constants)
+
+
+def reader() -> onnx.ModelProto:
+    """x [1, 1, 8, w] -> Conv stride 2, stride 4 by 2 -> a sequence -> MatMul -> y [1, w/4, 7], as readers of text are."""
+    generator = np.random.default_rng(2)
+    constants = {
+        "w": generator.standard_normal((8, 1, 3, 3)).astype(np.float32),
+        "v": generator.standard_normal((16, 8, 4, 3)).astype(np.float32),
+        "m": generator.standard_normal((16, 7)).astype(np.float32),
+        "axis": np.array([2], np.int64),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "first", pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"], "relu"),
+        helper.make_node("Conv", ["r", "v"], ["d"], "second", pads=[0, 1, 0, 1], strides=[4, 2]),
+        helper.make_node("Squeeze", ["d", "axis"], ["s"], "squeeze"),
+        helper.make_node("Transpose", ["s"], ["t"], "transpose", perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["t", "m"], ["y"], "project"),
+    ]
+    return model(nodes, {"x": [1, 1, 8, "w"]}, {"y": [1, "t", 7]}, constants)
