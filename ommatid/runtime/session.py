@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.errors import CompileError
 from ommatid.isa.program import Placed, Port, Program
 from ommatid.isa.program_file import load
 from ommatid.runtime.cache import compiled
 from ommatid.runtime.host import CpuPartition, dequantize, quantize, to_memory, to_onnx
+from ommatid.runtime.variants import Plan, RunError, Shapes, joined, padded, part, plan, shapes_of
 from ommatid.simulator.functional import PLAIN, Machine
 from ommatid.simulator.timing import simulate
 
@@ -25,12 +28,8 @@ TYPES = {
 }  # fmt: skip
 
 
-class RunError(ValueError):
-    """Feeds that do not fit the network's inputs; ``hint`` says what to do."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.hint = hint
+#: What becomes of feeds whose shapes no variant has; each falls back on the next.
+NEW_SHAPES = ("pad", "compile", "refuse")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class NodeArg:
     """An input or output, as onnxruntime describes it."""
 
     name: str
-    shape: list[int]
+    shape: list[int | None]  # None: variants differ
     type: str
 
 
@@ -49,31 +48,37 @@ class InferenceSession:
     is compiled, and the result kept in a cache on disk. ``options`` are those of ``ommatid.compile``. ``strict``
     executes in the plainest way: no choice by CPU, one thread, the same bits.
 
+    ``on_new_shape`` says what becomes of feeds whose shapes no variant has. "pad": the smallest variant that fits
+    runs them, padded and cropped as ``variants.py`` says, else as "compile". "compile": a session made from an ONNX
+    model compiles it for these shapes, with the ranges of its program, and keeps the result in the cache; else as
+    "refuse". "refuse": RunError.
+
     Raises:
         CompileError, TargetError, ProgramFileError: the model or program cannot be used.
     """
 
     def __init__(
         self, path_or_bytes: Any, sess_options: Any = None, providers: Sequence[Any] | None = None,
-        provider_options: Any = None, strict: bool = False, **options: Any,
+        provider_options: Any = None, strict: bool = False, on_new_shape: str = "pad", **options: Any,
     ) -> None:  # fmt: skip
-        self.program = _program(path_or_bytes, options)
+        if on_new_shape not in NEW_SHAPES:
+            raise RunError(f"on_new_shape = {on_new_shape!r}", f"it is one of {', '.join(NEW_SHAPES)}")
+        self.program, self._is_model = _program(path_or_bytes, options)
         self.strict = strict
         self.cycles = 0
-        self._placed = placed_by_name(self.program)
-        self._cpu = {
-            i: CpuPartition(p) for i, p in enumerate(self.program.partitions) if p.placement == "cpu"
-        }
-        self._machine: Machine | None = None
-        self._cycles_of_one: int | None = None
+        self._source, self._options = path_or_bytes, options
+        self._on_new_shape = on_new_shape
+        self._variants = self.program.variants
+        self._loaded = [Loaded(variant, strict) for variant in self._variants]
+        self._on_demand: dict[tuple[Any, ...], Loaded] = {}
 
     def get_inputs(self) -> list[NodeArg]:
         """The network's inputs."""
-        return [NodeArg(p.name, list(p.shape), p.dtype) for p in self.program.inputs]
+        return _described([variant.inputs for variant in self._variants])
 
     def get_outputs(self) -> list[NodeArg]:
         """The network's outputs."""
-        return [NodeArg(p.name, list(p.shape), p.dtype) for p in self.program.outputs]
+        return _described([variant.outputs for variant in self._variants])
 
     def get_providers(self) -> list[str]:
         """The provider's name, alone."""
@@ -84,11 +89,8 @@ class InferenceSession:
         return SimpleNamespace(custom_metadata_map=dict(self.program.metadata))
 
     def cycles_per_run(self) -> int:
-        """Simulated cycles of one pass of the program, CPU partitions left out."""
-        if self._cycles_of_one is None:
-            npu = [p for p in self.program.partitions if p.placement == "npu"]
-            self._cycles_of_one = sum(simulate(self.program, p.begin, p.end).cycles for p in npu)
-        return self._cycles_of_one
+        """Simulated cycles of one pass of the program's first variant, CPU partitions left out."""
+        return self._loaded[0].cycles
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -98,60 +100,126 @@ class InferenceSession:
         A batch larger than the program's runs as several passes.
 
         Raises:
-            RunError: an input is missing, unknown, or of another type or shape.
+            RunError: an input is missing, unknown, or of another type, or of a shape that the session refuses.
         """
         names = list(output_names) if output_names else [p.name for p in self.program.outputs]
         known = [p.name for p in self.program.outputs]
         for name in names:
             if name not in known:
                 raise RunError(f"output {name!r} does not exist", f"the outputs are {', '.join(known)}")
-        feeds, passes, rows = self._checked(input_feed)
-        results = [self._pass({n: _part(a, i, passes) for n, a in feeds.items()}) for i in range(passes)]
-        self.cycles = passes * self.cycles_per_run()
-        return [_joined([r[name] for r in results], rows) for name in names]
+        feeds = self._checked(input_feed)
+        loaded, how = self._planned({name: array.shape for name, array in feeds.items()})
+        results = loaded.run(feeds, how)
+        self.cycles = how.passes * loaded.cycles
+        return [results[name] for name in names]
 
-    def _checked(self, feeds: Mapping[str, Any]) -> tuple[dict[str, Array], int, int | None]:
-        """Feeds as arrays of the inputs' types, how many passes they need, and the rows that count."""
+    def _checked(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """Feeds as arrays of the inputs' types."""
         ports = {p.name: p for p in self.program.inputs}
         for name in feeds:
             if name not in ports:
                 raise RunError(f"input {name!r} does not exist", f"the inputs are {', '.join(ports)}")
-        arrays, passes, rows = {}, 1, None
+        arrays = {}
         for name, port in ports.items():
             if name not in feeds:
                 raise RunError(f"input {name!r} is missing", f"feed {port.dtype} of shape {list(port.shape)}")
-            array = np.asarray(feeds[name])
-            if array.dtype != TYPES[port.dtype]:
+            arrays[name] = np.asarray(feeds[name])
+            if arrays[name].dtype != TYPES[port.dtype]:
                 raise RunError(
-                    f"input {name!r} has type {array.dtype}; {port.dtype} is needed",
+                    f"input {name!r} has type {arrays[name].dtype}; {port.dtype} is needed",
                     "convert it with .astype",
                 )
-            if array.shape != port.shape:
-                passes, rows = self._batches(port, array)
-                missing = passes * port.shape[0] - len(array)
-                array = np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing else array
-            arrays[name] = array
-        return arrays, passes, rows
+        return arrays
 
-    def _batches(self, port: Port, array: Array) -> tuple[int, int]:
-        if (
-            array.ndim != len(port.shape)
-            or array.shape[1:] != port.shape[1:]
-            or not len(array)
-            or not port.shape
-        ):
-            raise RunError(
-                f"input {port.name!r} has shape {list(array.shape)}; {list(port.shape)} is needed",
-                "compile with --shape for this size (only the batch may differ)",
-            )
-        return -(-len(array) // port.shape[0]), len(array)
+    def _planned(self, shapes: Shapes) -> tuple[Loaded, Plan]:
+        """What runs feeds of these shapes, and how."""
+        why: RunError | None = None
+        try:
+            how = plan(self._variants, shapes, self._on_new_shape == "pad" and len(self._variants) > 1)
+            if how is not None:
+                return self._loaded[how.variant], how
+        except RunError as error:
+            why = error
+        if not self._is_model or self._on_new_shape == "refuse" or any(0 in s for s in shapes.values()):
+            raise self._refused(shapes, why)
+        try:
+            loaded = self._compiled(shapes)
+        except CompileError as error:
+            raise self._refused(shapes, error) from None
+        how = plan([loaded.program], shapes, False)
+        assert how is not None
+        return loaded, how
+
+    def _compiled(self, shapes: Shapes) -> Loaded:
+        """The model compiled for these shapes, with the ranges of the variants."""
+        key = tuple(sorted(shapes.items()))
+        if key not in self._on_demand:
+            at = self.program.info.get("calibrated_at") or shapes_of(self.program.inputs)
+            options = self._options | {"shapes": dict(shapes), "calibrate_at": at}
+            self._on_demand[key] = Loaded(compiled(self._source, options), self.strict)
+        return self._on_demand[key]
+
+    def _refused(self, shapes: Shapes, why: RunError | CompileError | None) -> RunError:
+        """An error that names the shapes held, and why no other way was left."""
+        held = [shapes_of(variant.inputs) for variant in self._variants]
+        odd = [n for n, s in shapes.items() if 0 in s or all(h[n][1:] != s[1:] for h in held)]
+        name = next(iter(odd or shapes))
+        wanted = " or ".join(dict.fromkeys(str(list(each[name])) for each in held))
+        return RunError(
+            f"input {name!r} has shape {list(shapes[name])}; {wanted} is needed"
+            + (f": {why}" if why else ""),
+            (why and why.hint) or "compile with --shape for this size (only the batch may differ)",
+        )
+
+
+class Loaded:
+    """One variant, with the machine that runs it, made at its first run."""
+
+    def __init__(self, program: Program, strict: bool) -> None:
+        self.program = program
+        self._strict = strict
+        self._placed = placed_by_name(program)
+        self._cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
+
+    @cached_property
+    def cycles(self) -> int:
+        """Simulated cycles of one pass, CPU partitions left out."""
+        npu = [p for p in self.program.partitions if p.placement == "npu"]
+        return sum(simulate(self.program, p.begin, p.end).cycles for p in npu)
+
+    @cached_property
+    def _machine(self) -> Machine:
+        return Machine(self.program, **(PLAIN if self._strict else {}))
+
+    def run(self, feeds: Mapping[str, Array], how: Plan) -> dict[str, Array]:
+        """The outputs by name, padding left out."""
+        whole = {
+            port.name: padded(feeds[port.name], port.shape, how.passes, self._zero(port))
+            for port in self.program.inputs
+        }
+        results = [
+            self._pass({n: part(a, i, how.passes) for n, a in whole.items()}) for i in range(how.passes)
+        ]
+        return {name: joined([r[name] for r in results], shape) for name, shape in how.outputs.items()}
+
+    def _zero(self, port: Port) -> int:
+        """What stands for zero in an input: the zero point where the input is quantised already."""
+        own = self._placed.get(port.name) if port.tensor is None else None
+        return own.tensor.quantization.zero_point if own is not None else 0
 
     def _pass(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        if self._machine is None:
-            self._machine = Machine(self.program, **(PLAIN if self.strict else {}))
         values: dict[str, Array] = dict(feeds)
         execute(self.program, self._machine, self._placed, values, self._cpu)
         return {port.name: _output(port, values, self._placed) for port in self.program.outputs}
+
+
+def _described(ports: Sequence[Sequence[Port]]) -> list[NodeArg]:
+    """Inputs or outputs of all variants as one."""
+    return [
+        NodeArg(same[0].name, [s[0] if len(set(s)) == 1 else None for s in zip(*(p.shape for p in same), strict=True)],
+                same[0].dtype)
+        for same in zip(*ports, strict=True)
+    ]  # fmt: skip
 
 
 def placed_by_name(program: Program) -> dict[str, Placed]:
@@ -188,30 +256,21 @@ def _output(port: Port, values: dict[str, Array], placed: Mapping[str, Placed]) 
     return dequantize(values[port.tensor], placed[port.tensor].tensor.quantization)
 
 
-def _part(array: Array, index: int, passes: int) -> Array:
-    if passes == 1:
-        return array
-    size = len(array) // passes
-    return array[index * size : (index + 1) * size]
+def _program(source: Any, options: dict[str, Any]) -> tuple[Program, bool]:
+    """The program in ``source``: itself, loaded, or compiled, and whether compiled: from a model.
 
-
-def _joined(parts: list[Array], rows: int | None) -> Array:
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole if rows is None else whole[:rows]
-
-
-def _program(source: Any, options: dict[str, Any]) -> Program:
-    """The program in ``source``: itself, loaded, or compiled. Programs are known by their first bytes."""
+    Programs are known by their first bytes.
+    """
     if isinstance(source, Program):
-        return source
+        return source, False
     if isinstance(source, str | Path):
         if Path(source).suffix == ".omm" or _starts_as_program(_first_bytes(Path(source))):
-            return load(source)
+            return load(source), False
     elif isinstance(source, bytes | bytearray | memoryview):
         source = bytes(source)
         if _starts_as_program(source):
-            return load(source)
-    return compiled(source, options)
+            return load(source), False
+    return compiled(source, options), True
 
 
 def _first_bytes(path: Path) -> bytes:
