@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ommatid.cli.console import CHECK_FAILED, Failure, print_json
+from ommatid.compiler.variants import shape_variants, shapes_text
 from ommatid.isa.program import Program
 from ommatid.isa.program_file import load, save, write_whole
 from ommatid.isa.target import DEFAULT_TARGET, load_target, preset_names
 from ommatid.runtime.images import Preprocess, load_input, preprocess_from
+from ommatid.runtime.variants import shapes_of
 
 Command = Callable[..., Any]
 
@@ -73,16 +76,17 @@ class Working:
 # --- options of models ------------------------------------------------------------------------------------
 
 
-def parse_shapes(values: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """``NAME=1,3,H,W`` options as a table."""
-    shapes = {}
+def parse_shapes(values: tuple[str, ...]) -> dict[str, list[tuple[int, ...]]]:
+    """``NAME=1,3,H,W`` options as a table: the shapes of each input, in their order."""
+    shapes: dict[str, list[tuple[int, ...]]] = {}
     for value in values:
         name, _, dims = value.rpartition("=")
         try:
-            shapes[name] = tuple(int(d) for d in dims.split(","))
+            shape = tuple(int(d) for d in dims.split(","))
         except ValueError:
             raise Failure(f"--shape {value}: is not NAME=1,3,H,W", "separate the sizes by commas") from None
-        if not name or min(shapes[name]) < 1:
+        shapes.setdefault(name, []).append(shape)
+        if not name or min(shape) < 1:
             raise Failure(f"--shape {value}: is not NAME=1,3,H,W with sizes of at least 1")
     return shapes
 
@@ -104,9 +108,12 @@ def names(text: str | None) -> tuple[str, ...]:
 
 def shape_option(function: Command) -> Command:
     """--shape, --inputs, --outputs and --target."""
-    function = click.option("--shape", multiple=True, metavar="NAME=1,3,H,W", help="Fix an input's shape.")(
-        function
-    )
+    function = click.option(
+        "--shape",
+        multiple=True,
+        metavar="NAME=1,3,H,W",
+        help="Fix an input's shape; several make variants.",
+    )(function)
     function = click.option("--inputs", metavar="NAMES", help="Cut the graph: begin at these tensors.")(
         function
     )
@@ -116,6 +123,47 @@ def shape_option(function: Command) -> Command:
     return click.option(
         "--target", default=DEFAULT_TARGET, show_default=True, metavar="NAME|F.toml", help="The chip."
     )(function)
+
+
+def variant_option(function: Command) -> Command:
+    """--variant."""
+    return click.option(
+        "--variant", type=click.IntRange(0), help="Of a program for several shapes, this one."
+    )(function)
+
+
+def load_variant(path: str, number: int | None, quiet: bool = True) -> Program:
+    """A program, or one variant of it alone; unless ``quiet``, a note says that the first stands for all.
+
+    Raises:
+        Failure: there is no such variant.
+    """
+    program = load(path)
+    if number is None:
+        if program.others and not quiet:
+            click.echo(f"note: {variant_names(program)[0]}; --variant names another", err=True)
+        return program
+    if number >= len(program.variants):
+        raise Failure(f"{path}: has no variant {number}", f"it holds {', '.join(variant_names(program))}")
+    return program.variants[number]
+
+
+def variant_names(program: Program) -> list[str]:
+    """What each variant is called: its number and its inputs' shapes."""
+    return [f"variant {n} ({shapes_text(shapes_of(v.inputs))})" for n, v in enumerate(program.variants)]
+
+
+def variant_facts(program: Program) -> list[dict[str, Any]]:
+    """Each variant's shapes and sizes, for ``compile`` and ``inspect``."""
+    return [
+        {
+            "inputs": {port.name: list(port.shape) for port in variant.inputs},
+            "outputs": {port.name: list(port.shape) for port in variant.outputs},
+            "instructions": len(variant.instructions),
+            "dram_bytes": variant.dram_bytes,
+        }
+        for variant in program.variants
+    ]
 
 
 def default_output(source: str) -> str:
@@ -152,7 +200,11 @@ def require_writable(path: str) -> None:
 @click.option("--std", help="Channel deviations of images scaled to 0..1.")
 @click.option("--color", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True)
 @click.option("--resize", type=click.Choice(["stretch", "letterbox"]), default="stretch", show_default=True)
-@click.option("--save-qdq", type=click.Path(), help="Write the quantised ONNX model too.")
+@click.option(
+    "--save-qdq",
+    type=click.Path(),
+    help="Write the quantised ONNX model too; F-1.onnx ... for further variants.",
+)
 @click.option("--no-cpu", is_flag=True, help="Fail if any node would run on the CPU.")
 @click.option(
     "-O",
@@ -199,7 +251,7 @@ def compile_command(
 
 
 def compile_facts(program: Program, path: str, seconds: float) -> dict[str, Any]:
-    """What ``compile`` says of a program."""
+    """What ``compile`` says of a program: of its first variant, where not of the file."""
     from ommatid.profiler.profile import profile
 
     result = profile(program)
@@ -220,6 +272,7 @@ def compile_facts(program: Program, path: str, seconds: float) -> dict[str, Any]
         "dram_peak_bytes": program.dram_bytes,
         "program_bytes": Path(path).stat().st_size,
         "compile_s": round(seconds, 3),
+        "variants": variant_facts(program),
     }
 
 
@@ -242,20 +295,25 @@ def facts_text(facts: dict[str, Any]) -> str:
     is_flag=True,
     help="Execute in the plainest way: one thread, no special instructions, the same bits.",
 )
+@variant_option
 @common("A folder for the outputs as .npy files.")
 def run_command(
     program_path: str,
     inputs: tuple[str, ...],
     strict: bool,
+    variant: int | None,
     output: str | None,
     as_json: bool,
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Run PROGRAM (.omm) on files."""
+    """Run PROGRAM (.omm) on files.
+
+    The smallest variant that fits them runs; pictures are brought to the size of the first, or of --variant.
+    """
     from ommatid.runtime.session import InferenceSession
 
-    session = InferenceSession(load(program_path), strict=strict)
+    session = InferenceSession(load_variant(program_path, variant), strict=strict)
     feeds = read_feeds(session.program, inputs)
     begin = time.perf_counter()
     with Working("running", quiet or as_json):
@@ -343,11 +401,13 @@ def stored_preprocess(program: Program) -> Preprocess:
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
 @click.option("--csv", type=click.Path(), help="Write the layers as CSV.")
 @click.option("--top", type=click.IntRange(1), help="Only the costliest layers.")
+@variant_option
 @common()
 def profile_command(
     program_path: str,
     csv: str | None,
     top: int | None,
+    variant: int | None,
     output: str | None,
     as_json: bool,
     quiet: bool,
@@ -357,7 +417,7 @@ def profile_command(
     from ommatid.profiler.profile import profile
     from ommatid.profiler.table import layer_table, summary, to_csv
 
-    result = profile(load(program_path))
+    result = profile(load_variant(program_path, variant, quiet or as_json))
     if csv:
         write_whole(csv, to_csv(result).encode())
     if as_json:
@@ -379,15 +439,16 @@ def profile_command(
 )
 @click.option("--min-sqnr-db", type=float, help="Fail if an output is below.")
 @click.option("--min-cosine", type=float, help="Fail if an output is below.")
+@variant_option
 @common()
 def compare_command(
     model: str, program_path: str, data: str | None, mode: str, min_sqnr_db: float | None, min_cosine: float | None,
-    output: str | None, as_json: bool, quiet: bool, verbose: bool,
+    variant: int | None, output: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Compare PROGRAM with MODEL (float, or the QDQ model it was made from) in ONNX Runtime."""
     from ommatid.profiler.compare import compare_files
 
-    program = load(program_path)
+    program = load_variant(program_path, variant, quiet or as_json)
     with Working("comparing", quiet or as_json):
         reports = compare_files(program, model, data, mode, stored_preprocess(program))
     reports.sort(key=lambda r: r.sqnr_db)
@@ -437,9 +498,13 @@ def check_command(
 
     load_target(target)
     with Working(f"checking {model}", quiet or as_json):
-        rows = check_nodes(
-            model, FrontOptions(shapes=parse_shapes(shape), inputs=names(inputs), outputs=names(outputs))
-        )
+        front = FrontOptions(inputs=names(inputs), outputs=names(outputs))
+        by_name: dict[str, Any] = {}
+        for variant in shape_variants(parse_shapes(shape)):  # a node that one of them cannot take counts
+            for row in check_nodes(model, replace(front, shapes=variant)):
+                if row.name not in by_name or row.placement == "cpu":
+                    by_name[row.name] = row
+        rows = list(by_name.values())
     npu = sum(r.placement == "npu" for r in rows)
     facts = {
         "nodes": [
@@ -463,12 +528,20 @@ def check_command(
 
 @click.command("verify")
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
+@variant_option
 @common()
-def verify_command(program_path: str, output: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def verify_command(
+    program_path: str, variant: int | None, output: str | None, as_json: bool, quiet: bool, verbose: bool
+) -> None:
     """Prove that PROGRAM touches only its own memory, cannot deadlock, and has no races."""
     from ommatid.isa.verifier import verify
 
-    problems = verify(load(program_path))
+    variants = load_variant(program_path, variant).variants
+    problems = [
+        f"variant {number}: {problem}" if len(variants) > 1 else problem
+        for number, each in enumerate(variants)
+        for problem in verify(each)
+    ]
     if as_json:
         print_json("verify", {"ok": not problems, "problems": problems})
     elif problems or not quiet:
@@ -479,10 +552,13 @@ def verify_command(program_path: str, output: str | None, as_json: bool, quiet: 
 
 @click.command("inspect")
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
+@variant_option
 @common()
-def inspect_command(program_path: str, output: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
+def inspect_command(
+    program_path: str, variant: int | None, output: str | None, as_json: bool, quiet: bool, verbose: bool
+) -> None:
     """Say what made PROGRAM, for what, with what."""
-    program = load(program_path)
+    program = load_variant(program_path, variant)
     facts = {
         "target": program.target.name,
         "info": program.info,
@@ -496,6 +572,7 @@ def inspect_command(program_path: str, output: str | None, as_json: bool, quiet:
         "instructions": len(program.instructions),
         "layers": len(program.layers),
         "dram_bytes": program.dram_bytes,
+        "variants": variant_facts(program),
     }
     if as_json:
         print_json("inspect", facts)
@@ -508,12 +585,15 @@ def inspect_command(program_path: str, output: str | None, as_json: bool, quiet:
 
 @click.command("disasm")
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
+@variant_option
 @common()
-def disasm_command(program_path: str, output: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Print PROGRAM as assembly; ``asm`` gives back the same file."""
+def disasm_command(
+    program_path: str, variant: int | None, output: str | None, as_json: bool, quiet: bool, verbose: bool
+) -> None:
+    """Print PROGRAM, or its first variant, as assembly; ``asm`` gives back the same file."""
     from ommatid.isa.assembly import disassemble
 
-    text = disassemble(load(program_path))
+    text = disassemble(load_variant(program_path, variant, quiet or as_json))
     if as_json:
         print_json("disasm", {"text": text})
     elif output:

@@ -20,7 +20,7 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "compile": (
         "program", "target", "npu_node_count", "cpu_node_count", "partitions", "instructions", "macs", "cycles",
         "lower_bound_cycles", "roofline_cycles", "dram_bytes", "compulsory_dram_bytes", "sram_peak_bytes",
-        "dram_peak_bytes", "program_bytes", "compile_s",
+        "dram_peak_bytes", "program_bytes", "compile_s", "variants",
     ),
     "run": ("outputs", "cycles", "latency_ms", "wall_s"),
     "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers"),
@@ -29,7 +29,9 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "verify": ("ok", "problems"),
     "disasm": ("text",),
     "asm": ("program",),
-    "inspect": ("target", "info", "partitions", "inputs", "outputs", "metadata", "instructions", "layers", "dram_bytes"),
+    "inspect": (
+        "target", "info", "partitions", "inputs", "outputs", "metadata", "instructions", "layers", "dram_bytes", "variants",
+    ),
     "targets": ("targets",),
     "ops": ("operators",),
     "demo": ("lines", "expected", "cycles", "latency_ms", "utilization", "picture", "program", "npu_macs_share"),

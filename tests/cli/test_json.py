@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -13,14 +14,16 @@ import pytest
 from PIL import Image
 
 from ommatid.cli.console import print_json
-from ommatid.isa.program_file import load
+from ommatid.isa.program_file import load, save
 from ommatid.runtime.session import InferenceSession
 from tests import networks
+from tests.isa.records import same
 
 #: As the design states them.
 KEYS = {
     "compile": "program target npu_node_count cpu_node_count partitions instructions macs cycles lower_bound_cycles "
-    "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s",
+    "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s "
+    "variants",
     "run": "outputs cycles latency_ms wall_s",
     "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions layers",
     "check": "nodes npu_node_count cpu_node_count ok",
@@ -151,6 +154,47 @@ def test_verify_inspect_targets_ops(ommatid: Any, files: Path) -> None:
     targets = result(ommatid("targets", "--json"), "targets")["targets"]
     assert [t["name"] for t in targets] == ["ommatid-256", "ommatid-1k", "ommatid-4k"]
     assert "Conv" in {row["op"] for row in result(ommatid("ops", "--json"), "ops")["operators"]}
+
+
+def test_a_program_for_several_shapes(ommatid: Any) -> None:
+    Path("m.onnx").write_bytes(networks.resizable().SerializeToString())
+    shapes = [(1, 3, 16, 16), (1, 3, 16, 32)]
+    options = [part for s in shapes for part in ("--shape", f"x={','.join(map(str, s))}")]
+    table = result(ommatid("compile", "m.onnx", *options, "--json", "--save-qdq", "q.onnx"), "compile")
+    assert [v["inputs"] for v in table["variants"]] == [{"x": list(s)} for s in shapes]
+    assert table["variants"][1]["outputs"] == {"y": [1, 5, 8, 16]}
+    program = load("m.omm")
+    seen = result(ommatid("inspect", "m.omm", "--json"), "inspect")
+    assert seen["variants"] == table["variants"]
+    alone = result(ommatid("inspect", "m.omm", "--variant", "1", "--json"), "inspect")
+    assert alone["inputs"][0]["shape"] == list(shapes[1]) and alone["variants"] == table["variants"][1:]
+    cycles = [
+        result(ommatid("profile", "m.omm", "--variant", n, "--json"), "profile")["cycles"] for n in (0, 1)
+    ]
+    assert cycles[0] < cycles[1] and table["cycles"] == cycles[0]
+    np.save("x.npy", np.ones((1, 3, 16, 20), np.float32))
+    ran = result(ommatid("run", "m.omm", "-i", "x.npy", "--json"), "run")
+    assert ran["outputs"]["y"]["shape"] == [1, 5, 8, 10] and ran["cycles"] == cycles[1]
+    refused = ommatid("run", "m.omm", "-i", "x.npy", "--variant", "0")
+    assert refused.status == 2 and "[1, 3, 16, 16] is needed" in refused.err
+    texts = [ommatid("disasm", "m.omm", *which).out for which in ((), ("--variant", 0), ("--variant", 1))]
+    assert texts[0] == texts[1] != texts[2]
+    Path("one.s").write_text(texts[2])
+    ommatid("asm", "one.s", "-o", "one.omm")
+    assert same(load("one.omm"), program.others[0])
+    for number, file in enumerate(("q.onnx", "q-1.onnx")):
+        given = (file, "m.omm", "--variant", number, "--mode", "single", "--json")
+        assert all(t["equal"] == 1 for t in result(ommatid("compare", *given), "compare")["tensors"])
+    broken = dataclasses.replace(program, others=(dataclasses.replace(program.others[0], dram_bytes=64),))
+    save(broken, "broken.omm")
+    found = result(ommatid("verify", "broken.omm", "--json"), "verify", status=1)
+    assert found["problems"] and all(p.startswith("variant 1: ") for p in found["problems"])
+    assert ommatid("verify", "broken.omm", "--variant", "0").status == 0
+    missing = ommatid("profile", "m.omm", "--variant", "2")
+    assert missing.status == 2 and "variant 1 (x=1,3,16,32)" in missing.err
+    assert "note: variant 0 (x=1,3,16,16)" in ommatid("profile", "m.omm").err
+    assert result(ommatid("check", "m.onnx", *options, "--json"), "check")["ok"]
+    assert ommatid("compile", "m.onnx", *options[:2], *options[:2]).status == 2
 
 
 def test_text_goes_to_a_file(ommatid: Any, files: Path) -> None:
