@@ -162,10 +162,10 @@ def at_scale(walk: Walk, value: ir.Value | None, quantization: Quantization, lab
 
 def collapsed(walk: Walk, full: str, other: str) -> tuple[str, str]:
     """Two tensors of one memory order as at most four dimensions: neighbours that are both repeated, or both
-    not, are made one.
+    not, are made one. Where more are left, the second is repeated in memory.
 
     Raises:
-        Unsupported: more than four are left.
+        Unsupported: too many repetitions, or too many elements.
     """
     shapes: list[list[int]] = []
     for a, b in zip(walk.tensor(full).shape, walk.tensor(other).shape, strict=True):
@@ -178,10 +178,11 @@ def collapsed(walk: Walk, full: str, other: str) -> tuple[str, str]:
             last[0], last[1] = last[0] * a, last[1] * b
         else:
             shapes.append([a, b])
+    whole = walk.tensor(full).onnx_shape
+    if len(shapes) > 4 and walk.tensor(other).onnx_shape != whole:
+        return collapsed(walk, full, walk.in_order(repeated(walk, other, whole), walk.order(full)))
     if len(shapes) > 4:
-        raise Unsupported(
-            f"operands of shapes {walk.tensor(full).onnx_shape} and {walk.tensor(other).onnx_shape}"
-        )
+        raise Unsupported(f"operands of shape {whole}")
     natural = tuple(range(len(shapes)))
     return tuple(walk.reshaped(n, [s[i] for s in shapes], natural) for i, n in enumerate((full, other)))  # type: ignore[return-value]
 

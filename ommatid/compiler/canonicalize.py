@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import ints
+from ommatid.compiler.elementary import ELEMENTARY
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.fold_affine import AFFINE, LATE
 from ommatid.compiler.model import fold, name_nodes
@@ -68,7 +69,17 @@ def gated_residual(match: Match) -> Result:
 
 #: In order: rewrites of the second stage would take apart what those of the first look for.
 STAGES: tuple[tuple[Rewrite, ...], ...] = (
-    (*FUNCTIONS, *NORMS, *MOVES, *ATTENTION, *AFFINE, gated_residual, sum_of_several, global_pool),
+    (
+        *FUNCTIONS,
+        *NORMS,
+        *MOVES,
+        *ATTENTION,
+        *AFFINE,
+        *ELEMENTARY,
+        gated_residual,
+        sum_of_several,
+        global_pool,
+    ),
     LATE,
 )
 

@@ -319,6 +319,7 @@ def _drop_no_ops(model: ir.Model) -> bool:
             source, result = node.inputs[0], node.outputs[0]
             if (
                 source is None
+                or (len(node.inputs) > 2 and may_hold(node.inputs[2]))  # a Dropout for training
                 or result.is_graph_output()
                 or any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
             ):
@@ -327,6 +328,11 @@ def _drop_no_ops(model: ir.Model) -> bool:
             model.graph.remove(node, safe=True)
             changed = True
     return changed
+
+
+def may_hold(value: ir.Value | None) -> bool:
+    """Whether a condition is true, or not known."""
+    return value is not None and (value.const_value is None or bool(value.const_value.numpy().any()))
 
 
 def _drop_empty_windows(model: ir.Model) -> bool:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from ommatid.compiler.attributes import integer, ints, shape_of, text
 from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
 from ommatid.compiler.layers import Layer, Operation, Slice, View
+from ommatid.compiler.model import may_hold
 from ommatid.compiler.quantized import Unsupported, Walk, used
 
 
@@ -42,6 +43,8 @@ def finish(
 def reshape(walk: Walk, node: ir.Node) -> None:
     """Reshape, Flatten, Squeeze, Unsqueeze: a view where merged dimensions stand together in memory."""
     source = walk.activation(node.inputs[0])
+    if node.op_type == "Dropout" and may_hold(node.inputs[2] if len(node.inputs) > 2 else None):
+        raise Unsupported("it is for training")
     before, after = walk.tensor(source).onnx_shape, shape_of(node.outputs[0])
     wanted, order = reshaped_order(before, after, walk.order(source))
     moved = walk.in_order(source, wanted)
@@ -208,11 +211,12 @@ def depth_to_space(walk: Walk, node: ir.Node) -> None:
 
 
 def space_to_depth(walk: Walk, node: ir.Node) -> None:
-    """SpaceToDepth: blocks of pixels become channels."""
+    """SpaceToDepth in both modes: blocks of pixels become channels."""
     source = walk.activation(node.inputs[0])
     n, c, h, w = walk.tensor(source).onnx_shape
     b = integer(node, "blocksize", 1)
-    _rearranged(walk, node, source, (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4))
+    perm = (0, 3, 5, 1, 2, 4) if text(node, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    _rearranged(walk, node, source, (n, c, h // b, b, w // b, b), perm)
 
 
 def _rearranged(

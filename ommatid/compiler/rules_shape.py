@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ommatid.compiler.attributes import (
     shape_of,
     text,
 )
-from ommatid.compiler.broadcast import at_scale, joined
+from ommatid.compiler.broadcast import at_scale, joined, picked
 from ommatid.compiler.layers import Concat, Pad, Resize, View
 from ommatid.compiler.quantized import Made, Unsupported, Walk, default_order
 from ommatid.isa.program import Quantization
@@ -46,19 +46,28 @@ def concat(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     return Made(Concat(axis, tuple(tables)), tuple(names), order)
 
 
+#: Which element stands at place i of an axis of n elements, outside it, by the mode of Pad.
+OUTSIDE: dict[str, Callable[[int, int], int]] = {
+    "edge": lambda i, n: min(max(i, 0), n - 1),
+    "wrap": lambda i, n: i % n,
+    "reflect": lambda i, n: n - 1 - abs(n - 1 - i % (2 * n - 2)) if n > 1 else 0,
+}
+
+
 def pad(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """Pad with a constant that the output's scale can hold."""
-    name = walk.activation(node.inputs[0])
-    tensor = walk.tensor(name)
-    if (
-        text(node, "mode", "constant") != "constant"
-        or tensor.quantization != out
-        or len(tensor.onnx_shape) > 4
-    ):
-        raise Unsupported("only constant padding, of the same scale, up to rank 4")
-    given = walk.constant(node.inputs[1]) if len(node.inputs) > 1 else np.array(ints(node, "pads", []))
-    if given is None or (len(node.inputs) > 3 and node.inputs[3] is not None) or (given < 0).any():
-        raise Unsupported("pads must be constant and not negative, of all axes")
+    """Pad in every mode with constant pads, also negative ones; a value that the output's scale can hold."""
+    name, mode = at_scale(walk, node.inputs[0], out, node.name or ""), text(node, "mode", "constant")
+    begin, end = _pads(walk, node, len(walk.tensor(name).onnx_shape))
+    for axis, (b, e) in enumerate(zip(begin, end, strict=True)):
+        size = walk.tensor(name).onnx_shape[axis]
+        outside = OUTSIDE.get(mode)
+        places = range(max(-b, 0), size - max(-e, 0)) if outside is None else range(-b, size + e)
+        name = picked(walk, name, axis, [i if outside is None else outside(i, size) for i in places])
+    order = walk.order(name)
+    if mode != "constant":
+        return Made(View(), (name,), order)
+    if len(order) > 4:
+        raise Unsupported("constant padding of more than four dimensions")
     value = (
         walk.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
     )
@@ -66,9 +75,23 @@ def pad(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         raise Unsupported("the value is not constant")
     info = np.iinfo(out.dtype)
     code = int(np.clip(np.rint(float(value.reshape(-1)[0]) / out.scale) + out.zero_point, info.min, info.max))
-    order = walk.order(name)
-    before = given[: len(order)].astype(int)
-    return Made(Pad(tuple(int(before[d]) for d in order), code & 255), (name,), order)
+    return Made(Pad(tuple(max(begin[d], 0) for d in order), code & 255), (name,), order)
+
+
+def _pads(walk: Walk, node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
+    """Elements before and behind, of every axis."""
+    given = walk.constant(node.inputs[1]) if len(node.inputs) > 1 else np.array(ints(node, "pads", []))
+    chosen = (
+        walk.constant(node.inputs[3])
+        if len(node.inputs) > 3 and node.inputs[3] is not None
+        else np.arange(rank)
+    )
+    if given is None or chosen is None:
+        raise Unsupported("its pads are not constant")
+    begin, end = [0] * rank, [0] * rank
+    for i, axis in enumerate(chosen.tolist()):
+        begin[axis % rank], end[axis % rank] = int(given[i]), int(given[i + len(chosen)])
+    return begin, end
 
 
 def resize(walk: Walk, node: ir.Node, out: Quantization) -> Made:

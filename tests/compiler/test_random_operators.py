@@ -140,9 +140,7 @@ def conv_transpose_any(draw: Draw) -> Case:
     sizes = [(n - 1) * s + k for n, s, k in zip(shape[2:], strides, kernel, strict=True)]
     if kind == "pads" and min(sizes) < 3:
         attributes["pads"] = [0] * (2 * rank)
-    constants = {"w": random(draw, shape[1], outputs, *kernel)}
-    if group == 1:
-        constants["b"] = random(draw, outputs)
+    constants = {"w": random(draw, shape[1], outputs, *kernel), "b": random(draw, group * outputs)}
     return Case([node("ConvTranspose", " ".join(["x", *constants]), **attributes)], {"x": shape}, constants)
 
 

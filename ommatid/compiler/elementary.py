@@ -1,0 +1,107 @@
+"""Operators that others can stand for: what no rule of the NPU, or of the quantiser, takes as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.attributes import integer, ints, number
+from ommatid.compiler.rewrite import Match, NotFired, Result, Rewrite, constant, need, new, rewrite
+
+
+@rewrite("y = Gemm(x)")
+def plain_gemm(match: Match) -> Result:
+    """Gemm with factors, a turned first operand or a bias that is no vector: MatMul, Mul, Transpose and Add."""
+    node = match.node("y")
+    second, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    turned, alpha, beta = integer(node, "transA", 0), number(node, "alpha", 1.0), number(node, "beta", 1.0)
+    vector = bias is None or tuple(bias.shape or ()) == (match.shape("y")[1],)
+    weights = constant(second)
+    if not turned and alpha == beta == 1 and vector and weights is not None:
+        raise NotFired("it is plain", near=False)
+    first: Result = new("Transpose", match["x"], perm=[1, 0]) if turned else match["x"]
+    if weights is not None:
+        scaled = weights * np.float32(alpha)
+        product = new("MatMul", first, scaled.T if integer(node, "transB", 0) else scaled)
+    else:
+        other = new("Transpose", second, perm=[1, 0]) if integer(node, "transB", 0) else second
+        product = _times(new("MatMul", first, other), alpha)
+    if bias is None:
+        return product
+    shift = constant(bias)
+    return new("Add", product, _times(bias, beta) if shift is None else shift * np.float32(beta))
+
+
+def _times(value: Any, factor: float) -> Any:
+    return value if factor == 1 else new("Mul", value, np.array(factor, np.float32))
+
+
+@rewrite(
+    """
+    y = ReduceL1(x)
+    y = ReduceL2(x)
+    y = ReduceSumSquare(x)
+    y = ReduceLogSum(x)
+    """
+)
+def reduced_sum(match: Match) -> Result:
+    """Sums of absolute values or squares, their root and logarithm are a function, ReduceSum and another one."""
+    node = match.node("y")
+    x: Result = match["x"]
+    if node.op_type == "ReduceL1":
+        x = new("Abs", x)
+    elif node.op_type != "ReduceLogSum":
+        x = new("Mul", x, x)
+    axes = np.array(ints(node, "axes", []), np.int64) if "axes" in node.attributes else node.inputs[1:2]
+    given = (axes,) if isinstance(axes, np.ndarray) else tuple(axes)
+    keep = {
+        name: integer(node, name, default) for name, default in (("keepdims", 1), ("noop_with_empty_axes", 0))
+    }
+    total = new("ReduceSum", x, *given, **keep)
+    after = {"ReduceL2": "Sqrt", "ReduceLogSum": "Log"}.get(node.op_type)
+    return new(after, total) if after else total
+
+
+@rewrite("y = ConvTranspose(x, constant_w)")
+def one_group(match: Match) -> Result:
+    """ConvTranspose of several groups is one of a single group, with zeros between channels of different groups."""
+    node = match.node("y")
+    group = integer(node, "group", 1)
+    if group == 1:
+        raise NotFired("it has one group", near=False)
+    weights = match.constant("constant_w")
+    need(weights.size * group <= 2**22, "its weights would become too many")
+    cin, cout = weights.shape[0] // group, weights.shape[1]
+    wide = np.zeros((weights.shape[0], cout * group, *weights.shape[2:]), weights.dtype)
+    for g in range(group):
+        wide[g * cin : (g + 1) * cin, g * cout : (g + 1) * cout] = weights[g * cin : (g + 1) * cin]
+    attributes = {name: value.value for name, value in node.attributes.items() if name != "group"}
+    return new("ConvTranspose", match["x"], wide, *node.inputs[2:], **attributes)
+
+
+@rewrite(
+    """
+    y = Sum(x)
+    y = ReduceSum(x)
+    y = ReduceMean(x)
+    y = ReduceMax(x)
+    y = ReduceMin(x)
+    """
+)
+def of_one(match: Match) -> Result:
+    """A Sum of one, and a reduction of nothing, go."""
+    node = match.node("y")
+    if node.op_type == "Sum":
+        alone = len(node.inputs) == 1
+    else:
+        given = node.inputs[1] if len(node.inputs) > 1 else None
+        axes = constant(given) if given is not None else np.zeros(0)
+        empty = axes is not None and axes.size == 0 and "axes" not in node.attributes
+        alone = empty and bool(integer(node, "noop_with_empty_axes", 0))
+    if not alone:
+        raise NotFired("it changes its input", near=False)
+    return new("Identity", match["x"])
+
+
+ELEMENTARY: tuple[Rewrite, ...] = (plain_gemm, reduced_sum, one_group, of_one)

@@ -1,0 +1,151 @@
+"""The ONNX standard's cases of every operator that the table marks NPU, forced to the NPU.
+
+A case becomes a model whose shapes, bounds and weights are constant, and is quantised with its own inputs; what the
+NPU computes is within one step of what onnxruntime makes of the same QDQ model, or one of ``REASONS`` says why not.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+from onnx.backend.test.loader import load_model_tests
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
+
+import ommatid
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.operators import table
+
+Array = np.ndarray[Any, Any]
+
+OPERATORS = {row[0] for row in table()} | {"ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum"}
+#: The newest opset of which onnxruntime quantises.
+NEWEST = 24
+#: Operators whose inputs after the first are weights or parameters.
+ONE_ACTIVATION = {
+    "BatchNormalization", "Clip", "Conv", "ConvTranspose", "Expand", "Gather", "Gemm", "LayerNormalization", "PRelu", "Pad",
+    "RMSNormalization", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze", "Upsample",
+}  # fmt: skip
+#: Why a case does not run on the NPU, by what the error says.
+REASONS = {
+    "more than two dimensions in space": "of rank 5",
+    "more than inference by one result": ("only its first output is computed", "for training"),
+    "no exact form in 8 bits: a quotient or power of two activations, a slope for each element": "is not quantised",
+    "an attribute or shape that no instruction has": (
+        "mode cubic",
+        "mode linear",
+        "beta = 0.75",
+        "ceil_mode",
+        "two vectors",
+        "NOT_IMPLEMENTED",
+    ),
+    "a tensor without elements": "size zero",
+}
+#: Cases of an operator that have such a reason; a number can only go down.
+REFUSED = {
+    "AveragePool": 8, "BatchNormalization": 2, "ConvTranspose": 1, "Div": 3, "Dropout": 8, "LRN": 1, "LayerNormalization": 19,
+    "MaxPool": 6, "PRelu": 1, "Pow": 8, "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1,
+    "MatMul": 1, "ReduceMax": 1, "ReduceMin": 1,
+    "ReduceSum": 2, "ReduceSumSquare": 1, "Reshape": 1, "Resize": 17, "Slice": 1, "Split": 2,
+}  # fmt: skip
+
+
+@functools.cache
+def cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]]:
+    """(name, model, feeds) by operator of the cases of a single node in a type that the NPU takes."""
+    found: dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]] = {}
+    for case in load_model_tests(kind="node"):
+        model = case.model if case.model is not None else onnx.load(f"{case.model_dir}/model.onnx")
+        op = model.graph.node[0].op_type if len(model.graph.node) == 1 else ""
+        if op not in OPERATORS or _since(op, model.opset_import[0].version) > NEWEST:
+            continue
+        if any(not v.type.HasField("tensor_type") for v in model.graph.input):
+            continue
+        values = _inputs(case)
+        kinds = {value.dtype for value in values}
+        result = onnx.helper.tensor_dtype_to_np_dtype(model.graph.output[0].type.tensor_type.elem_type)
+        if np.dtype(np.float32) in kinds and result == np.float32:
+            named = dict(zip((v.name for v in model.graph.input), values, strict=False))
+            found.setdefault(op, []).append((case.name, *_fixed(model, op, named)))
+    return found
+
+
+def _since(op: str, opset: int) -> int:
+    return onnx.defs.get_schema(op, max_inclusive_version=opset).since_version
+
+
+def _inputs(case: Any) -> list[Array]:
+    if case.data_sets:
+        return [np.asarray(value) for value in case.data_sets[0][0]]
+    paths = glob.glob(f"{case.model_dir}/test_data_set_0/input_*.pb")
+    return [
+        numpy_helper.to_array(onnx.load_tensor(p)) for p in sorted(paths, key=lambda p: int(Path(p).stem[6:]))
+    ]
+
+
+def _fixed(
+    model: onnx.ModelProto, op: str, values: dict[str, Array]
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """The model with constants for what are no activations, and the feeds that are left."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.opset_import[0].version = min(made.opset_import[0].version, NEWEST)
+    feeds = {}
+    for place, (name, value) in enumerate(values.items()):
+        port = next(v for v in made.graph.input if v.name == name)
+        if value.dtype != np.float32 or (place and op in ONE_ACTIVATION):
+            made.graph.initializer.append(numpy_helper.from_array(value, name))
+            made.graph.input.remove(port)
+            continue
+        feeds[name] = value
+        for dimension, size in zip(port.type.tensor_type.shape.dim, value.shape, strict=True):
+            dimension.dim_value = size
+    return made, feeds
+
+
+def steps_off(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> float:
+    """The largest difference from onnxruntime on the QDQ form, in steps of the output's scale.
+
+    Raises:
+        CompileError: the NPU cannot take it.
+    """
+    program = ommatid.compile(model, calibration=[feeds], cpu=False, save_qdq=str(path))
+    results = ommatid.InferenceSession(program).run(None, feeds)
+    qdq = onnx.load(path)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        qdq.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    constants = {i.name: numpy_helper.to_array(i) for i in qdq.graph.initializer}
+    scales = {n.output[0]: n.input[1] for n in qdq.graph.node if n.op_type == "DequantizeLinear"}
+    worst = 0.0
+    for port, ours, theirs in zip(qdq.graph.output, results, session.run(None, feeds), strict=True):
+        assert ours.shape == theirs.shape
+        step = float(constants[scales[port.name]]) if port.name in scales else 1e-9  # indices are equal
+        worst = max(worst, float(np.abs(ours.astype(np.float64) - theirs).max(initial=0)) / step)
+    return worst
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("op", sorted(OPERATORS))
+def test_cases_forced_to_the_npu(op: str, tmp_path: Path) -> None:
+    refused = []
+    texts = np.concatenate([np.atleast_1d(text) for text in REASONS.values()])
+    for name, model, feeds in cases().get(op, []):
+        try:
+            assert steps_off(model, feeds, tmp_path / "qdq.onnx") <= 1.001, name
+        except CompileError as error:
+            assert np.char.find(str(error), texts).max() >= 0, (name, str(error))
+            refused.append(name)
+        except InvalidGraph:
+            refused.append(name)  # onnxruntime makes an illegal kernel of its QDQ form
+    assert len(refused) <= REFUSED.get(op, 0), refused
