@@ -6,6 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ommatid.isa.compiled import inlined
@@ -21,6 +22,21 @@ def lowest(typing_context: Any, bits: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def least(typing_context: Any, times: Any, at: Any) -> Any:
+    """The least of eight times (float64), from ``at`` on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        first = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        found = [builder.load(builder.gep(first, [ir.IntType(64)(k)])) for k in range(8)]
+        while len(found) > 1:
+            pairs = zip(found[::2], found[1::2], strict=True)
+            found = [builder.select(builder.fcmp_ordered("<", a, b), a, b) for a, b in pairs]
+        return found[0]
+
+    return types.float64(times, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -50,6 +66,24 @@ def unowned(typing_context: Any, array: Any) -> Any:
         return bare._getvalue()
 
     return array(array), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def ahead(typing_context: Any, records: Any, index: Any) -> Any:
+    """Have the host bring a record (at most 128 bytes) into its cache that is needed soon; any index will do."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        record = builder.bitcast(builder.gep(data, [args[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
+        for offset in (0, 64):
+            line = builder.gep(record, [ir.IntType(64)(offset)])
+            builder.call(prefetch, [line, flag(1), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(records, types.int64), codegen
 
 
 @inlined

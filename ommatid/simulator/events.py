@@ -14,7 +14,7 @@ import numpy as np
 
 from ommatid.isa.compiled import entry, inlined
 from ommatid.isa.instructions import INSTRUCTION_BYTES
-from ommatid.simulator.bits import ONES, lowest, members, unowned, until, without
+from ommatid.simulator.bits import ONES, ahead, least, lowest, members, unowned, until, without
 from ommatid.simulator.ports import begin_stream, beside_landing, leaves_engine, port_rates
 from ommatid.simulator.rates import PRIORITY, bank_speed, dram_rates, slow_down
 from ommatid.simulator.state import (
@@ -65,16 +65,8 @@ def soonest(s: Any) -> float:
     """When something ends next, inf if nothing does."""
     soon = np.inf
     for at in range(0, s.places, LANES):
-        a = least(least(s.when[at], s.when[at + 1]), least(s.when[at + 2], s.when[at + 3]))
-        b = least(least(s.when[at + 4], s.when[at + 5]), least(s.when[at + 6], s.when[at + 7]))
-        soon = least(soon, least(a, b))
+        soon = min(soon, least(s.when, at))
     return soon
-
-
-@inlined
-def least(a: float, b: float) -> float:
-    """The lesser of two times: unlike ``min``, one instruction of the host."""
-    return a if a < b else b
 
 
 @inlined
@@ -117,19 +109,27 @@ def settle(work: Any, s: Any, now: float, ask: int) -> None:
         s.behind = NEVER
         if block > 0:
             move(s, FETCHER, float(block * INSTRUCTION_BYTES), s.bandwidth, s.most_credit, now)
+    turned = (s.moving ^ s.was_moving | s.landing ^ s.was_landing) & DMA_QUEUES
+    if turned:
+        s.was_moving, s.was_landing = s.moving, s.landing
+        explain(s, turned, now)
 
 
 @inlined
 def fetched(work: Any, s: Any, now: float) -> int:
     """A block of instructions has been fetched; the queues that may go on by that."""
     leave(s, FETCHER, now)
+    before, ask, idle = s.fetched, 0, s.idle
     s.fetched += min(FETCH_BLOCK, len(work) - s.fetched)
-    goal = s.fetched + min(FETCH_BLOCK, len(work) - s.fetched) - FETCH_AHEAD
-    behind = 0
-    for i in range(max(0, s.goal), goal):
-        behind += work[i].start < 0
-    s.goal, s.behind = goal, behind
-    return s.idle
+    s.goal = s.fetched + min(FETCH_BLOCK, len(work) - s.fetched) - FETCH_AHEAD
+    s.behind = 0
+    for q in range(s.places):
+        s.behind += 0 <= s.head[q] < s.goal
+    while idle:
+        q = lowest(idle)
+        idle &= idle - 1
+        ask |= (before <= s.head[q] < s.fetched) << q
+    return ask
 
 
 @inlined
@@ -141,7 +141,7 @@ def through(work: Any, s: Any, q: int, now: float) -> int:
         s.moved[q] = now
         if w.start + w.hold > now:  # by its port
             s.left[q], s.rate[q], s.since[q], s.when[q] = w.start + w.hold - now, 1.0, now, w.start + w.hold
-            return watchers(s, q)
+            return 0
     return free(work, s, q, now)
 
 
@@ -169,13 +169,13 @@ def free(work: Any, s: Any, q: int, now: float) -> int:
     s.done_count[q] += 1
     if q % LANES >= DMA_ENGINES:  # there was no room
         s.stuck |= 1 << q
-        return 0
+        return 1 << q
     s.landing |= 1 << q
     if s.done_count[q] == 1:
         s.when[q + LANDING] = done
     if s.shared:
         leaves_engine(s, q, at)
-    return 1 << q | watchers(s, q)
+    return 1 << q
 
 
 @inlined
@@ -192,25 +192,25 @@ def land(work: Any, s: Any, q: int, now: float) -> int:
         if w.signal & s.full[q]:
             s.stuck |= 1 << q
             break
-        ask |= put(w, s, q, now) | 1 << q
+        ask |= put(w, s, q, now) | (s.done_count[q] == s.done_most[q]) << q
         s.done_first[q] = (first + 1) % DONE
         s.done_count[q] -= 1
     if q % LANES < DMA_ENGINES:
         s.when[q + LANDING] = soon
         if s.done_count[q] == 0:
             s.landing &= ~(1 << q)
-            ask |= watchers(s, q)
     return ask
 
 
 @inlined
 def put(w: Any, s: Any, q: int, now: float) -> int:
     """An instruction of a queue puts its tokens, for which there is room; the queues that may go on by that."""
-    core, shift, signal = q // LANES, q % LANES * 8, w.signal
+    core, shift, signal, ask = q // LANES, q % LANES * 8, w.signal, 0
     w.finish = now
     while signal:
         to = lowest(signal)
         signal &= signal - 1
+        ask |= (s.missing[to] >> q & 1) << to
         if to // LANES == core:
             s.held[to, core] += 1 << shift
         else:
@@ -221,14 +221,6 @@ def put(w: Any, s: Any, q: int, now: float) -> int:
     others = w.signal & ~(255 << LANES * core)
     if others:
         send_off(s, q, others, now)
-    return w.signal
-
-
-@inlined
-def watchers(s: Any, q: int) -> int:
-    """The queues that lack a token of a load or store queue whose state changes: it is another cause now."""
-    ask = s.lacking[q]
-    s.lacking[q] = 0
     return ask
 
 
@@ -247,10 +239,10 @@ def arrive(s: Any, now: float) -> int:
     ask = 0
     while s.way_count > 0 and s.way_time[s.way_first] <= now:
         q, to = s.way_from[s.way_first], s.way_to[s.way_first]
-        ask |= to
         while to:
             token, c = 1 << q % LANES * 8, lowest(to)
             to &= to - 1
+            ask |= (s.missing[c] >> q & 1) << c
             s.crossing[c, q // LANES] -= token
             s.held[c, q // LANES] += token
         s.way_first = (s.way_first + 1) % UNDER_WAY
@@ -272,11 +264,11 @@ def issue(work: Any, s: Any, q: int, now: float) -> int:
     ask = take_tokens(w, s, q)
     w.start = now
     s.running[q], s.head[q] = i, w.next
+    ahead(work, w.next)
     s.idle &= ~(1 << q)
-    s.behind -= i < s.goal
+    s.behind -= (i < s.goal) & (w.next < 0 or w.next >= s.goal)
     if w.dram_bytes > 0:
         move(s, q, w.dram_bytes, w.cap, w.claim, now)
-        ask |= watchers(s, q)
         if s.shared and w.goes_to:
             begin_stream(s, i, q, w.goes_to)
     else:
@@ -291,35 +283,45 @@ def issue(work: Any, s: Any, q: int, now: float) -> int:
 @inlined
 def obstacle(w: Any, i: int, s: Any, q: int) -> int:
     """Why instruction i cannot start on its free engine (a column of the account), -1 if it can."""
+    s.missing[q] = 0
     if i >= s.fetched:
         return FETCH
     if s.done_count[q] >= s.done_most[q]:
         return TOKEN + lowest(s.full[q]) % LANES if s.full[q] else LATENCY
     missing = members(without(w.takes, s.held[q, q // LANES])) << q // LANES * LANES
-    coming, others = 0, w.others
+    others = w.others
     while others:
         p = lowest(others)
         others &= others - 1
-        if not s.held[q, p // LANES] >> p % LANES * 8 & 15:
-            missing |= 1 << p
-            coming |= (s.crossing[q, p // LANES] >> p % LANES * 8 & 15 > 0) << p
-    return lack(s, q, missing, coming) if missing else -1
+        missing |= (s.held[q, p // LANES] >> p % LANES * 8 & 15 == 0) << p
+    s.missing[q] = missing
+    return lack(s, q) if missing else -1
 
 
 @inlined
-def lack(s: Any, q: int, missing: int, coming: int) -> int:
-    """What queue q waits for that lacks tokens of ``missing``; one of each of ``coming`` is under way."""
-    base = q // LANES * LANES
-    for p in range(base, base + DMA_ENGINES):
-        s.lacking[p] |= (missing >> p & 1) << q
-    dma = missing & DMA_QUEUES & ~(255 << base)
-    while dma:
-        s.lacking[lowest(dma)] |= 1 << q
-        dma &= dma - 1
+def lack(s: Any, q: int) -> int:
+    """What a queue waits for that lacks tokens."""
+    missing, base = s.missing[q], q // LANES * LANES
+    coming, others = 0, missing & ~(255 << base)
+    while others:
+        p = lowest(others)
+        others &= others - 1
+        coming |= (s.crossing[q, p // LANES] >> p % LANES * 8 & 15 > 0) << p
     engines = missing | missing >> 2 * LANES
     cause = TOKEN + lowest(engines | engines >> LANES)
     cause = LATENCY if missing & ~coming & s.landing else cause
     return BANDWIDTH if missing & ~coming & s.moving else cause
+
+
+@inlined
+def explain(s: Any, turned: int, now: float) -> None:
+    """Loads or stores began or ceased to move bytes: the queues that lack their tokens wait for another cause."""
+    idle = s.idle
+    while idle:
+        q = lowest(idle)
+        idle &= idle - 1
+        if s.missing[q] & turned:
+            change_account(s, q, lack(s, q), now)
 
 
 @inlined

@@ -60,11 +60,13 @@ STATE = np.dtype(
         ("credit", "f8"), ("most_credit", "f8"), ("spare", "f8"), ("solved", "f8"),
         # the places of the cores that have instructions; when something ends there
         ("places", "i8"), ("when", "f8", PLACES),
-        # instructions fetched; the next block is when all before ``goal`` have started, of which ``behind`` have not
+        # instructions fetched; the next block is when all before ``goal`` have started; queues ``behind`` that have not
         ("fetched", "i8"), ("goal", "i8"), ("behind", "i8"),
         # sets of queues: the engine is free and there are instructions left; bytes to move (and FETCHER); bytes under
         # way; the tokens of an instruction that is done find no room; some queue takes no more tokens
         ("idle", "i8"), ("moving", "i8"), ("landing", "i8"), ("stuck", "i8"), ("crowded", "i8"),
+        # ``moving`` and ``landing`` when causes were last looked at
+        ("was_moving", "i8"), ("was_landing", "i8"),
         # 1 where the DRAM's shares must be solved anew
         ("changed", "i8"),
         # the next instruction (-1: none left), the one that holds the engine (-1: none)
@@ -86,8 +88,8 @@ STATE = np.dtype(
         ("done_first", "i8", PLACES), ("done_count", "i8", PLACES), ("done_most", "i8", PLACES),
         # by (consumer, core of the producers): tokens that have arrived, and that are under way, in the producers' lanes
         ("held", "i8", (PLACES, MOST_CORES)), ("crossing", "i8", (PLACES, MOST_CORES)),
-        # by producer: the queues that take no more of its tokens; those that may lack one, for their accounts
-        ("full", "i8", PLACES), ("lacking", "i8", PLACES),
+        # by producer: the queues that take no more of its tokens; by consumer: those whose tokens it was found to lack
+        ("full", "i8", PLACES), ("missing", "i8", PLACES),
         # tokens under way, in order: when they arrive, the producer, the set of consumers: a ring
         ("way_time", "f8", UNDER_WAY), ("way_from", "i8", UNDER_WAY), ("way_to", "i8", UNDER_WAY),
         ("way_first", "i8"), ("way_count", "i8"),

@@ -281,6 +281,19 @@ def test_a_token_that_waits_for_room_is_put_when_one_is_taken() -> None:
     np.testing.assert_allclose(timing.finish[16:], judge.end[16:], atol=1)
 
 
+def test_an_engine_without_room_for_its_token_is_not_idle() -> None:
+    b = Builder()
+    b.load(run=16384, signal=["mx"])
+    for _ in range(17):
+        b.copy(dst=65536, n0=16, src_s0=1, dst_s0=1, signal=["mx"])
+    b.conv(wait=["load", "vx"])
+    b.conv(wait=["vx"])
+    timing = simulate(b.program())
+    last, before = timing.start[17], timing.released[16]
+    assert stalls(timing, "vx") == {"fetch": timing.start[1], "token_mx": last - before}
+    assert account(timing, "vx").idle_cycles == timing.cycles - timing.released[17]
+
+
 PIECES, PIECE = 8, 640
 
 
