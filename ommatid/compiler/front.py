@@ -110,13 +110,13 @@ def find_ranges(source: Any, options: FrontOptions) -> Any:
     Raises:
         CompileError: the model or the calibration data cannot be used.
     """
-    model = _read(source, options)
+    model = read_model(source, options)
     return None if _is_quantized(model) else calibrate(canonicalize(model), options)
 
 
 def walk_model(source: Any, options: FrontOptions) -> Walk:
     """Import, canonicalise, quantise (unless the model is quantised already) and walk a model."""
-    return _walk(_read(source, options), options)
+    return _walk(read_model(source, options), options)
 
 
 def _walk(model: ir.Model, options: FrontOptions, explain: Callable[[str, str], None] | None = None) -> Walk:
@@ -134,7 +134,12 @@ def _walk(model: ir.Model, options: FrontOptions, explain: Callable[[str, str], 
     return walk
 
 
-def _read(source: Any, options: FrontOptions) -> ir.Model:
+def read_model(source: Any, options: FrontOptions) -> ir.Model:
+    """The model, cut and with fixed shapes, as the options say.
+
+    Raises:
+        CompileError: it cannot be used.
+    """
     return import_model(source, options.shapes, options.inputs, options.outputs)
 
 
@@ -182,7 +187,7 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
     Raises:
         CompileError: the model cannot be used.
     """
-    model = _read(source, options)
+    model = read_model(source, options)
     known = {value.name or "" for node in model.graph for value in node.outputs}
     near: dict[str, list[str]] = {}
     walk = _walk(model, options, lambda node, reason: near.setdefault(node, []).append(reason))

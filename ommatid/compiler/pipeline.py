@@ -12,10 +12,11 @@ import numpy as np
 from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.front import FrontOptions, build_network, find_ranges
+from ommatid.compiler.front import FrontOptions, build_network, find_ranges, read_model
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
+from ommatid.compiler.positions import rearranging
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
@@ -74,6 +75,10 @@ def compile_model(
             raise CompileError(
                 f"variant {number} ({shapes_text(variant)}): {error}", error.hint, error.node
             ) from None
+    if len(programs) > 1:
+        models = [read_model(model, dataclasses.replace(front, shapes=variant)) for variant in variants]
+        if nodes := rearranging(models):
+            programs[0].info["rearranged_by"] = nodes
     return dataclasses.replace(programs[0], others=tuple(programs[1:]))
 
 

@@ -116,6 +116,7 @@ def _plan(variants: Sequence[Program], number: int, feeds: Shapes) -> Plan:
         for axis, size in enumerate(port.shape):
             held = [v.outputs[k].shape[axis] for v in variants]
             if padded and len(set(held)) > 1 and not (axis == 0 and _follows_batch(held, sizes)):
+                _check_order(port.name, axis, variants[0].info.get("rearranged_by", ()))
                 extents.append(_cropped(port.name, axis, held, number, sizes, feeds))
             else:
                 extents.append(size)
@@ -132,6 +133,14 @@ def _follows_batch(held: Sequence[int], sizes: Sizes) -> bool:
 
 def _proportional(held: Sequence[int], own: Sequence[int]) -> bool:
     return all(a * own[0] == b * held[0] for a, b in zip(held, own, strict=True))
+
+
+def _check_order(name: str, axis: int, nodes: Sequence[str]) -> None:
+    if nodes:
+        raise RunError(
+            f"dimension {axis} of output {name!r} may hold padding anywhere: node {nodes[0]!r} rearranges positions",
+            "compile this very shape (--shape)",
+        )
 
 
 def _cropped(name: str, axis: int, held: Sequence[int], number: int, sizes: Sizes, feeds: Shapes) -> int:

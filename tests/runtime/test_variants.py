@@ -182,6 +182,19 @@ def test_an_unknown_option(resizable: Compiled) -> None:
         InferenceSession(resizable.program, on_new_shape="guess")
 
 
+def test_positions_that_lie_among_others_are_not_cropped() -> None:
+    """Rows and columns merged: the size grows in proportion to the width, but padding ends each row."""
+    made = networks.resizable()
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([0, 5, -1]), "merged"))
+    made.graph.node[-1].output[0] = "image"
+    made.graph.node.append(onnx.helper.make_node("Reshape", ["image", "merged"], ["y"], "merge"))
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    session = InferenceSession(compile_model(made, shapes={"x": SHAPES[:2]}))
+    assert session.run(None, {"x": values(*SHAPES[1])})[0].shape == (1, 5, 8 * 16)
+    with pytest.raises(RunError, match="may hold padding anywhere: node 'merge' rearranges"):
+        session.run(None, {"x": values(1, 3, 16, 20)})
+
+
 # --- compiled on demand --------------------------------------------------------------------------------------
 
 
