@@ -133,7 +133,7 @@ def _lower_all(
             continue
         begin = len(low.emitter.rows)
         for layer in stage.layers:
-            _lower_layer(low, lives, index, layer)
+            _lower_layer(low, lives, index, layer, begin)
             index += 1
         low.emitter.layer = -1
         low.emitter.emit("end", {})
@@ -141,7 +141,8 @@ def _lower_all(
     return Scheduled(low, _with_until(low, network), tuple(partitions), activation_bytes)
 
 
-def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: Layer) -> None:
+def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: Layer, begin: int) -> None:
+    """Lower a layer of the partition whose first instruction is ``begin``."""
     low.emitter.layer = index
     try:
         for name in (*operands(layer), layer.output):
@@ -153,7 +154,8 @@ def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: L
             LOWER[type(layer.operation)](low, layer)
     except DoesNotFit as problem:
         raise _LayerDoesNotFit(index, layer, problem.need_bytes) from None
-    low.place(layer.output, max(len(low.emitter.rows) - 1, 0), index)
+    # A view that opens a partition is complete once the host has done what comes before the partition.
+    low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
     for buffer, home in low.homes.items():
         if buffer in low.resident and lives[buffer].last == index:
             low.sram.release(home.address)

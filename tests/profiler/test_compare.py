@@ -74,3 +74,19 @@ def test_numbers_are_those_of_the_formulas(pair: tuple[Program, onnx.ModelProto]
 def test_what_does_not_vary_is_no_evidence(pair: tuple[Program, onnx.ModelProto]) -> None:
     constant = [{"x": np.zeros((1, 3, 24, 24), np.float32)}]
     assert not any(report.evidence for report in layerwise(*pair, constant, "single"))
+
+
+def test_a_view_that_opens_a_partition_is_compared_once_the_host_has_written_it(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,24,6] x) => (float[1,12,12] y) '
+        "<int64 axis = {2}, int64[3] shape = {1, 12, 12}> "
+        "{ a = Relu(x) c = CumSum(a, axis) r = Reshape(c, shape) y = Softmax(r) }"
+    )
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.standard_normal((1, 24, 6)).astype(np.float32)} for _ in range(2)]
+    path = tmp_path / "qdq.onnx"
+    program = compile_model(model, calibration=feeds, save_qdq=str(path))
+    assert [p.placement for p in program.partitions] == ["npu", "cpu", "npu"]
+    for mode in ("single", "entire"):
+        reports = layerwise(program, onnx.load(path), feeds, mode)
+        assert len(reports) >= 2 and all(report.max_steps <= 1 for report in reports), reports
