@@ -277,9 +277,11 @@ def compile_facts(program: Program, path: str, seconds: float) -> dict[str, Any]
 
 
 def facts_text(facts: dict[str, Any]) -> str:
-    """Facts as two columns."""
+    """Facts as two columns; a line for each variant where there are several."""
     wide = max(len(k) for k in facts)
-    return "\n".join(f"{k:<{wide}}  {f'{v:,}' if isinstance(v, int) else v}" for k, v in facts.items())
+    several = facts["variants"] if len(facts["variants"]) > 1 else []
+    rows = [*((k, v) for k, v in facts.items() if k != "variants"), *(("variant", v) for v in several)]
+    return "\n".join(f"{k:<{wide}}  {f'{v:,}' if isinstance(v, int) else v}" for k, v in rows)
 
 
 # --- run, profile, compare -----------------------------------------------------------------------------------

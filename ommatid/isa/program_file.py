@@ -73,12 +73,13 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 def to_bytes(program: Program) -> bytes:
     """The file's bytes; the same program gives the same bytes."""
-    variants = program.variants
+    kept, pieces = share(program.variants) if program.others else ([], [])
     tensors: dict[str, Array] = {}
-    for number, (each, kept, pieces) in enumerate(zip(variants, *share(variants), strict=True)):
-        tensors |= {_stored(number, name): array for name, array in tensors_of(each).items()}
+    for number, variant in enumerate(program.variants):
+        own = tensors_of(variant)
         if number:
-            tensors |= {_stored(number, "constants"): kept, _stored(number, "pieces"): pieces}
+            own |= {"constants": kept[number], "pieces": pieces[number]}
+        tensors |= {_stored(number, name): array for name, array in own.items()}
     header = header_of(program) | {
         "others": [header_of(other) for other in program.others],
         "checksums": {name: _digest(array) for name, array in sorted(tensors.items())},

@@ -163,11 +163,10 @@ class InferenceSession:
         """An error that names the shapes held, and why no other way was left."""
         held = [shapes_of(variant.inputs) for variant in self._variants]
         odd = [n for n, s in shapes.items() if 0 in s or all(h[n][1:] != s[1:] for h in held)]
-        name = next(iter(odd or shapes))
-        wanted = " or ".join(dict.fromkeys(str(list(each[name])) for each in held))
+        needed = {n: " or ".join(dict.fromkeys(str(list(h[n])) for h in held)) for n in odd or shapes}
+        told = "; ".join(f"input {n!r} has shape {list(shapes[n])}; {needed[n]} is needed" for n in needed)
         return RunError(
-            f"input {name!r} has shape {list(shapes[name])}; {wanted} is needed"
-            + (f": {why}" if why else ""),
+            told + (f": {why}" if why else ""),
             (why and why.hint) or "compile with --shape for this size (only the batch may differ)",
         )
 

@@ -199,4 +199,6 @@ def part(array: Array, index: int, passes: int) -> Array:
 def joined(parts: Sequence[Array], shape: Shape) -> Array:
     """The passes' outputs as one, cropped to a shape."""
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole[tuple(slice(size) for size in shape)]
+    return (
+        whole if whole.shape == shape else np.ascontiguousarray(whole[tuple(slice(size) for size in shape)])
+    )

@@ -190,6 +190,8 @@ def test_a_program_for_several_shapes(ommatid: Any) -> None:
     found = result(ommatid("verify", "broken.omm", "--json"), "verify", status=1)
     assert found["problems"] and all(p.startswith("variant 1: ") for p in found["problems"])
     assert ommatid("verify", "broken.omm", "--variant", "0").status == 0
+    assert ommatid("inspect", "m.omm").out.count("\nvariant ") == 2
+    assert "variant " not in ommatid("inspect", "one.omm").out
     missing = ommatid("profile", "m.omm", "--variant", "2")
     assert missing.status == 2 and "variant 1 (x=1,3,16,32)" in missing.err
     assert "note: variant 0 (x=1,3,16,16)" in ommatid("profile", "m.omm").err

@@ -156,6 +156,35 @@ def test_a_quantised_input_is_padded_with_its_zero_point(tmp_path: Path) -> None
     assert np.array_equal(session.run(None, {name: x})[0], session.run(None, {name: whole})[0][:, :, :6, :10])
 
 
+def test_parts_on_the_host_and_several_inputs() -> None:
+    """Celu(a) * b + d and its mean, Celu on the host; b has one shape for all variants."""
+    nodes = [
+        onnx.helper.make_node("Celu", ["a"], ["c"], "celu"),
+        onnx.helper.make_node("Mul", ["c", "b"], ["m"], "mul"),
+        onnx.helper.make_node("Add", ["m", "d"], ["y"], "add"),
+        onnx.helper.make_node("ReduceMean", ["y"], ["z"], "mean", keepdims=0),
+    ]
+    inputs = {"a": [1, 3, "h", "w"], "b": [3, 1, 1], "d": [1, 3, "h", "w"]}
+    model = networks.model(nodes, inputs, {"y": None, "z": None})
+    shapes = {"a": [(1, 3, 4, 8), (1, 3, 8, 16)], "b": (3, 1, 1), "d": [(1, 3, 4, 8), (1, 3, 8, 16)]}
+    program = compile_model(model, shapes=shapes)
+    assert [[p.placement for p in v.partitions].count("cpu") > 0 for v in program.variants] == [True, True]
+    session = InferenceSession(program)
+    feeds = {"a": values(1, 3, 3, 7), "b": values(3, 1, 1, seed=1), "d": values(1, 3, 3, 7, seed=2)}
+    with pytest.raises(RunError, match="follows dimension 2 of input 'a' or dimension 3 of input 'a'"):
+        session.run(None, feeds)
+    half = {"a": feeds["a"][:, :, :2, :4], "b": feeds["b"], "d": feeds["d"][:, :, :2, :4]}
+    whole = {n: np.zeros((1, 3, 4, 8), np.float32) for n in "ad"} | {"b": feeds["b"]}
+    for name in "ad":
+        whole[name][:, :, :2, :4] = half[name]
+    cropped, mean = session.run(None, half)
+    y, z = session.run(None, whole)
+    assert np.array_equal(cropped, y[:, :, :2, :4]) and cropped.flags.c_contiguous
+    assert np.array_equal(mean, z) and isinstance(mean, np.ndarray) and mean.shape == ()
+    with pytest.raises(RunError, match=r"input 'd' has shape"):
+        session.run(None, half | {"d": values(1, 3, 9, 9)})
+
+
 # --- what is refused -----------------------------------------------------------------------------------------
 
 
