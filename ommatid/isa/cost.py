@@ -92,28 +92,38 @@ def copy_words(r: Array, side: str) -> Array:
     From a byte to the next is a step of loop k with the loops inside it back at their begin. Whether that leaves
     the word depends on the place in it, and places are counted by their remainders.
     """
-    count = [_i(r[f"n{k}"]) for k in range(4)]
-    step = [_i(r[f"{side}_s{k}"]) for k in range(4)]
-    total, back = np.ones(len(r), np.int64), np.zeros(len(r), np.int64)
-    for k in range(4):
-        places = np.zeros((len(r), WORD_BYTES), np.int64)
-        places[np.arange(len(r)), (_i(r[side]) + back) % WORD_BYTES] = 1
-        for j in range(k, 4):
-            places = _stepped(places, count[j] - (j == k), step[j])
-        leaves = (np.arange(WORD_BYTES) + (step[k] - back)[:, None]) // WORD_BYTES != 0
-        total += (places * leaves).sum(axis=1)
-        back = back + (count[k] - 1) * step[k]
+    n, s = (np.stack([_i(r[f"{name}{k}"]) for k in range(4)], axis=1) for name in ("n", f"{side}_s"))
+    return _copy_words(_i(r[side]), n, s)
+
+
+@entry
+def _copy_words(address: Any, n: Any, s: Any) -> Any:
+    total = np.ones(len(n), np.int64)
+    for i in range(len(n)):
+        back = 0
+        for k in range(4):
+            places = np.zeros(WORD_BYTES, np.int64)  # how often a step of loop k begins there
+            places[(address[i] + back) % WORD_BYTES] = 1
+            for j in range(k, 4):
+                places = _stepped(places, n[i, j] - (j == k), s[i, j])
+            for at in range(WORD_BYTES):
+                if (at + s[i, k] - back) // WORD_BYTES != 0:
+                    total[i] += places[at]
+            back += (n[i, k] - 1) * s[i, k]
     return total
 
 
-def _stepped(places: Array, count: Array, step: Array) -> Array:
-    """How often each remainder occurs after ``count`` repetitions of a loop, [record, remainder]."""
-    result = np.zeros_like(places)
-    for k in range(WORD_BYTES):
-        times = np.maximum(0, (count - 1 - k) // WORD_BYTES + 1)
-        at = (np.arange(WORD_BYTES) - (k * step)[:, None]) % WORD_BYTES
-        result += times[:, None] * np.take_along_axis(places, at, axis=1)
-    return result
+@kernel
+def _stepped(places: Any, count: int, step: int) -> Any:
+    """How often each place in a block occurs after ``count`` repetitions of a loop."""
+    size = len(places)
+    stepped = np.zeros(size, np.int64)
+    for i in range(min(count, size)):  # places come back after as many steps as there are places, at most
+        times, shift = (count - 1 - i) // size + 1, i * step % size
+        for at in range(size):
+            if places[at]:
+                stepped[(at + shift) % size] += places[at] * times
+    return stepped
 
 
 def _dma(side: str, port: str) -> Callable[[Array, Target], Array]:
@@ -163,13 +173,7 @@ def _runs_touch(place: int, run: int, n: Any, s: Any, size: int) -> int:
     places = np.zeros(size, np.int64)  # how often a run begins there
     places[place] = 1
     for k in range(len(n)):
-        stepped = np.zeros(size, np.int64)
-        for i in range(min(n[k], size)):  # the places of a loop come back after ``size`` steps at most
-            times, shift = (n[k] - 1 - i) // size + 1, i * s[k] % size
-            for at in range(size):
-                if places[at]:
-                    stepped[(at + shift) % size] += places[at] * times
-        places = stepped
+        places = _stepped(places, n[k], s[k])
     total = 0
     for at in range(size):
         total += places[at] * ((at + run - 1) // size + 1)
