@@ -103,10 +103,11 @@ def prepare(queue: Array, wait: Array, signal: Array, **columns: Array) -> Array
     """WORK records of instructions: the place of each one's queue, its masks, the columns of WORK that are given."""
     work = np.zeros(len(queue), WORK)
     core = LANES * (queue // LANES)
-    spread = np.array([sum((bits >> k & 1) << 8 * k for k in range(LANES)) for bits in range(256)])
     wait = wait.astype(np.int64)
+    own = (wait >> core & 255).astype(np.uint8)[:, None]
     work["queue"], work["signal"] = queue, signal
-    work["takes"], work["others"] = spread[wait >> core & 255], wait & ~(255 << core)
+    work["takes"] = np.unpackbits(own, axis=1, bitorder="little").view("<i8")[:, 0]  # bits become bytes
+    work["others"] = wait & ~(255 << core)
     work["start"], work["released"], work["finish"], work["next"] = -1, -1, -1, -1
     for name, values in columns.items():
         work[name] = values
