@@ -1,7 +1,11 @@
 """How much longer an instruction takes because its own words crowd in few banks: for the fast model.
 
 Words that follow one another at some strides lie in one bank (docs/isa.md, Banks), so that the bank grants fewer a
-cycle than the port. Here the first beats of such an instruction are stepped with nobody else at the banks.
+cycle than the port. Here the first beats of such an instruction are stepped with nobody else at the banks, or with
+others that go first there.
+
+``others`` and ``own`` are uint8 [cycle from the instruction's start on, bank]: the banks that others hold, and, to be
+filled, those that the instruction itself holds; either may be short, or empty.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from ommatid.isa.cost import VX_STARTUP_CYCLES
 from ommatid.isa.footprint import WORD_BYTES
 
 AHEAD_BEATS = 16  # whose words an engine requests
+STARVATION_CYCLES = 256  # for which a request has waited that goes first
 BEATS = 2048  # that are stepped
 WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 GLANCE = 64  # words of a list that tell whether it may crowd
@@ -22,20 +27,21 @@ GLANCE_ROWS = 8  # kernel rows of a dwconv that hold them, but for the narrowest
 
 
 @entry
-def copies(r: Any, beats: Any, banks: int, rooms: Any) -> Any:
-    """The factor (float64, at least 1) for each ``copy`` of so many beats; ``rooms`` as in ``cycles_alone``."""
+def copies(r: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any) -> Any:
+    """The factor (float64, at least 1) for each ``copy`` of so many beats; ``rooms`` as in ``cycles_at_banks``."""
     factor, none = np.ones(len(r)), np.empty(0, np.int64)
     for i in range(len(r)):
         size = np.int64(r[i].n0) * r[i].n1 * r[i].n2 * r[i].n3
         first = min(beats[i], BEATS)
         reads, writes = copy_banks(r[i], int(size * first / beats[i]), banks)
-        alone = cycles_alone((reads, none, writes), first, banks, rooms, VX_STARTUP_CYCLES - 1) - 1
-        factor[i] = max(1.0, alone / first)
+        lists, ahead = (reads, none, writes), VX_STARTUP_CYCLES - 1
+        took = cycles_at_banks(lists, first, banks, rooms, ahead, others, own) - 1
+        factor[i] = max(1.0, took / first)
     return factor
 
 
 @entry
-def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
+def images(sides: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any) -> Any:
     """The factor for instructions that read two images and write one.
 
     ``sides`` is int64 [instruction, 3, (address, h, w, c, row step, pixel step)] of two that are read and one that
@@ -43,7 +49,7 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
     """
     factor = np.ones(len(sides))
     for i in range(len(sides)):
-        crowded = False
+        crowded = len(others) > 0
         for side in range(3):
             crowded |= crowds(image_banks(sides[i, side], banks, GLANCE), banks)
         if not crowded:
@@ -54,14 +60,23 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any) -> Any:
         a = image_banks(sides[i, 0], banks, limits[0])
         b = image_banks(sides[i, 1], banks, limits[1])
         c = image_banks(sides[i, 2], banks, limits[2])
-        alone = cycles_alone((a, b, c), first, banks, rooms, VX_STARTUP_CYCLES - 1) - 1
-        factor[i] = max(1.0, alone / first)
+        took = cycles_at_banks((a, b, c), first, banks, rooms, VX_STARTUP_CYCLES - 1, others, own) - 1
+        factor[i] = max(1.0, took / first)
     return factor
 
 
 @entry
 def convolutions(
-    r: Any, tile_beats: Any, k: int, lanes: int, pixels: int, banks: int, rooms: Any, startup: int
+    r: Any,
+    tile_beats: Any,
+    k: int,
+    lanes: int,
+    pixels: int,
+    banks: int,
+    rooms: Any,
+    startup: int,
+    others: Any,
+    own: Any,
 ) -> Any:
     """The factor for the beats of each ``conv`` whose tiles, of ``k`` by ``lanes`` weights, take ``tile_beats``."""
     factor, none, weight_words = np.ones(len(r)), np.empty(0, np.int64), k * lanes // WORD_BYTES
@@ -78,8 +93,8 @@ def convolutions(
         first = min(tiles * tile_beats[i], BEATS)
         brought = set_banks(f, first * sets // tile_beats[i], sets, length, k, pixels, banks)
         weights = np.arange(first * weight_words // tile_beats[i]) % banks
-        alone = cycles_alone((brought, weights, none), first, banks, rooms, startup)
-        factor[i] = max(1.0, alone / first)
+        took = cycles_at_banks((brought, weights, none), first, banks, rooms, startup, others, own)
+        factor[i] = max(1.0, took / first)
     return factor
 
 
@@ -118,7 +133,9 @@ def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, b
 
 
 @entry
-def depthwise(r: Any, row_beats: Any, k: int, columns: int, banks: int, rooms: Any, startup: int) -> Any:
+def depthwise(
+    r: Any, row_beats: Any, k: int, columns: int, banks: int, rooms: Any, startup: int, others: Any, own: Any
+) -> Any:
     """The factor for each ``dwconv`` that takes ``row_beats`` for a kernel row of ``columns`` output pixels."""
     factor, none = np.ones(len(r)), np.empty(0, np.int64)
     for i in range(len(r)):
@@ -128,8 +145,9 @@ def depthwise(r: Any, row_beats: Any, k: int, columns: int, banks: int, rooms: A
             continue
         count = min(rows, BEATS // row_beats[i])
         inputs, weights = row_banks(f, count, k, columns, banks)
-        alone = cycles_alone((inputs, weights, none), count * row_beats[i], banks, rooms, startup)
-        factor[i] = max(1.0, alone / (count * row_beats[i]))
+        lists, first = (inputs, weights, none), count * row_beats[i]
+        took = cycles_at_banks(lists, first, banks, rooms, startup, others, own)
+        factor[i] = max(1.0, took / first)
     return factor
 
 
@@ -242,7 +260,7 @@ def copy_banks(f: Any, size: int, banks: int) -> Any:
 
 
 @kernel
-def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, ahead: int) -> int:
+def cycles_at_banks(words: Any, beats: int, banks: int, rooms: Any, ahead: int, others: Any, own: Any) -> int:
     """Cycles from the first beat to the end of an instruction that reads two lists of words and writes one.
 
     It requests words from ``ahead`` cycles before the first beat on: those of startup, of which the last of ``vx`` is
@@ -254,39 +272,34 @@ def cycles_alone(words: Any, beats: int, banks: int, rooms: Any, ahead: int) -> 
         due_words(len(words[1]), beats, 1),
         due_words(len(words[2]), beats, 0),
     )
-    # numbers of the words that are requested and not granted, in order; all before ``low`` are granted
-    waiting = (
-        np.empty(len(words[0]), np.int64),
-        np.empty(len(words[1]), np.int64),
-        np.empty(len(words[2]), np.int64),
-    )
+    # numbers of the words that are requested and not granted, in order, and since when; all before ``low`` are granted
+    most = max(len(words[0]), len(words[1]), len(words[2]))
+    waiting, since = np.empty((3, most), np.int64), np.empty((3, most), np.int64)
     count, low, asked = np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(3, np.int64)
     used = np.full(banks, -ahead - 1, np.int64)
     beat, cycle, room = 0, -ahead, 0
     while beat < beats or low[2] < len(words[2]):
+        at = cycle + ahead
         for k in range(3):
             room = rooms[k] if rooms[k] else room
             new = due[k][beat if k == 2 else min(beat + AHEAD_BEATS, beats)]
             left = 0
-            for n in range(count[k]):
-                word = waiting[k][n]
+            for n in range(count[k] + new - asked[k]):
+                again = n < count[k]
+                word = waiting[k, n] if again else asked[k] + n - count[k]
+                first = since[k, n] if again else cycle
                 bank = words[k][word]
-                if used[bank] != cycle and room:
+                held = at < len(others) and others[at, bank] and cycle - first < STARVATION_CYCLES
+                if used[bank] != cycle and room and not held:
                     used[bank] = cycle
                     room -= 1
+                    if at < len(own):
+                        own[at, bank] = 1
                 else:
-                    waiting[k][left] = word
-                    left += 1
-            for word in range(asked[k], new):
-                bank = words[k][word]
-                if used[bank] != cycle and room:
-                    used[bank] = cycle
-                    room -= 1
-                else:
-                    waiting[k][left] = word
+                    waiting[k, left], since[k, left] = word, first
                     left += 1
             asked[k], count[k] = new, left
-            low[k] = waiting[k][0] if left else new
+            low[k] = waiting[k, 0] if left else new
         if cycle >= 0 and beat < beats:
             next_reads = low[0] >= due[0][beat + 1] and low[1] >= due[1][beat + 1]
             if next_reads and low[2] >= due[2][max(0, beat - AHEAD_BEATS)]:

@@ -8,12 +8,10 @@ import numpy as np
 
 from ommatid.isa.compiled import inlined, kernel
 from ommatid.simulator.bits import lowest
-from ommatid.simulator.crowding import AHEAD_BEATS
+from ommatid.simulator.crowding import AHEAD_BEATS, STARVATION_CYCLES
 
 #: A core's engines by their priority at a bank: mx, vx, load, store.
 PRIORITY = (2, 3, 0, 1)
-#: A request that has waited so many cycles goes first, so that as many beats as are ahead pass in them at least.
-STARVATION_CYCLES = 256
 
 
 @inlined
@@ -108,7 +106,10 @@ def settle_rate(s: Any, c: int, rate: float, now: float) -> None:
 
 @inlined
 def bank_speed(asked: float, left: float) -> float:
-    """The part of its speed at which an engine works that asks for ``asked`` words a cycle where ``left`` are."""
+    """The part of its speed at which an engine works that asks for ``asked`` words a cycle where ``left`` are.
+
+    A request that has waited long goes first, so that as many beats as are ahead pass in that time at least.
+    """
     return max(min(1.0, left / asked), AHEAD_BEATS / STARVATION_CYCLES) if asked > 0 else 1.0
 
 

@@ -16,6 +16,7 @@ from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
 from ommatid.simulator.counters import STALLS, EngineTime, overlap, port_bytes
+from ommatid.simulator.neighbours import ROUNDS, Neighbours
 from ommatid.simulator.state import IDLE, LANES, PLACES, fresh, prepare
 from ommatid.simulator.words import bank_words
 
@@ -68,16 +69,29 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
     """
     target, stream = program.target, program.instructions[begin:end]
     work = decode(stream, target, None if delays is None else delays[begin:end])
-    state = fresh(work, target.dram_bytes_per_cycle, target.dram_burst_bytes, target.sram_banks)
-    events.run(work, state)
-    if (work["finish"] < 0).any():
-        raise SimulationError(_stuck(program, begin, work, state[0]))
+    state, neighbours = _run(program, begin, work), Neighbours(work, stream, target)
+    for _ in range(ROUNDS):
+        if not neighbours.slow_down(work):
+            break
+        state = _run(program, begin, work)
     start, released, finish = (_whole(work[time]) for time in ("start", "released", "finish"))
     cycles = int(finish.max(initial=0))
     core, engine = np.divmod(work["queue"], LANES)
     engines = _accounts(stream, target, work["queue"], state[0], cycles)
     total = int(work["dram_bytes"].sum()) + len(stream) * INSTRUCTION_BYTES
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
+
+
+def _run(program: Program, begin: int, work: Array) -> Array:
+    """The times of WORK records from the begin of a run, and the STATE at its end."""
+    target = program.target
+    for time in ("start", "released", "finish"):
+        work[time] = -1
+    state = fresh(work, target.dram_bytes_per_cycle, target.dram_burst_bytes, target.sram_banks)
+    events.run(work, state)
+    if (work["finish"] < 0).any():
+        raise SimulationError(_stuck(program, begin, work, state[0]))
+    return state
 
 
 def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:

@@ -110,6 +110,10 @@ WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
     "copy": lambda r, t: (copy_words(r, "src"), copy_words(r, "dst")),
 }
 
+#: Instructions of vx whose lists are images.
+IMAGES = ("map", "reduce", "lrn")
+FREE = np.zeros((0, 0), np.uint8)  # no banks that anybody holds
+
 
 def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Array]:
     """(words, pace) of each instruction (float64): words that it asks of its core's banks, and engine cycles if
@@ -125,24 +129,42 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
         records = view(stream, row.mnemonic)[where]
         reads, writes = WORDS[row.mnemonic](records, target)
         words[where] = reads + writes
-        if row.mnemonic == "conv":
-            startup = MX_PIPELINE_CYCLES - (
-                -target.mx_k_bytes * target.mx_channels // target.port_mx_weight_bytes_per_cycle
-            )
-            crowded = _crowded_convolutions(records, target, startup)
-            pace[where] += (cycles[where] - startup) * (crowded - 1)
-        elif row.mnemonic == "dwconv":
-            beats = cycles[where] - DW_STARTUP_CYCLES
-            pace[where] += beats * (_crowded_depthwise(records, beats, target) - 1)
-        elif row.engine == Engine.VX:
-            read_room, write_room = _rooms(
-                target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle
-            )
-            beats, rooms = cycles[where] - VX_STARTUP_CYCLES, np.array([read_room, 0, write_room])
+        startup = startup_cycles(row.mnemonic, target)
+        beats = cycles[where] - startup
+        busiest: Array | int = 0
+        if row.engine == Engine.VX:
+            read_room, _, write_room = _vx_rooms(target)
             busiest = np.maximum(np.ceil(reads / read_room), np.ceil(writes / write_room))
-            crowded = beats * _crowded(records, row.mnemonic, beats, target, rooms)
-            pace[where] = VX_STARTUP_CYCLES + np.maximum(crowded, busiest)
+        pace[where] = startup + np.maximum(beats * crowded(records, row.mnemonic, beats, target), busiest)
     return words, pace
+
+
+def startup_cycles(mnemonic: str, target: Target) -> int:
+    """Cycles before the beats of an instruction of mx or vx."""
+    tile = target.mx_k_bytes * target.mx_channels
+    mx = {
+        "conv": MX_PIPELINE_CYCLES + int(_ceil(tile, target.port_mx_weight_bytes_per_cycle)),
+        "dwconv": DW_STARTUP_CYCLES,
+    }
+    return mx.get(mnemonic, VX_STARTUP_CYCLES)
+
+
+def crowded(
+    r: Array, mnemonic: str, beats: Array, target: Target, others: Array = FREE, own: Array = FREE
+) -> Array:
+    """How many times longer the beats of instructions take because words crowd in few banks (float64).
+
+    ``others`` and ``own`` as in ``crowding.py``, of a single instruction; 1 where the lists are not looked at.
+    """
+    if mnemonic == "conv":
+        return _crowded_convolutions(r, target, others, own)
+    if mnemonic == "dwconv":
+        return _crowded_depthwise(r, beats, target, others, own)
+    if mnemonic == "copy":
+        return crowding.copies(r, beats, target.sram_banks, _vx_rooms(target), others, own)
+    if mnemonic in IMAGES:
+        return crowding.images(_sides(r, mnemonic), beats, target.sram_banks, _vx_rooms(target), others, own)
+    return np.ones(len(r))
 
 
 def _rooms(*ports: int) -> list[int]:
@@ -150,34 +172,37 @@ def _rooms(*ports: int) -> list[int]:
     return [2 * max(1, port // WORD_BYTES) for port in ports]
 
 
-def _crowded_convolutions(r: Array, target: Target, startup: int) -> Array:
-    """How many times longer the beats of a ``conv`` take because its own words crowd in few banks (float64)."""
+def _vx_rooms(target: Target) -> Array:
+    read, write = _rooms(target.port_vx_read_bytes_per_cycle, target.port_vx_write_bytes_per_cycle)
+    return np.array([read, 0, write])
+
+
+def _mx_rooms(target: Target) -> Array:
+    ports = target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle
+    return np.array([*_rooms(*ports), 1])
+
+
+def _crowded_convolutions(r: Array, target: Target, others: Array, own: Array) -> Array:
     k, tile = target.mx_k_bytes, target.mx_k_bytes * target.mx_channels
     activations, weights = target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle
     sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
     beats = np.maximum(sets * -(-k * target.mx_pixels // activations), -(-tile // weights))
-    rooms = np.array([*_rooms(activations, weights), 1])
+    shape = (k, target.mx_channels, target.mx_pixels, target.sram_banks)
     return crowding.convolutions(
-        r, beats, k, target.mx_channels, target.mx_pixels, target.sram_banks, rooms, startup
+        r, beats, *shape, _mx_rooms(target), startup_cycles("conv", target), others, own
     )
 
 
-def _crowded_depthwise(r: Array, beats: Array, target: Target) -> Array:
+def _crowded_depthwise(r: Array, beats: Array, target: Target, others: Array, own: Array) -> Array:
     k = target.mx_k_bytes
     columns = max(1, target.depthwise_macs_per_cycle // k)
     rows = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], columns) * _i(r["kh"])
-    rooms = np.array(
-        [*_rooms(target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle), 1]
-    )
-    return crowding.depthwise(r, beats // rows, k, columns, target.sram_banks, rooms, DW_STARTUP_CYCLES)
+    shape = (k, columns, target.sram_banks)
+    return crowding.depthwise(r, beats // rows, *shape, _mx_rooms(target), DW_STARTUP_CYCLES, others, own)
 
 
-def _crowded(r: Array, mnemonic: str, beats: Array, target: Target, rooms: Array) -> Array:
-    """How many times longer instructions of vx take because their own words crowd in few banks (float64)."""
-    if mnemonic == "copy":
-        return crowding.copies(r, beats, target.sram_banks, rooms)
-    if mnemonic not in ("map", "reduce", "lrn"):
-        return np.ones(len(r))
+def _sides(r: Array, mnemonic: str) -> Array:
+    """The images of instructions of ``IMAGES``, as ``crowding.images`` takes them."""
     sides, zero = np.zeros((len(r), 3, 6), np.int64), np.zeros(len(r), np.int64)
     c = _i(r["c"])
     widths = {
@@ -191,7 +216,7 @@ def _crowded(r: Array, mnemonic: str, beats: Array, target: Target, rooms: Array
         if width.any():
             fields = (r[side], r["h"], r["w"], width, r[f"{side}_row"], r[f"{side}_pixel"])
             sides[:, k] = np.stack([_i(f) for f in fields], axis=1)
-    return crowding.images(sides, beats, target.sram_banks, rooms)
+    return sides
 
 
 def vx_elements(stream: Array, target: Target) -> Array:

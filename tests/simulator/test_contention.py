@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ommatid.isa.cost import cost_cycles
 from ommatid.simulator import reference
 from ommatid.simulator.timing import simulate
 from tests.isa.builder import Builder
@@ -98,3 +99,27 @@ def test_a_fill_shares_the_port_with_words_that_arrive(size: int) -> None:
     fast, judge = both(b)
     assert within(fast[:2], judge[:2]) <= 2
     assert within(fast, judge) <= 16  # the load's end: of the words that go first
+
+
+@pytest.mark.parametrize("src", [835328, 884864])
+@pytest.mark.parametrize("c", [16, 48])
+@pytest.mark.parametrize("before", [0, 2, 5])
+def test_a_map_starves_at_the_banks_that_a_crowded_convolution_holds(src: int, c: int, before: int) -> None:
+    b = Builder()
+    image = {"src_row": 28 * PITCH, "src_pixel": PITCH, "dst_row": 28 * PITCH, "dst_pixel": PITCH, "w": 14}
+    for _ in range(before):  # so the last one begins in another phase
+        b.map(src=200000, dst=500000, h=2, c=16, **image)
+    depthwise(b, src)
+    last = b.map(src=200000, dst=500000, h=14, c=c, **image)
+    fast, judge = both(b)
+    assert judge[1][last] - judge[0][last] > 1.3 * cost_cycles(b.stream(), b.target)[last]
+    assert within(fast, judge) <= 4
+
+
+def test_a_map_longer_than_what_is_stepped_starves_while_a_crowded_convolution_runs() -> None:
+    b = Builder()
+    depthwise(b, 884864)
+    i = b.map(src=200000, dst=500000, h=300, w=28, c=16, src_pixel=16, src_row=0, dst_pixel=16, dst_row=0)
+    fast, judge = held(b, i)
+    assert judge > 200 + cost_cycles(b.stream(), b.target)[i] > 2 * 2048
+    assert abs(fast - judge) <= 0.01 * judge
