@@ -96,3 +96,13 @@ def image(walk: Walk, node: ir.Node) -> tuple[str, tuple[int, ...], tuple[int, .
 def middle(out: Quantization) -> tuple[int, str]:
     """Zero point and type of a value that a layer requantises to."""
     return out.zero_point, out.dtype
+
+
+def ungrouped(weights: Array, group: int) -> Array:
+    """Weights of a ConvTranspose [cin, cout / group, ...] as those of one group [cin, cout, ...]: zeros between
+    channels of different groups."""
+    cin, cout = weights.shape[0] // group, weights.shape[1]
+    wide = np.zeros((weights.shape[0], cout * group, *weights.shape[2:]), weights.dtype)
+    for g in range(group):
+        wide[g * cin : (g + 1) * cin, g * cout : (g + 1) * cout] = weights[g * cin : (g + 1) * cin]
+    return wide

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.attributes import integer, ints, number
+from ommatid.compiler.attributes import integer, ints, number, ungrouped
 from ommatid.compiler.rewrite import Match, NotFired, Result, Rewrite, constant, need, new, rewrite
 
 
@@ -72,10 +72,7 @@ def one_group(match: Match) -> Result:
         raise NotFired("it has one group", near=False)
     weights = match.constant("constant_w")
     need(weights.size * group <= 2**22, "its weights would become too many")
-    cin, cout = weights.shape[0] // group, weights.shape[1]
-    wide = np.zeros((weights.shape[0], cout * group, *weights.shape[2:]), weights.dtype)
-    for g in range(group):
-        wide[g * cin : (g + 1) * cin, g * cout : (g + 1) * cout] = weights[g * cin : (g + 1) * cin]
+    wide = ungrouped(weights, group)
     attributes = {name: value.value for name, value in node.attributes.items() if name != "group"}
     return new("ConvTranspose", match["x"], wide, *node.inputs[2:], **attributes)
 

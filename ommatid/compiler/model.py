@@ -321,13 +321,18 @@ def _drop_no_ops(model: ir.Model) -> bool:
                 source is None
                 or (len(node.inputs) > 2 and may_hold(node.inputs[2]))  # a Dropout for training
                 or result.is_graph_output()
-                or any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+                or any(used(o) for o in node.outputs[1:])
             ):
                 continue
             result.replace_all_uses_with(source)
             model.graph.remove(node, safe=True)
             changed = True
     return changed
+
+
+def used(value: ir.Value) -> bool:
+    """Whether somebody reads a value."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def may_hold(value: ir.Value | None) -> bool:

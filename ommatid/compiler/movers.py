@@ -13,8 +13,8 @@ import onnx_ir as ir
 from ommatid.compiler.attributes import integer, ints, shape_of, text
 from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
 from ommatid.compiler.layers import Layer, Operation, Slice, View
-from ommatid.compiler.model import may_hold
-from ommatid.compiler.quantized import Unsupported, Walk, used
+from ommatid.compiler.model import may_hold, used
+from ommatid.compiler.quantized import Unsupported, Walk
 
 
 def finish(

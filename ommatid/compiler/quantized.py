@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from ommatid.compiler import unary
 from ommatid.compiler.layers import Layer, Map, Operation, Step, Table, Transpose, View
-from ommatid.compiler.model import fixed_shape
+from ommatid.compiler.model import fixed_shape, used
 from ommatid.isa.program import Quantization, Tensor
 
 Array = np.ndarray[Any, Any]
@@ -505,11 +505,6 @@ class Walk:
             values = result
         table = unary.to_bytes(values, quantization)
         return () if bool((table == np.arange(256)).all()) else (Table(table),)
-
-
-def used(value: ir.Value) -> bool:
-    """Whether somebody reads a value."""
-    return bool(value.uses()) or value.is_graph_output()
 
 
 def default_order(rank: int) -> tuple[int, ...]:

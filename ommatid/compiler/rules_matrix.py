@@ -18,6 +18,7 @@ from ommatid.compiler.attributes import (
     spatial_pads,
     text,
     two,
+    ungrouped,
 )
 from ommatid.compiler.layers import Conv, Window
 from ommatid.compiler.quantized import Made, Unsupported, Walk
@@ -143,7 +144,7 @@ def conv_transpose(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     q, group = q.reshape(*q.shape[:2], *two(q.shape[2:])), integer(node, "group", 1)
     rank = len(shape) - 2
     strides, dilations = (two(ints(node, key, [1] * rank)) for key in ("strides", "dilations"))
-    weights = _spread(_one_group(q, group), dilations)[:, ::-1, ::-1, :]
+    weights = _spread(ungrouped(q, group).transpose(1, 2, 3, 0), dilations)[:, ::-1, ::-1, :]
     kernel = (weights.shape[1], weights.shape[2])
     result = two(shape_of(node.outputs[0])[2:])
     top, left = _transposed_pads(node, size, result, kernel, strides)
@@ -157,17 +158,6 @@ def conv_transpose(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     window = Window(kernel, (1, 1), (1, 1), (*before, *behind))
     operation = Conv(np.ascontiguousarray(weights), biases, multipliers, window, 1, middle(out), strides)
     return Made(operation, (name,), order, macs=math.prod(shape) * int(np.prod(q.shape[1:])))
-
-
-def _one_group(q: Array, group: int) -> Array:
-    """Weights [cin, cout / group, kh, kw] as int8 [cout, kh, kw, cin]: zeros between channels of different groups."""
-    cin, each = q.shape[0] // group, q.shape[1]
-    result = np.zeros((group * each, *q.shape[2:], q.shape[0]), np.int8)
-    for g in range(group):
-        result[g * each : (g + 1) * each, :, :, g * cin : (g + 1) * cin] = q[
-            g * cin : (g + 1) * cin
-        ].transpose(1, 2, 3, 0)
-    return result
 
 
 def _spread(weights: Array, dilations: tuple[int, int]) -> Array:

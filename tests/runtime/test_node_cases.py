@@ -48,12 +48,11 @@ REASONS = {
     ),
     "a tensor without elements": "size zero",
 }
-#: Cases of an operator that have such a reason; a number can only go down.
+#: Cases of an operator that have such a reason: another number is a change that belongs here, too.
 REFUSED = {
     "AveragePool": 8, "BatchNormalization": 2, "ConvTranspose": 1, "Div": 3, "Dropout": 8, "LRN": 1, "LayerNormalization": 19,
-    "MaxPool": 6, "PRelu": 1, "Pow": 8, "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1,
-    "MatMul": 1, "ReduceMax": 1, "ReduceMin": 1,
-    "ReduceSum": 2, "ReduceSumSquare": 1, "Reshape": 1, "Resize": 17, "Slice": 1, "Split": 2,
+    "MaxPool": 6, "PRelu": 1, "Pow": 8, "ReduceL1": 1, "ReduceL2": 1, "MatMul": 1, "ReduceMax": 1, "ReduceMin": 1,
+    "ReduceSum": 2, "ReduceSumSquare": 1, "Resize": 17, "Slice": 1, "Split": 2,
 }  # fmt: skip
 
 
@@ -148,4 +147,4 @@ def test_cases_forced_to_the_npu(op: str, tmp_path: Path) -> None:
             refused.append(name)
         except InvalidGraph:
             refused.append(name)  # onnxruntime makes an illegal kernel of its QDQ form
-    assert len(refused) <= REFUSED.get(op, 0), refused
+    assert len(refused) == REFUSED.get(op, 0), refused
