@@ -88,10 +88,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs" / "mutants.md", help="the page")
     options = parser.parse_args(arguments)
-    results = {}
+    results: dict[str, Result] = {}
+    earlier: dict[str, Result] = {}  # survivors of an earlier run: what they are until they are tried again
     if options.resume and options.kept.exists():
-        kept = json.loads(options.kept.read_text(encoding="utf-8"))
-        results = {name: Result(**row) for name, row in kept.items() if row["outcome"] != "survived"}
+        for name, row in json.loads(options.kept.read_text(encoding="utf-8")).items():
+            (earlier if row["outcome"] == "survived" else results)[name] = Result(**row)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(options.jobs) as pool:
         clean = Path(scratch, "clean")
         copy_tree(ROOT, clean)
@@ -116,9 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"{mutant.id} {result.outcome:9} {mutant.file}: {mutant.after}  {result.by} {result.how}",
                     flush=True,
                 )
-                rows = {name: asdict(row) for name, row in results.items()}
+                rows = {name: asdict(row) for name, row in (earlier | results).items()}
                 options.kept.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    text, share = page(drawn, results, options.seed)
+    text, share = page(drawn, earlier | results, options.seed)
     options.output.write_text(text, encoding="utf-8")
     print(f"{share:.0f}% caught; see {options.output}")
     return 0 if share >= GATE else 1
