@@ -56,6 +56,10 @@ REFUSED = {
 }  # fmt: skip
 
 
+#: Cases that 8 bits cannot tell: an input next to a jump of the function, or 10,000 beside 3.
+JUMPS = {"test_thresholdedrelu_example", "test_round", "test_softmax_large_number"}
+
+
 @functools.cache
 def cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]]:
     """(name, model, feeds) by operator of the cases of a single node in a type that the NPU takes."""
@@ -109,8 +113,19 @@ def _fixed(
     return made, feeds
 
 
-def steps_off(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> float:
-    """The largest difference from onnxruntime on the QDQ form, in steps of the output's scale.
+def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
+    """onnxruntime's outputs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return list(session.run(None, feeds))
+
+
+def differences(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> tuple[float, float]:
+    """The largest difference from onnxruntime on the QDQ form, in steps of the output's scale, and from it on the
+    float model, as a part of the largest value: the QDQ form is ours, and both sides would share its faults.
 
     Raises:
         CompileError: the NPU cannot take it.
@@ -118,19 +133,18 @@ def steps_off(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> fl
     program = ommatid.compile(model, calibration=[feeds], cpu=False, save_qdq=str(path))
     results = ommatid.InferenceSession(program).run(None, feeds)
     qdq = onnx.load(path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        qdq.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
     constants = {i.name: numpy_helper.to_array(i) for i in qdq.graph.initializer}
     scales = {n.output[0]: n.input[1] for n in qdq.graph.node if n.op_type == "DequantizeLinear"}
-    worst = 0.0
-    for port, ours, theirs in zip(qdq.graph.output, results, session.run(None, feeds), strict=True):
-        assert ours.shape == theirs.shape
+    steps = part = 0.0
+    for port, ours, theirs, real in zip(
+        qdq.graph.output, results, run(qdq, feeds), run(model, feeds), strict=True
+    ):
+        assert ours.shape == theirs.shape == real.shape
         step = float(constants[scales[port.name]]) if port.name in scales else 1e-9  # indices are equal
-        worst = max(worst, float(np.abs(ours.astype(np.float64) - theirs).max(initial=0)) / step)
-    return worst
+        steps = max(steps, float(np.abs(ours.astype(np.float64) - theirs).max(initial=0)) / step)
+        largest = max(float(np.abs(real).max(initial=0)), 1e-9)
+        part = max(part, float(np.abs(ours.astype(np.float64) - real).max(initial=0)) / largest)
+    return steps, part
 
 
 @pytest.mark.long
@@ -141,7 +155,8 @@ def test_cases_forced_to_the_npu(op: str, tmp_path: Path) -> None:
     texts = np.concatenate([np.atleast_1d(text) for text in REASONS.values()])
     for name, model, feeds in cases().get(op, []):
         try:
-            assert steps_off(model, feeds, tmp_path / "qdq.onnx") <= 1.001, name
+            steps, part = differences(model, feeds, tmp_path / "qdq.onnx")
+            assert steps <= 1.001 and (part <= 0.1 or name in JUMPS), (name, steps, part)
         except CompileError as error:
             assert np.char.find(str(error), texts).max() >= 0, (name, str(error))
             refused.append(name)
