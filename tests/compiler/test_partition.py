@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ommatid.compiler.front import FrontOptions, build_network, check_nodes
 from ommatid.compiler.layers import Network
+from ommatid.runtime.session import InferenceSession
 from tests import networks
 
 X = [1, 4, 4, 4]
@@ -136,3 +137,19 @@ def test_as_few_partitions_as_the_order_allows(graph: tuple[list[tuple[str, list
     shape, (*nodes, ends) = graph
     made = network(nodes, " ".join(f"t{end}" for end in ends))
     assert len(made.stages) == fewest(shape)
+
+
+def test_the_host_computes_a_real_value_that_a_layer_rounds() -> None:
+    """A QDQ model reads what Relu gives both rounded and not: the NPU has only the codes of it."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,4,6] x) => (float[1,4,6] y, float[1,4,6] z) '
+        "<float s = {0.02}, uint8 o = {128}, int64 axis = {2}> "
+        "{ q = QuantizeLinear(x, s, o) d = DequantizeLinear(q, s, o) r = Relu(d) z = CumSum(r, axis) "
+        "rq = QuantizeLinear(r, s, o) y = DequantizeLinear(rq, s, o) }"
+    )
+    x = np.random.default_rng(0).standard_normal((1, 4, 6)).astype(np.float32)
+    session = InferenceSession(model)
+    assert "npu" in [p.placement for p in session.program.partitions]
+    theirs = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    for ours, expected in zip(session.run(None, {"x": x}), theirs, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
