@@ -26,17 +26,17 @@ Array = np.ndarray[Any, Any]
 
 def concat(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     """Concat along any axis; inputs of another scale go through a table."""
+    rank = len(shape_of(node.outputs[0]))
     names = [
-        walk.activation(v) if walk.constant(v) is None else at_scale(walk, v, out, f"{node.name}.{i}")
+        at_scale(walk, v, out, f"{node.name}.{i}")
+        if rank > 4 or walk.constant(v) is not None
+        else walk.activation(v)
         for i, v in enumerate(node.inputs)
     ]
-    rank = len(walk.tensor(names[0]).onnx_shape)
     order = default_order(rank) if len({walk.order(n) for n in names}) > 1 else walk.order(names[0])
     names = [walk.in_order(name, order) for name in names]
     if rank > 4:
-        parts = [at_scale(walk, v, out, f"{node.name}.{i}") for i, v in enumerate(node.inputs)]
-        parts = [walk.in_order(part, order) for part in parts]
-        return Made(View(), (joined(walk, parts, integer(node, "axis", 0) % rank),), order)
+        return Made(View(), (joined(walk, names, integer(node, "axis", 0) % rank),), order)
     axis = order.index(integer(node, "axis", 0) % rank)
     tables: list[Array | None] = []
     for name in names:

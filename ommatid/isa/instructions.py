@@ -585,3 +585,16 @@ STREAM = np.dtype(
 def view(stream: np.ndarray[Any, Any], mnemonic: str) -> np.ndarray[Any, Any]:
     """The stream's bytes as records of one instruction, without copying; meaningful where the opcode is its."""
     return stream.view(DTYPES[mnemonic])
+
+
+_ENGINE_OF = np.array([BY_OPCODE[op].engine if op in BY_OPCODE else 0 for op in range(256)], np.int64)
+
+
+def queues(stream: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The number of each instruction's queue, its bit in the masks of tokens: 8 * core + engine (int64)."""
+    return _ENGINE_OF[stream["opcode"]] + 8 * stream["core"].astype(np.int64)
+
+
+def queues_of_mask(mask: Any) -> list[int]:
+    """The numbers of the queues in a mask of tokens."""
+    return [bit for bit in range(8 * MOST_CORES) if int(mask) >> bit & 1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import BY_OPCODE, Engine
+from ommatid.isa.instructions import Engine, queues, queues_of_mask
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.simulator import settings
@@ -111,7 +111,7 @@ def sequence(stream: Array) -> Array:
     queue, listed = queues(stream), np.arange(len(stream))
     if follows(stream, queue):
         return listed
-    waits, signals = ([_bits(int(mask)) for mask in stream[name]] for name in ("wait", "signal"))
+    waits, signals = ([queues_of_mask(mask) for mask in stream[name]] for name in ("wait", "signal"))
     left = {int(q): np.flatnonzero(queue == q)[::-1].tolist() for q in np.unique(queue)}
     tokens: Counter[tuple[int, int]] = Counter()
     found: list[int] = []
@@ -137,14 +137,3 @@ def follows(stream: Array, queue: Array) -> bool:
             if len(waits) > len(signals) or (signals[: len(waits)] >= waits).any():
                 return False
     return True
-
-
-def queues(stream: Array) -> Array:
-    """The number of each instruction's queue, as in the masks of tokens."""
-    engine = np.array([BY_OPCODE[o].engine if o in BY_OPCODE else 0 for o in range(256)])
-    found: Array = engine[stream["opcode"]] + 8 * stream["core"].astype(np.int64)
-    return found
-
-
-def _bits(mask: int) -> list[int]:
-    return [bit for bit in range(team.QUEUES) if mask >> bit & 1]

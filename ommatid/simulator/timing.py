@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.cost import cost_cycles, dram_bytes, macs
-from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTION_BYTES, Engine, view
+from ommatid.isa.instructions import (
+    BY_MNEMONIC,
+    BY_OPCODE,
+    INSTRUCTION_BYTES,
+    Engine,
+    queues,
+    queues_of_mask,
+    view,
+)
 from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
@@ -25,7 +33,6 @@ __all__ = ["EngineTime", "SimulationError", "Timing", "simulate"]
 Array = np.ndarray[Any, Any]
 
 ENGINES = tuple(engine.name.lower() for engine in Engine)
-ENGINE_OF = np.array([BY_OPCODE[op].engine if op in BY_OPCODE else 0 for op in range(256)], np.int64)
 
 
 class SimulationError(RuntimeError):
@@ -101,7 +108,7 @@ def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
     words, pace = bank_words(stream, cost, target)
     dma = _dma(stream, cost, target)
     pace, after = np.maximum(pace, dma.pop("pace")), after + dma.pop("after")
-    queue = LANES * stream["core"].astype(np.int64) + ENGINE_OF[stream["opcode"]]
+    queue = queues(stream)
     return prepare(
         queue, stream["wait"], stream["signal"],
         cost=cost, pace=pace, words=words / np.maximum(pace, 1), after=after, **dma,
@@ -170,16 +177,11 @@ def _stuck(program: Program, begin: int, work: Array, state: Any) -> str:
     w = work[i]
     name = f"instruction {begin + i} ({BY_OPCODE[int(program.instructions['opcode'][begin + i])].mnemonic})"
     if w["start"] >= 0:
-        full = [q for q in _queues(w["signal"]) if q in _queues(state["full"][w["queue"]])]
+        full = [q for q in queues_of_mask(w["signal"]) if q in queues_of_mask(state["full"][w["queue"]])]
         return f"{name} finds no room for its token to {_queue(full[0])}, which takes none"
     held = state["held"][w["queue"]].view(np.uint8)
-    missing = [q for q in _queues(program.instructions["wait"][begin + i]) if held[q] == 0]
+    missing = [q for q in queues_of_mask(program.instructions["wait"][begin + i]) if held[q] == 0]
     return f"{name} waits for a token from {_queue(missing[0])} that never comes"
-
-
-def _queues(mask: Any) -> list[int]:
-    """The queues of a mask."""
-    return [q for q in range(PLACES) if int(mask) >> q & 1]
 
 
 def _queue(q: int) -> str:
