@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import entry, kernel
+from ommatid.isa.elements import map_sizes, size, wide
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTIONS, conv_steps, view
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, INSTRUCTIONS, view
+from ommatid.isa.operands import conv_steps
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -33,24 +35,31 @@ def _ceil(value: Any, by: Any) -> Array:
 
 def _conv(r: Array, target: Target) -> Array:
     k, lanes = target.mx_k_bytes, target.mx_channels
-    load = -(-k * lanes // target.port_mx_weight_bytes_per_cycle)
+    load = _ceil(k * lanes * size(r["weights_type"]), target.port_mx_weight_bytes_per_cycle)
     bring = -(-k * target.mx_pixels // target.port_mx_activation_bytes_per_cycle)
     pixels = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels) * bring
     tiles = _ceil(r["cout"], lanes) * conv_steps(r, target)
-    return tiles * np.maximum(pixels, load) + load + MX_PIPELINE_CYCLES
+    return tiles * np.maximum(passes(r) * pixels, load) + load + MX_PIPELINE_CYCLES
+
+
+def passes(r: Array) -> Array:
+    """Passes of 8 by 8 bits that each product of a ``conv`` or ``dwconv`` takes."""
+    by = size(r["weights_type"]) if "weights_type" in (r.dtype.names or ()) else 1
+    return _i(size(r["src_type"]) * by)
 
 
 def _dwconv(r: Array, target: Target) -> Array:
     k = target.mx_k_bytes
     pixels = max(1, target.depthwise_macs_per_cycle // k)
     span = (pixels - 1) * _i(r["stride_w"]) + (_i(r["kw"]) - 1) * _i(r["dilation_w"]) + 1
-    row = np.maximum(_i(r["kw"]), _ceil(span * k, target.port_mx_activation_bytes_per_cycle))
-    passes = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], pixels)
-    return passes * _i(r["kh"]) * row + DW_STARTUP_CYCLES
+    span_bytes = span * k * size(r["src_type"])
+    row = np.maximum(passes(r) * _i(r["kw"]), _ceil(span_bytes, target.port_mx_activation_bytes_per_cycle))
+    blocks = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], pixels)
+    return blocks * _i(r["kh"]) * row + DW_STARTUP_CYCLES
 
 
 def _words(pixels: Any, channels: Any, target: Target) -> Array:
-    """Elements, with channels rounded up to whole words of the vector engine."""
+    """Elements, with channels rounded up to whole words of the vector engine; it takes 16-bit ones at half rate."""
     return _i(pixels) * _ceil(channels, target.vx_word_elements) * target.vx_word_elements
 
 
@@ -59,25 +68,26 @@ def _vector(elements: Any, target: Target) -> Array:
 
 
 def _image(r: Array, target: Target) -> Array:
-    return _words(_i(r["h"]) * _i(r["w"]), r["c"], target)
+    return _words(_i(r["h"]) * _i(r["w"]), r["c"], target) * (1 + wide(r))
 
 
 def _map(r: Array, target: Target) -> Array:
-    elements = _image(r, target)
-    streams = (r["source"] != 1).astype(np.int64) + (r["binary"] > 0)
-    port = _ceil(elements * streams, target.port_vx_read_bytes_per_cycle) + VX_STARTUP_CYCLES
-    return np.maximum(_vector(elements, target), port)
+    sizes = map_sizes(r)
+    brought = _words(_i(r["h"]) * _i(r["w"]), r["c"], target) * (sizes.source + sizes.operand)
+    port = _ceil(brought, target.port_vx_read_bytes_per_cycle) + VX_STARTUP_CYCLES
+    return np.maximum(_vector(_image(r, target), target), port)
 
 
 def _output(r: Array, target: Target) -> Array:
-    return _words(_i(r["out_h"]) * _i(r["out_w"]), r["c"], target)
+    return _words(_i(r["out_h"]) * _i(r["out_w"]), r["c"], target) * (1 + wide(r))
 
 
 def _copy(r: Array, target: Target) -> Array:
-    elements = np.prod([_i(r[f"n{i}"]) for i in range(4)], axis=0)
-    whole_words = (r["src_s0"] == 1) & (r["dst_s0"] == 1) & (r["n0"] >= WORD_BYTES)
+    element = _i(r["element_bytes"])
+    moved = np.prod([element, *(_i(r[f"n{i}"]) for i in range(4))], axis=0)
+    whole_words = (r["src_s0"] == element) & (r["dst_s0"] == element) & (r["n0"] * element >= WORD_BYTES)
     lanes = np.where(whole_words, target.vx_elements_per_cycle, max(1, target.vx_elements_per_cycle // 4))
-    beats = -(-elements // lanes)
+    beats = -(-moved // lanes)
     for side, port in (
         ("src", target.port_vx_read_bytes_per_cycle),
         ("dst", target.port_vx_write_bytes_per_cycle),
@@ -87,9 +97,9 @@ def _copy(r: Array, target: Target) -> Array:
 
 
 def copy_words(r: Array, side: str) -> Array:
-    """Words that a ``copy`` reads or writes (int64); one that the byte before lies in too is not counted again.
+    """Words that a ``copy`` reads or writes (int64); one that the element before lies in too is not counted again.
 
-    From a byte to the next is a step of loop k with the loops inside it back at their begin. Whether that leaves
+    From an element to the next is a step of loop k with the loops inside it back at their begin. Whether that leaves
     the word depends on the place in it, and places are counted by their remainders.
     """
     n, s = (np.stack([_i(r[f"{name}{k}"]) for k in range(4)], axis=1) for name in ("n", f"{side}_s"))

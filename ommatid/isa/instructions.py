@@ -8,101 +8,22 @@ kernels (``ommatid.simulator``) are looked up by mnemonic, and a row without the
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from ommatid.isa.target import Target
+from ommatid.isa import operands as of
+from ommatid.isa.declaration import HEADER, MOST_CORES, Engine, Field, Instruction, Memory, Mode, Operand
+from ommatid.isa.elements import TABLES, TYPES
+
+__all__ = [
+    "BY_MNEMONIC", "BY_OPCODE", "DTYPES", "HEADER", "INSTRUCTIONS", "INSTRUCTION_BYTES", "ISA_VERSION", "MAX_OPERANDS",
+    "MOST_CORES", "STREAM", "Engine", "Field", "Instruction", "Memory", "Mode", "Operand", "queues", "queues_of_mask",
+    "view",
+]  # fmt: skip
 
 INSTRUCTION_BYTES = 128
-MOST_CORES = 4
-ISA_VERSION = 3
-
-
-class Memory(IntEnum):
-    """An address space. DRAM is shared; SRAM and accumulators belong to a core."""
-
-    DRAM = 0
-    SRAM = 1
-    ACC = 2
-
-
-class Engine(IntEnum):
-    """A queue of a core; also the bit of that queue in the ``wait`` and ``signal`` masks."""
-
-    LOAD = 0
-    STORE = 1
-    MX = 2
-    VX = 3
-    CTL = 4
-
-
-class Mode(IntEnum):
-    """What an operand does to its bytes."""
-
-    READ = 1
-    WRITE = 2
-    UPDATE = 3  # reads and writes
-
-
-@dataclass(frozen=True)
-class Field:
-    """One field of a descriptor: NumPy type code, unit, meaning, and limits (inclusive)."""
-
-    name: str
-    type: str
-    meaning: str
-    unit: str = ""
-    low: int | None = None
-    high: int | None = None
-    step: int = 1
-    choices: tuple[str, ...] = ()  # names of the values 0, 1, 2 ...
-
-
-Records = Any  # a structured array of one instruction's dtype
-Loops = list[tuple[Any, Any]]  # (count, stride in bytes), outermost last
-Extent = Callable[[Records, Target], tuple[Any, Loops]]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """One memory operand: a run of bytes repeated by up to four loops, from the address in ``field``.
-
-    ``extent(records, target)`` gives (run bytes, loops); a run of 0 means that the operand is absent.
-    ``mode`` may be a function of the records where a flag turns a write into an update. ``cores`` gives a mask
-    of the cores whose memory is meant, where that is not the instruction's own.
-    """
-
-    name: str
-    memory: Memory
-    mode: Mode | Callable[[Records], Any]
-    field: str
-    extent: Extent
-    cores: Callable[[Records], Any] | None = None
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One instruction of the set."""
-
-    mnemonic: str
-    opcode: int
-    engine: Engine
-    summary: str
-    fields: tuple[Field, ...]
-    operands: tuple[Operand, ...]
-
-
-HEADER = (
-    Field("opcode", "u1", "the instruction"),
-    Field("core", "u1", "the core that executes it", high=MOST_CORES - 1),
-    Field("reserved", "u2", "zero", high=0),
-    Field("wait", "u4", "token queues to take one token from: bit 8 * core + engine of the producer"),
-    Field("signal", "u4", "token queues to put one token into: bit 8 * core + engine of the consumer"),
-)
+ISA_VERSION = 4
 
 
 def _address(name: str, memory: Memory, meaning: str, step: int = 1) -> Field:
@@ -126,105 +47,20 @@ def _zero(name: str, meaning: str) -> Field:
     return Field(name, "i2", meaning, low=-128, high=255)
 
 
-def _u(value: Any) -> Any:
-    return np.asarray(value, dtype=np.int64)
+def _type(name: str, meaning: str) -> Field:
+    return _flag(name, meaning, *(kind.name for kind in TYPES))
 
 
-def _ceil(value: Any, by: int) -> Any:
-    return -(-_u(value) // by)
+def _table(number: int) -> Field:
+    return _flag(
+        f"table{number}_on",
+        f"step {2 * number} looks elements up in table{number}",
+        *(t.name for t in TABLES),
+    )
 
 
-# --- operand extents ------------------------------------------------------------------------------------
-
-
-def _dma(side: str) -> Extent:
-    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
-        return _u(r["run"]), [(_u(r[f"n{i}"]), _u(r[f"{side}_s{i}"])) for i in (1, 2, 3)]
-
-    return extent
-
-
-def _map3(prefix: str) -> Extent:
-    """h x w x c bytes with row and pixel strides."""
-
-    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
-        return _u(r["c"]), [(_u(r["w"]), _u(r[f"{prefix}_pixel"])), (_u(r["h"]), _u(r[f"{prefix}_row"]))]
-
-    return extent
-
-
-def _window_input(r: Records, target: Target) -> tuple[Any, Loops]:
-    channels = "cin" if "cin" in r.dtype.names else "c"
-    return _u(r[channels]), [(_u(r["in_w"]), _u(r["src_pixel"])), (_u(r["in_h"]), _u(r["src_row"]))]
-
-
-def _out_image(r: Records, target: Target) -> tuple[Any, Loops]:
-    return _u(r["c"]), [(_u(r["out_w"]), _u(r["dst_pixel"])), (_u(r["out_h"]), _u(r["dst_row"]))]
-
-
-def conv_steps(r: Records, target: Target) -> Any:
-    """Weight tiles along K for one group of output channels: K runs along the kernel row, or tap by tap."""
-    k = target.mx_k_bytes
-    per_row = np.where(r["row_mode"] == 1, _ceil(_u(r["kw"]) * r["cin"], k), _u(r["kw"]) * _ceil(r["cin"], k))
-    return _u(r["kh"]) * per_row
-
-
-def _conv_weights(r: Records, target: Target) -> tuple[Any, Loops]:
-    groups = _ceil(r["cout"], target.mx_channels)
-    return groups * conv_steps(r, target) * (target.mx_k_bytes * target.mx_channels), []
-
-
-def _conv_accumulators(r: Records, target: Target) -> tuple[Any, Loops]:
-    channels = "cout" if "cout" in r.dtype.names else "c"
-    return _u(r[channels]) * 4, [(_u(r["out_h"]) * _u(r["out_w"]), _u(r["acc_pixel"]))]
-
-
-def _accumulate_mode(r: Records) -> Any:
-    return np.where(r["accumulate"] == 1, int(Mode.UPDATE), int(Mode.WRITE))
-
-
-def _map_source(memory: Memory) -> Extent:
-    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
-        from_acc = r["source"] == 1
-        size = np.where(from_acc, 4, 1) * _u(r["c"])
-        run = np.where(from_acc == (memory == Memory.ACC), size, 0)
-        return run, [(_u(r["w"]), _u(r["src_pixel"])), (_u(r["h"]), _u(r["src_row"]))]
-
-    return extent
-
-
-def _map_parameters(r: Records, target: Target) -> tuple[Any, Loops]:
-    per_channel = np.array([0, 8, 12])[r["source"]]
-    return _u(r["c"]) * per_channel, []
-
-
-def _map_operand(r: Records, target: Target) -> tuple[Any, Loops]:
-    run = np.where(r["binary"] > 0, np.where(r["operand_c"] == 1, _u(r["c"]), 1), 0)
-    return run, [(_u(r["w"]), _u(r["operand_pixel"])), (_u(r["h"]), _u(r["operand_row"]))]
-
-
-def _table(flag: str) -> Extent:
-    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
-        return np.where(r[flag] == 1, 256, 0), []
-
-    return extent
-
-
-def _topk(side: str, flag: str, size: int) -> Extent:
-    """k elements of ``size`` bytes a pixel, where a flag is set."""
-
-    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
-        run = np.where(r[flag] == 1, size * _u(r["k"]), 0)
-        return run, [(_u(r["w"]), _u(r[f"{side}_pixel"])), (_u(r["h"]), _u(r[f"{side}_row"]))]
-
-    return extent
-
-
-def _copy(side: str) -> Extent:
-    def extent(r: Records, target: Target) -> tuple[Any, Loops]:
-        return _u(np.ones(len(r))), [(_u(r[f"n{i}"]), _u(r[f"{side}_s{i}"])) for i in range(4)]
-
-    return extent
+def _acc_bytes(meaning: str) -> Field:
+    return Field("acc_bytes", "u1", meaning, "bytes", 4, 8, 4)
 
 
 # --- field groups ---------------------------------------------------------------------------------------
@@ -257,14 +93,14 @@ _WINDOW = (
     _count("out_h", "output rows"),
     _count("out_w", "output columns"),
     _zero("src_zero", "zero point of the input"),
-    _flag("src_type", "input type", "u8", "i8"),
+    _type("src_type", "input type"),
 )
 
 _ACCUMULATORS = (
     _address("acc", Memory.ACC, "accumulator of output pixel 0, channel 0", step=4),
     Field("acc_pixel", "u4", "from one output pixel to the next", "bytes", step=4),
     _flag("accumulate", "add to what the accumulators hold instead of overwriting it"),
-    Field("acc_bytes", "u1", "width of an accumulator; 8 is reserved for 16-bit work", "bytes", 4, 4),
+    _acc_bytes("width of an accumulator: 8 with src_type i16, else 4"),
 )
 
 _IMAGE = (
@@ -282,12 +118,20 @@ def _side(name: str, what: str, memory: Memory = Memory.SRAM) -> tuple[Field, ..
     )
 
 
-def _src() -> Operand:
-    return Operand("src", Memory.SRAM, Mode.READ, "src", _map3("src"))
+def _src(channels: str = "c", h: str = "h", w: str = "w") -> Operand:
+    return Operand(
+        "src", Memory.SRAM, Mode.READ, "src", of.image("src", channels, h, w), of.typed("src_type")
+    )
 
 
-def _dst() -> Operand:
-    return Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _map3("dst"))
+def _dst(h: str = "h", w: str = "w") -> Operand:
+    return Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.image("dst", "c", h, w), of.typed("dst_type"))
+
+
+def _acc(channels: str) -> Operand:
+    return Operand(
+        "acc", Memory.ACC, of.accumulate_mode, "acc", of.accumulators(channels), of.said("acc_bytes")
+    )
 
 
 INSTRUCTIONS: tuple[Instruction, ...] = (
@@ -298,39 +142,39 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             Field("multicast", "u1", "further cores whose SRAM gets the bytes too: bit c for core c", high=2**MOST_CORES - 1),
         ),
         (
-            Operand("src", Memory.DRAM, Mode.READ, "src", _dma("src")),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _dma("dst"), lambda r: 1 << _u(r["core"]) | r["multicast"]),
+            Operand("src", Memory.DRAM, Mode.READ, "src", of.dma("src")),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.dma("dst"), cores=lambda r: 1 << of.whole(r["core"]) | r["multicast"]),
         ),
     ),
     Instruction(
         "fill", 2, Engine.LOAD, "Fills SRAM bytes with a constant.",
         (*_dma_fields(None, Memory.SRAM), Field("value", "u1", "the byte")),
-        (Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _dma("dst")),),
+        (Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.dma("dst")),),
     ),
     Instruction(
         "store", 3, Engine.STORE, "Copies bytes from SRAM to DRAM.",
         _dma_fields(Memory.SRAM, Memory.DRAM),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _dma("src")),
-            Operand("dst", Memory.DRAM, Mode.WRITE, "dst", _dma("dst")),
+            Operand("src", Memory.SRAM, Mode.READ, "src", of.dma("src")),
+            Operand("dst", Memory.DRAM, Mode.WRITE, "dst", of.dma("dst")),
         ),
     ),
     Instruction(
-        "conv", 4, Engine.MX, "Convolution or matrix multiplication of 8-bit weights into accumulators.",
+        "conv", 4, Engine.MX, "Convolution or matrix multiplication of 8-bit or 16-bit weights into accumulators.",
         (
             *_WINDOW,
             _count("cin", "input channels"),
             _count("cout", "output channels"),
-            _flag("row_mode", "K runs along the whole kernel row (src_pixel = cin, dilation_w = 1), not tap by tap"),
+            _flag("row_mode", "K runs along the whole kernel row (pixels dense, dilation_w = 1), not tap by tap"),
             _address("weights", Memory.SRAM, "weight tiles [cout group][step][k / 4][channel][k % 4]", 16),
             _zero("weights_zero", "zero point of the weights"),
-            _flag("weights_type", "type of the weights", "u8", "i8"),
+            _type("weights_type", "type of the weights"),
             *_ACCUMULATORS,
         ),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _window_input),
-            Operand("weights", Memory.SRAM, Mode.READ, "weights", _conv_weights),
-            Operand("acc", Memory.ACC, _accumulate_mode, "acc", _conv_accumulators),
+            _src("cin", "in_h", "in_w"),
+            Operand("weights", Memory.SRAM, Mode.READ, "weights", of.conv_weights, of.typed("weights_type")),
+            _acc("cout"),
         ),
     ),
     Instruction(
@@ -343,53 +187,51 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             *_ACCUMULATORS,
         ),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _window_input),
-            Operand(
-                "weights", Memory.SRAM, Mode.READ, "weights",
-                lambda r, t: (_u(r["c"]), [(_u(r["kh"]) * _u(r["kw"]), _u(r["weights_tap"]))]),
-            ),
-            Operand("acc", Memory.ACC, _accumulate_mode, "acc", _conv_accumulators),
+            _src("c", "in_h", "in_w"),
+            Operand("weights", Memory.SRAM, Mode.READ, "weights", of.taps),
+            _acc("c"),
         ),
     ),
     Instruction(
         "map", 6, Engine.VX, "Element by element: requantise or scale, table, add or multiply, table.",
         (
             *_IMAGE,
-            _flag("source", "step 1: bytes as they are; requantise accumulators; scale and shift bytes", "bytes", "acc", "affine"),
-            _flag("table1_on", "step 2 looks bytes up in table1"),
+            _flag("source", "step 1: elements as they are; requantise accumulators; scale and shift elements", "bytes", "acc", "affine"),
+            _table(1),
             _flag("binary", "step 3", "none", "add", "mul"),
-            _flag("table2_on", "step 4 looks bytes up in table2"),
+            _table(2),
             _address("src", Memory.SRAM, "input element [0, 0, 0]; an ACC address where source is acc"),
             _stride("src_row", "from one input row to the next"),
             _stride("src_pixel", "from one input pixel to the next"),
-            _zero("src_zero", "zero point of the input bytes (source affine)"),
-            _flag("src_type", "type of the input bytes (source affine)", "u8", "i8"),
+            _zero("src_zero", "zero point of the input elements (source affine)"),
+            _type("src_type", "type of the input elements (source bytes, affine)"),
             _address("parameters", Memory.SRAM, "acc: int32 bias[c], float32 multiplier[c]; affine: float32 shift[c], multiplier[c], multiplier for negatives[c]", 4),
             _zero("mid_zero", "zero point after step 1 (acc, affine)"),
-            _flag("mid_type", "type after step 1 (acc, affine)", "u8", "i8"),
-            _address("table1", Memory.SRAM, "256 bytes, indexed by the byte's bits"),
+            _type("mid_type", "type after step 1 (acc, affine)"),
+            _address("table1", Memory.SRAM, "256 bytes, 256 i16 (wide) or 513 i16"),
             *_side("operand", "second operand"),
-            _flag("operand_c", "the second operand has channels (1 byte apart); no: one byte serves a pixel"),
+            _flag("operand_c", "the second operand has channels; no: one element serves a pixel"),
             _zero("a_zero", "zero point of the first operand"),
-            _flag("a_type", "type of the first operand", "u8", "i8"),
+            _type("a_type", "type of the first operand"),
             _zero("b_zero", "zero point of the second operand"),
-            _flag("b_type", "type of the second operand", "u8", "i8"),
+            _type("b_type", "type of the second operand"),
             _zero("r_zero", "zero point of the result of step 3"),
-            _flag("r_type", "type of the result of step 3", "u8", "i8"),
+            _type("r_type", "type of the result of step 3"),
             Field("a_factor", "f4", "add: r_a; mul: the multiplier of the product"),
             Field("b_factor", "f4", "add: r_b"),
             Field("addend", "f4", "add: z_c - fma(r_a, z_a, r_b * z_b)"),
-            _address("table2", Memory.SRAM, "256 bytes, indexed by the byte's bits"),
+            _address("table2", Memory.SRAM, "256 bytes, 256 i16 (wide) or 513 i16"),
             *_side("dst", "output"),
+            _acc_bytes("width of an accumulator (source acc)"),
         ),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _map_source(Memory.SRAM)),
-            Operand("acc", Memory.ACC, Mode.READ, "src", _map_source(Memory.ACC)),
-            Operand("parameters", Memory.SRAM, Mode.READ, "parameters", _map_parameters),
-            Operand("table1", Memory.SRAM, Mode.READ, "table1", _table("table1_on")),
-            Operand("operand", Memory.SRAM, Mode.READ, "operand", _map_operand),
-            Operand("table2", Memory.SRAM, Mode.READ, "table2", _table("table2_on")),
-            _dst(),
+            Operand("src", Memory.SRAM, Mode.READ, "src", of.map_source(Memory.SRAM), of.map_source_size),
+            Operand("acc", Memory.ACC, Mode.READ, "src", of.map_source(Memory.ACC), of.said("acc_bytes")),
+            Operand("parameters", Memory.SRAM, Mode.READ, "parameters", of.map_parameters, of.always(4)),
+            Operand("table1", Memory.SRAM, Mode.READ, "table1", of.table("table1_on"), of.table_size("table1_on")),
+            Operand("operand", Memory.SRAM, Mode.READ, "operand", of.map_operand, of.typed("b_type")),
+            Operand("table2", Memory.SRAM, Mode.READ, "table2", of.table("table2_on"), of.table_size("table2_on")),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.image("dst"), of.map_output_size),
         ),
     ),
     Instruction(
@@ -401,26 +243,23 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             _flag("count_pad", "average: divide by kh * kw, not by the taps inside the input"),
             Field("factor", "f4", "average: scale of input over scale of output"),
             _zero("dst_zero", "zero point of the output"),
-            _flag("dst_type", "type of the output", "u8", "i8"),
+            _type("dst_type", "type of the output"),
             *_side("dst", "output"),
         ),
-        (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _window_input),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _out_image),
-        ),
+        (_src("c", "in_h", "in_w"), _dst("out_h", "out_w")),
     ),
     Instruction(
         "reduce", 8, Engine.VX, "Sums (q - zero point) over rows and columns into accumulators.",
         (
             *_IMAGE, *_side("src", "input"),
             _zero("src_zero", "zero point of the input"),
-            _flag("src_type", "input type", "u8", "i8"),
+            _type("src_type", "input type"),
             _address("acc", Memory.ACC, "int32 sums, one a channel", step=4),
             _flag("accumulate", "add to what the accumulators hold instead of overwriting it"),
         ),
         (
             _src(),
-            Operand("acc", Memory.ACC, _accumulate_mode, "acc", lambda r, t: (_u(r["c"]) * 4, [])),
+            Operand("acc", Memory.ACC, of.accumulate_mode, "acc", of.channels(1), of.always(4)),
         ),
     ),
     Instruction(
@@ -433,33 +272,33 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             _address("columns", Memory.SRAM, "per output column: the same for columns", 8),
             _flag("taps", "input elements read per output element", "one", "four"),
             _zero("src_zero", "zero point of the input"),
-            _flag("src_type", "input type", "u8", "i8"),
+            _type("src_type", "input type"),
             Field("factor", "f4", "scale of input over (scale of output * 2**22)"),
             _zero("dst_zero", "zero point of the output"),
-            _flag("dst_type", "type of the output", "u8", "i8"),
+            _type("dst_type", "type of the output"),
             *_side("dst", "output"),
         ),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _window_input),
-            Operand("rows", Memory.SRAM, Mode.READ, "rows", lambda r, t: (_u(r["out_h"]) * 8, [])),
-            Operand("columns", Memory.SRAM, Mode.READ, "columns", lambda r, t: (_u(r["out_w"]) * 8, [])),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _out_image),
+            _src("c", "in_h", "in_w"),
+            Operand("rows", Memory.SRAM, Mode.READ, "rows", lambda r, t: (of.whole(r["out_h"]), []), of.always(8)),
+            Operand("columns", Memory.SRAM, Mode.READ, "columns", lambda r, t: (of.whole(r["out_w"]), []), of.always(8)),
+            _dst("out_h", "out_w"),
         ),
     ),
     Instruction(
         "softmax", 10, Engine.VX, "Softmax over the channels of every pixel.",
         (
             *_IMAGE, *_side("src", "input"),
-            _address("table", Memory.SRAM, "uint32 exponentials of 0, -1, ... -255 steps", 4),
-            _flag("src_type", "input type", "u8", "i8"),
+            _address("table", Memory.SRAM, "uint32 exponentials of 0, -1, ... -255 steps; i16: 256 coarse, then 256 fine ones", 4),
+            _type("src_type", "input type"),
             Field("factor", "f4", "1 / scale of output"),
             _zero("dst_zero", "zero point of the output"),
-            _flag("dst_type", "type of the output", "u8", "i8"),
+            _type("dst_type", "type of the output"),
             *_side("dst", "output"),
         ),
         (
             _src(),
-            Operand("table", Memory.SRAM, Mode.READ, "table", lambda r, t: (_u(np.full(len(r), 1024)), [])),
+            Operand("table", Memory.SRAM, Mode.READ, "table", of.exponentials, of.always(4)),
             _dst(),
         ),
     ),
@@ -469,12 +308,12 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
             *_IMAGE, *_side("src", "input"),
             _count("size", "channels in the window"),
             _zero("src_zero", "zero point of the input"),
-            _flag("src_type", "input type", "u8", "i8"),
+            _type("src_type", "input type"),
             Field("alpha", "f4", "alpha / size * scale of input squared"),
             Field("bias", "f4", "bias"),
             Field("factor", "f4", "scale of input over scale of output"),
             _zero("dst_zero", "zero point of the output"),
-            _flag("dst_type", "type of the output", "u8", "i8"),
+            _type("dst_type", "type of the output"),
             *_side("dst", "output"),
         ),
         (_src(), _dst()),
@@ -484,17 +323,17 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         (
             *_IMAGE, *_side("src", "input"),
             _zero("src_zero", "zero point of the input"),
-            _flag("src_type", "input type", "u8", "i8"),
+            _type("src_type", "input type"),
             _flag("centre", "take the mean of a pixel's channels off"),
             _address("parameters", Memory.SRAM, "float32 multiplier[c], float32 shift[c]", 4),
             Field("epsilon", "f4", "epsilon * c**2 / scale of input squared; above 0"),
             _zero("dst_zero", "zero point of the output"),
-            _flag("dst_type", "type of the output", "u8", "i8"),
+            _type("dst_type", "type of the output"),
             *_side("dst", "output"),
         ),
         (
             _src(),
-            Operand("parameters", Memory.SRAM, Mode.READ, "parameters", lambda r, t: (_u(r["c"]) * 8, [])),
+            Operand("parameters", Memory.SRAM, Mode.READ, "parameters", of.channels(2), of.always(4)),
             _dst(),
         ),
     ),
@@ -502,7 +341,7 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         "topk", 16, Engine.VX, "The k greatest or smallest channels of every pixel, and their numbers.",
         (
             *_IMAGE, *_side("src", "input"),
-            _flag("src_type", "type of the input and of the values", "u8", "i8"),
+            _type("src_type", "type of the input and of the values"),
             _count("k", "channels that are found, at most c"),
             _flag("order", "which come first", "largest", "smallest"),
             _flag("last", "of equal channels the one of the higher number comes first, not the lower"),
@@ -513,30 +352,31 @@ INSTRUCTIONS: tuple[Instruction, ...] = (
         ),
         (
             _src(),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _topk("dst", "values_on", 1)),
-            Operand("index", Memory.SRAM, Mode.WRITE, "index", _topk("index", "indices_on", 4)),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.topk("dst", "values_on", 1), of.typed("src_type")),
+            Operand("index", Memory.SRAM, Mode.WRITE, "index", of.topk("index", "indices_on", 4)),
         ),
     ),
     Instruction(
-        "copy", 12, Engine.VX, "Moves single bytes over four loops: transposition and rearrangement.",
+        "copy", 12, Engine.VX, "Moves single elements over four loops: transposition and rearrangement.",
         (
-            _address("src", Memory.SRAM, "first input byte"),
-            _address("dst", Memory.SRAM, "first output byte"),
+            _address("src", Memory.SRAM, "first input element"),
+            _address("dst", Memory.SRAM, "first output element"),
             *(_count(f"n{i}", f"repetitions of loop {i}, innermost first") for i in range(4)),
             *(_stride(f"src_s{i}", f"input step of loop {i}") for i in range(4)),
             *(_stride(f"dst_s{i}", f"output step of loop {i}") for i in range(4)),
+            Field("element_bytes", "u1", "bytes of an element", "bytes", 1, 2),
         ),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _copy("src")),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _copy("dst")),
+            Operand("src", Memory.SRAM, Mode.READ, "src", of.copy("src"), of.said("element_bytes")),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.copy("dst"), of.said("element_bytes")),
         ),
     ),
     Instruction(
         "send", 14, Engine.STORE, "Copies bytes from SRAM to another core's SRAM.",
         (*_dma_fields(Memory.SRAM, Memory.SRAM), Field("peer", "u1", "the core that receives", high=MOST_CORES - 1)),
         (
-            Operand("src", Memory.SRAM, Mode.READ, "src", _dma("src")),
-            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", _dma("dst"), lambda r: 1 << _u(r["peer"])),
+            Operand("src", Memory.SRAM, Mode.READ, "src", of.dma("src")),
+            Operand("dst", Memory.SRAM, Mode.WRITE, "dst", of.dma("dst"), cores=lambda r: 1 << of.whole(r["peer"])),
         ),
     ),
     Instruction("end", 13, Engine.CTL, "Ends a partition: its tokens say that all of it is done.", (), ()),

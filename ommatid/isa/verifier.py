@@ -1,23 +1,23 @@
 """The verifier: proves, without running it, that a program is safe on its target.
 
-Four questions, each answered for every instruction: is the descriptor legal; does each operand stay inside
-the memory that the program says it uses (``operands``, ``symbols``); do the queues come to an end; and does
-every read, whatever the engines' speed, see the bytes that were written for it? For the last, the queues are
-run once without time, carrying vector clocks, and a shadow of every memory word holds its last writer and
-its last readers.
+Four questions, each answered for every instruction: is the descriptor legal (``descriptors.py``); does each
+operand stay inside the memory that the program says it uses (``operands``, ``symbols``); do the queues come to an
+end; and does every read, whatever the engines' speed, see the bytes that were written for it? For the last, the
+queues are run once without time, carrying vector clocks, and a shadow of every memory word holds its last writer
+and its last readers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from ommatid.isa.compiled import entry
+from ommatid.isa.descriptors import describe, illegal_descriptors
 from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
-from ommatid.isa.instructions import BY_OPCODE, HEADER, MAX_OPERANDS, MOST_CORES, Field, Memory, Mode, view
+from ommatid.isa.instructions import BY_OPCODE, MAX_OPERANDS, MOST_CORES, Memory, Mode
 from ommatid.isa.program import ROLES, Program
 
 Array = np.ndarray[Any, Any]
@@ -25,12 +25,11 @@ Array = np.ndarray[Any, Any]
 TOKEN_CAPACITY = 15
 MOST_PROBLEMS = 100
 QUEUES = 5 * MOST_CORES
-_QUEUE_BITS = sum(1 << (8 * core + engine) for core in range(MOST_CORES) for engine in range(5))
 
 
 def verify(program: Program) -> list[str]:
     """Everything that is wrong with a program, one sentence each; empty if nothing is (at most 100)."""
-    problems = _illegal_descriptors(program)
+    problems = illegal_descriptors(program)
     if problems:
         return problems[:MOST_PROBLEMS]
     table = accesses(program.instructions, program.target)
@@ -41,103 +40,6 @@ def verify(program: Program) -> list[str]:
     if not problems:
         problems += _order_and_data(program, table)
     return problems[:MOST_PROBLEMS]
-
-
-def describe(program: Program, index: int) -> str:
-    """An instruction in words: its index, mnemonic and layer."""
-    row = BY_OPCODE.get(int(program.instructions["opcode"][index]))
-    layer = int(program.layer_of[index]) if index < len(program.layer_of) else -1
-    where = f" of layer {program.layers[layer].name!r}" if 0 <= layer < len(program.layers) else ""
-    return f"instruction {index} ({row.mnemonic if row else 'unknown'}{where})"
-
-
-# --- descriptors ----------------------------------------------------------------------------------------
-
-#: Mnemonic: rules between fields, as (where they are broken, what is needed).
-_RULES: dict[str, tuple[tuple[Callable[[Array], Array], str], ...]] = {
-    "conv": (
-        (
-            lambda r: (
-                (r["row_mode"] == 1)
-                & (((r["src_pixel"] != r["cin"]) & (r["kw"] > 1)) | (r["dilation_w"] != 1))
-            ),
-            "row_mode needs src_pixel = cin and dilation_w = 1",
-        ),
-    ),
-    "map": (
-        (
-            lambda r: (r["source"] == 1) & ((r["src"] | r["src_row"] | r["src_pixel"]) % 4 != 0),
-            "source acc needs src, src_row and src_pixel in steps of 4",
-        ),
-    ),
-    "norm": ((lambda r: r["epsilon"] <= 0, "epsilon must be above 0"),),
-    "topk": (
-        (lambda r: r["k"] > r["c"], "k must be at most c"),
-        (lambda r: (r["values_on"] | r["indices_on"]) == 0, "values_on or indices_on must be set"),
-    ),
-}
-
-
-def _illegal_descriptors(program: Program) -> list[str]:
-    stream, problems = program.instructions, []
-    known = np.isin(stream["opcode"], list(BY_OPCODE))
-    problems += [f"{describe(program, int(i))}: no such opcode" for i in np.flatnonzero(~known)]
-    if program.operands.shape[0] != len(stream) or len(program.layer_of) != len(stream):
-        problems.append("operand and layer tables do not have one row for each instruction")
-    if problems:
-        return problems
-    for opcode in np.unique(stream["opcode"]):
-        row = BY_OPCODE[int(opcode)]
-        where = np.flatnonzero(stream["opcode"] == opcode)
-        records = view(stream, row.mnemonic)[where]
-        for field in (*HEADER[1:3], *row.fields):
-            for i in where[_out_of_range(field, records[field.name])][:5]:
-                value = view(stream, row.mnemonic)[field.name][i]
-                problems.append(f"{describe(program, int(i))}: {field.name} = {value} is not allowed")
-        for operand in row.operands:
-            cores = np.ones(len(where), np.int64) if operand.cores is None else operand.cores(records)
-            problems += [
-                f"{describe(program, int(i))}, operand {operand.name}: the target has no such core"
-                for i in where[cores >> program.target.cores != 0]
-            ]
-        problems += _zero_points(program, row.mnemonic, where)
-        for broken, rule in _RULES.get(row.mnemonic, ()):
-            problems += [f"{describe(program, int(i))}: {rule}" for i in where[broken(records)]]
-    for name in ("wait", "signal"):
-        for i in np.flatnonzero(stream[name] & ~np.uint32(_QUEUE_BITS)):
-            bit = next(bit for bit in range(32) if int(stream[name][i]) & ~_QUEUE_BITS & 1 << bit)
-            problems.append(
-                f"{describe(program, int(i))}: {name} = {stream[name][i]} names no queue by bit {bit}"
-            )
-    absent = stream["core"] >= program.target.cores
-    problems += [f"{describe(program, int(i))}: the target has no such core" for i in np.flatnonzero(absent)]
-    return problems
-
-
-def _zero_points(program: Program, mnemonic: str, where: Array) -> list[str]:
-    """Zero points that are no value of their type: ``src_zero`` with ``src_type`` and so on."""
-    records, problems = view(program.instructions, mnemonic)[where], []
-    for name in records.dtype.names or ():
-        kind = name.replace("_zero", "_type")
-        if name.endswith("_zero") and kind in records.dtype.names:
-            code = records[name].astype(np.int64) + 128 * records[kind]
-            problems += [
-                f"{describe(program, int(i))}: {name} = {view(program.instructions, mnemonic)[name][i]} is no value of {kind}"
-                for i in where[(code < 0) | (code > 255)]
-            ]
-    return problems
-
-
-def _out_of_range(field: Field, values: Array) -> Array:
-    if field.type.startswith("f"):
-        return ~np.isfinite(values)
-    wide = values.astype(np.int64)
-    bad = np.zeros(len(wide), bool)
-    if field.low is not None:
-        bad |= wide < field.low
-    if field.high is not None:
-        bad |= wide > field.high
-    return bad | (wide % field.step != 0)
 
 
 def _partitions(program: Program) -> list[str]:

@@ -12,7 +12,8 @@ import numpy as np
 
 from ommatid.isa.cost import cost_cycles, dram_bytes, macs
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import INSTRUCTION_BYTES, INSTRUCTIONS, Engine, Memory, conv_steps, view
+from ommatid.isa.instructions import INSTRUCTION_BYTES, INSTRUCTIONS, Engine, Memory, view
+from ommatid.isa.operands import conv_steps
 from ommatid.isa.target import Target
 from ommatid.simulator.words import bank_words, vx_elements
 

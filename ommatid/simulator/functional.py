@@ -17,6 +17,7 @@ from ommatid.simulator import settings
 from ommatid.simulator.kernels import multiply, team
 from ommatid.simulator.kernels.program import Chip, MacArray, work
 from ommatid.simulator.memories import Array, Memories
+from ommatid.simulator.narrow import refuse_wide
 
 #: The plainest way to execute a program: one thread, in list order, and code that every CPU has.
 PLAIN: dict[str, Any] = {"threads": 1, "path": "portable"}
@@ -34,6 +35,7 @@ class Machine(Memories):
     """
 
     def __init__(self, program: Program, threads: int | None = None, path: str | None = None) -> None:
+        refuse_wide(program.instructions, "the functional executor")
         super().__init__(program)
         target, path = program.target, path or settings.kernels()
         kind = multiply.PATHS[path]

@@ -19,7 +19,8 @@ from ommatid.isa.cost import (
     cost_cycles,
 )  # fmt: skip
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, conv_steps, view
+from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, view
+from ommatid.isa.operands import conv_steps
 from ommatid.isa.target import Target
 from ommatid.simulator import crowding
 

@@ -99,7 +99,7 @@ def changed(old: str, new: str) -> str:
     ("n2=2", "n2=-1", "line 4: fill.n2 = '-1' cannot be read"),
     ("signal=mx", "signal=alu", "line 3: load.signal = 'alu' cannot be read"),
     ("signal=mx", "signal=mx,mx", "line 3: load.signal = 'mx,mx' cannot be read"),
-    ("src_type=i8", "src_type=i16", "line 5: conv.src_type = 'i16' cannot be read"),
+    ("src_type=i8", "src_type=i4", "line 5: conv.src_type = 'i4' cannot be read"),
     ("     0 load.load", "     0 raw abc", "line 3: raw needs 128 bytes in hexadecimal"),
     ("     1 load.fill", "load.fill", "line 4: no instruction 'dst=0x400'"),
     ("ctl.end wait=store", "", "line 8: holds no instruction"),

@@ -108,6 +108,22 @@ def test_dwconv(
     ("copy", {"n0": 15, "n1": 3, "src_s0": 1, "dst_s0": 1}, 6 + 16),  # short runs: by 8
     ("copy", {"n0": 16, "n1": 3, "src_s0": 2, "dst_s0": 1}, 6 + 16),
     ("end", {}, 1),
+    # 16-bit elements: each counts twice, wherever they are
+    ("map", {"h": 3, "w": 5, "c": 17, "src_type": 2}, 30 + 16),
+    ("map", {"h": 3, "w": 5, "c": 17, "source": 1, "acc_bytes": 8}, 15 + 16),
+    ("map", {"h": 3, "w": 5, "c": 17, "source": 1, "acc_bytes": 8, "mid_type": 2}, 30 + 16),
+    ("map", {"h": 3, "w": 5, "c": 17, "binary": 1, "b_type": 2}, 30 + 16),
+    ("map", {"h": 3, "w": 5, "c": 17, "table2_on": 2}, 30 + 16),
+    ("map", {"h": 3, "w": 5, "c": 17, "mid_type": 2, "a_type": 2, "r_type": 2}, 15 + 16),  # none of which is read
+    ("pool", {"out_h": 3, "out_w": 5, "c": 17, "kh": 3, "kw": 2, "kind": 1, "dst_type": 2}, 30 * 6 + 16),
+    ("reduce", {"h": 3, "w": 5, "c": 17, "src_type": 2}, 30 + 16),
+    ("resize", {"out_h": 3, "out_w": 5, "c": 17, "taps": 1, "src_type": 2}, 30 * 4 + 16),
+    ("softmax", {"h": 3, "w": 5, "c": 17, "dst_type": 2}, 30 * 4 + 16),
+    ("norm", {"h": 3, "w": 5, "c": 17, "src_type": 2, "dst_type": 2}, 30 * 3 + 16),
+    ("topk", {"h": 3, "w": 5, "c": 17, "k": 4, "src_type": 2}, 30 * 4 + 16),
+    ("copy", {"n0": 8, "n1": 3, "src_s0": 2, "dst_s0": 2, "element_bytes": 2}, 2 + 16),  # 48 bytes by 32
+    ("copy", {"n0": 7, "n1": 3, "src_s0": 2, "dst_s0": 2, "element_bytes": 2}, 6 + 16),
+    ("copy", {"n0": 8, "n1": 3, "src_s0": 4, "dst_s0": 2, "element_bytes": 2}, 6 + 16),
 ])  # fmt: skip
 def test_vector_instructions(mnemonic: str, fields: dict[str, int], cycles: int) -> None:
     assert cost("ommatid-1k", mnemonic, **fields) == cycles
@@ -116,7 +132,37 @@ def test_vector_instructions(mnemonic: str, fields: dict[str, int], cycles: int)
 def test_a_narrow_read_port_slows_map_down() -> None:
     b = Builder(replace(load_target(), port_vx_read_bytes_per_cycle=16))
     b.map(h=1, w=10, c=32, binary=1, operand_c=1)
-    assert cost_cycles(b.stream(), b.target).tolist() == [10 * 32 * 2 // 16 + 16]
+    b.map(h=1, w=10, c=32, binary=1, operand_c=1, b_type=2)  # three bytes an element, 16 bits at half rate
+    b.map(h=1, w=10, c=32, source=1, binary=1, operand_c=1, b_type=2)
+    bytes_ = [10 * 32 * each for each in (2, 3, 2)]
+    assert cost_cycles(b.stream(), b.target).tolist() == [each // 16 + 16 for each in bytes_]
+
+
+@pytest.mark.parametrize(
+    "kinds, passes, weight_bytes", [((1, 1), 1, 1), ((2, 1), 2, 1), ((2, 0), 2, 1), ((2, 2), 4, 2)]
+)
+@pytest.mark.parametrize("out_w", [1, 3, 40])
+def test_passes_of_a_convolution(kinds: tuple[int, int], passes: int, weight_bytes: int, out_w: int) -> None:
+    """16 x 16 weights of 1k come over 32 bytes a cycle, 4 pixels of 16 bytes over 64: a cycle a set and pass."""
+    fields = {
+        "kh": 3,
+        "kw": 2,
+        "out_w": out_w,
+        "cin": 17,
+        "cout": 33,
+        "src_type": kinds[0],
+        "weights_type": kinds[1],
+    }
+    weights = 16 * 16 * weight_bytes // 32
+    tiles = 3 * (3 * 2 * 2)
+    assert cost("ommatid-1k", "conv", **fields) == tiles * max(passes * up(out_w, 4), weights) + weights + 8
+
+
+@pytest.mark.parametrize("kind, row", [(1, 3), (2, 6)])
+def test_passes_of_a_depthwise_convolution(kind: int, row: int) -> None:
+    """8 pixels of 16 channels: 10 columns, 160 bytes over 64 a cycle for int8, twice that for int16; 3 taps a pass."""
+    fields = {"kh": 3, "kw": 3, "out_h": 2, "out_w": 9, "c": 20, "src_type": kind}
+    assert cost("ommatid-1k", "dwconv", **fields) == 2 * 2 * 2 * 3 * row + 16
 
 
 @st.composite

@@ -21,6 +21,13 @@ Fields = dict[str, Any]
 Touched = dict[str, set[int]]  # operand: its bytes
 SMALL = 3
 TARGETS = [load_target(name) for name in ("ommatid-256", "ommatid-1k")]
+SIZE = (1, 1, 2)  # bytes of an element of each type
+TABLE = (0, 256, 512, 1026)  # and of each table
+
+
+def size(f: Fields, kind: str) -> int:
+    """Bytes of an element of the type in a field."""
+    return SIZE[f[kind]]
 
 
 def image(f: Fields, name: str, h: int, w: int, c: int) -> set[int]:
@@ -35,7 +42,8 @@ def span(address: int, size: int) -> set[int]:
 
 def accumulators(f: Fields, channels: int) -> set[int]:
     pixels = range(f["out_h"] * f["out_w"])
-    return {f["acc"] + p * f["acc_pixel"] + byte for p in pixels for byte in range(4 * channels)}
+    bytes_ = range(f["acc_bytes"] * channels)
+    return {f["acc"] + p * f["acc_pixel"] + byte for p in pixels for byte in bytes_}
 
 
 def dma(f: Fields, name: str) -> set[int]:
@@ -47,12 +55,14 @@ def dma(f: Fields, name: str) -> set[int]:
 
 
 def window(f: Fields, c: int) -> set[int]:
-    return image(f, "src", f["in_h"], f["in_w"], c)
+    return image(f, "src", f["in_h"], f["in_w"], size(f, "src_type") * c)
 
 
 def conv(f: Fields, target: Target) -> Touched:
     packed = pack_weights(
-        np.zeros((f["cout"], f["kh"], f["kw"], f["cin"]), np.int8), f["row_mode"] == 1, target
+        np.zeros((f["cout"], f["kh"], f["kw"], f["cin"]), (np.int8, np.int8, np.int16)[f["weights_type"]]),
+        f["row_mode"] == 1,
+        target,
     )
     return {
         "src": window(f, f["cin"]),
@@ -71,21 +81,33 @@ def map_(f: Fields, target: Target) -> Touched:
     h, w, c = f["h"], f["w"], f["c"]
     touched: Touched = {name: set() for name in ("src", "acc", "parameters", "table1", "operand", "table2")}
     if f["source"] == 1:
-        touched["acc"] = image(f, "src", h, w, 4 * c)
+        touched["acc"] = image(f, "src", h, w, f["acc_bytes"] * c)
         touched["parameters"] = span(f["parameters"], (4 + 4) * c)
     else:
-        touched["src"] = image(f, "src", h, w, c)
+        touched["src"] = image(f, "src", h, w, size(f, "src_type") * c)
         touched["parameters"] = span(f["parameters"], 3 * 4 * c) if f["source"] == 2 else set()
     for table in ("table1", "table2"):
         if f[f"{table}_on"]:
-            touched[table] = span(f[table], 256)
+            touched[table] = span(f[table], TABLE[f[f"{table}_on"]])
     if f["binary"]:
-        touched["operand"] = image(f, "operand", h, w, c if f["operand_c"] else 1)
-    return touched | {"dst": image(f, "dst", h, w, c)}
+        touched["operand"] = image(f, "operand", h, w, size(f, "b_type") * (c if f["operand_c"] else 1))
+    return touched | {"dst": image(f, "dst", h, w, output_size(f) * c)}
+
+
+def output_size(f: Fields) -> int:
+    """Bytes of an element that a map writes: that of its last step that says one."""
+    if f["table2_on"]:
+        return 1 if f["table2_on"] == 1 else 2
+    if f["binary"]:
+        return size(f, "r_type")
+    if f["table1_on"]:
+        return 1 if f["table1_on"] == 1 else 2
+    return size(f, "mid_type" if f["source"] else "src_type")
 
 
 def pool(f: Fields, target: Target) -> Touched:
-    return {"src": window(f, f["c"]), "dst": image(f, "dst", f["out_h"], f["out_w"], f["c"])}
+    written = image(f, "dst", f["out_h"], f["out_w"], size(f, "dst_type") * f["c"])
+    return {"src": window(f, f["c"]), "dst": written}
 
 
 def resize(f: Fields, target: Target) -> Touched:
@@ -94,22 +116,31 @@ def resize(f: Fields, target: Target) -> Touched:
 
 
 def pixels(f: Fields, target: Target) -> Touched:
-    return {name: image(f, name, f["h"], f["w"], f["c"]) for name in ("src", "dst")}
+    return {name: image(f, name, f["h"], f["w"], size(f, f"{name}_type") * f["c"]) for name in ("src", "dst")}
+
+
+def softmax(f: Fields, target: Target) -> Touched:
+    return pixels(f, target) | {"table": span(f["table"], 2048 if f["src_type"] == 2 else 1024)}
 
 
 def topk(f: Fields, target: Target) -> Touched:
-    written = {"dst": ("values_on", 1), "index": ("indices_on", 4)}
+    element = size(f, "src_type")
+    written = {"dst": ("values_on", element), "index": ("indices_on", 4)}
     touched = {
-        name: image(f, name, f["h"], f["w"], size * f["k"]) if f[flag] else set()
-        for name, (flag, size) in written.items()
+        name: image(f, name, f["h"], f["w"], each * f["k"]) if f[flag] else set()
+        for name, (flag, each) in written.items()
     }
-    return {"src": image(f, "src", f["h"], f["w"], f["c"])} | touched
+    return {"src": image(f, "src", f["h"], f["w"], element * f["c"])} | touched
 
 
 def copy(f: Fields, target: Target) -> Touched:
     loops = list(product(*(range(f[f"n{i}"]) for i in range(4))))
     return {
-        name: {f[name] + sum(k * f[f"{name}_s{i}"] for i, k in enumerate(at)) for at in loops}
+        name: {
+            f[name] + byte + sum(k * f[f"{name}_s{i}"] for i, k in enumerate(at))
+            for at in loops
+            for byte in range(f["element_bytes"])
+        }
         for name in ("src", "dst")
     }
 
@@ -123,11 +154,11 @@ TOUCHED = {
     "map": map_,
     "pool": pool,
     "reduce": lambda f, target: {
-        "src": image(f, "src", f["h"], f["w"], f["c"]),
+        "src": image(f, "src", f["h"], f["w"], size(f, "src_type") * f["c"]),
         "acc": span(f["acc"], 4 * f["c"]),
     },
     "resize": resize,
-    "softmax": lambda f, target: pixels(f, target) | {"table": span(f["table"], 4 * 256)},
+    "softmax": softmax,
     "lrn": pixels,
     "norm": lambda f, target: pixels(f, target) | {"parameters": span(f["parameters"], 8 * f["c"])},
     "topk": topk,

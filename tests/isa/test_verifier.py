@@ -76,12 +76,12 @@ def test_a_mask_names_queues_only(name: str, bit: int) -> None:
 
 @pytest.mark.parametrize("name", ["src", "src_row", "src_pixel"])
 def test_accumulators_are_read_by_fours(name: str) -> None:
-    message = "instruction 3 (map): source acc needs src, src_row and src_pixel in steps of 4"
+    message = "instruction 3 (map), operand acc: src and its steps must be multiples of 4"
     assert verify(altered(3, **{name: 2})) == [message]
 
 
 def test_row_mode() -> None:
-    message = "instruction 0 (conv): row_mode needs src_pixel = cin and dilation_w = 1"
+    message = "instruction 0 (conv): row_mode needs src_pixel = cin elements and dilation_w = 1"
     for change, wrong in (
         ({}, False),
         ({"dilation_w": 2}, True),
@@ -101,12 +101,73 @@ def test_row_mode() -> None:
     ("topk", {"c": 4, "k": 4, "values_on": 1}, ""),
     ("topk", {"indices_on": 1, "index": 16}, ""),
     ("topk", {}, "values_on or indices_on must be set"),
+    ("conv", {"src_type": 2}, "acc_bytes must be 8 with src_type i16, else 4"),
+    ("dwconv", {"acc_bytes": 8, "src_type": 1}, "acc_bytes must be 8 with src_type i16, else 4"),
+    ("conv", {"src_type": 2, "acc_bytes": 8, "weights_type": 2, "acc": 16}, ""),
+    ("conv", {"weights_type": 2}, "weights_type i16 must be with src_type i16"),
+    ("pool", {"src_type": 2}, "dst_type must be of the size of src_type for max"),
+    ("pool", {"src_type": 2, "kind": 1}, ""),
+    ("pool", {"src_type": 1}, ""),
 ])  # fmt: skip
 def test_rules_between_fields(mnemonic: str, fields: dict[str, float], message: str) -> None:
     b = Builder()
     b.emit(mnemonic, **fields)
     wrong = [line for line in verify(b.program()) if "must be" in line]
     assert wrong == ([f"instruction 0 ({mnemonic}): {message}"] if message else [])
+
+
+@pytest.mark.parametrize("mnemonic, fields, operand, field, size", [
+    ("conv", {"src_type": 2, "acc_bytes": 8, "acc": 4}, "acc", "acc", 8),
+    ("conv", {"src_type": 2, "acc_bytes": 8, "acc_pixel": 12}, "acc", "acc", 8),
+    ("conv", {"src_type": 2, "acc_bytes": 8, "src_row": 5}, "src", "src", 2),
+    ("map", {"source": 1, "acc_bytes": 8, "src_row": 4}, "acc", "src", 8),
+    ("map", {"mid_type": 2, "source": 2, "dst": 7}, "dst", "dst", 2),
+    ("map", {"table1_on": 2, "table1": 9, "dst": 2}, "table1", "table1", 2),
+    ("map", {"src_type": 2, "table2_on": 3, "table2": 9}, "table2", "table2", 2),
+    ("map", {"binary": 1, "b_type": 2, "operand_pixel": -1}, "operand", "operand", 2),
+    ("topk", {"values_on": 1, "src_type": 2, "dst_pixel": 3}, "dst", "dst", 2),
+    ("copy", {"element_bytes": 2, "dst_s3": 5}, "dst", "dst", 2),
+])  # fmt: skip
+def test_elements_lie_at_multiples_of_their_size(
+    mnemonic: str, fields: dict[str, int], operand: str, field: str, size: int
+) -> None:
+    b = Builder()
+    b.emit(mnemonic, **fields)
+    message = (
+        f"instruction 0 ({mnemonic}), operand {operand}: {field} and its steps must be multiples of {size}"
+    )
+    assert verify(b.program()) == [message]
+
+
+@pytest.mark.parametrize("fields, right", [
+    ({"src_type": 2}, True),
+    ({"src_type": 2, "table1_on": 1}, False),
+    ({"src_type": 2, "table1_on": 2}, False),
+    ({"src_type": 2, "table1_on": 3, "table2_on": 3}, True),
+    ({"table1_on": 2, "table2_on": 3}, True),
+    ({"table1_on": 2, "table2_on": 2}, False),
+    ({"table1_on": 3}, False),
+    ({"binary": 1, "a_type": 2}, False),
+    ({"binary": 1, "a_type": 2, "table1_on": 2, "r_type": 1, "table2_on": 1}, True),
+    ({"binary": 1, "b_type": 2, "r_type": 2, "table2_on": 1}, False),
+    ({"source": 2, "mid_type": 2, "binary": 2, "a_type": 1}, False),
+    ({"source": 1, "mid_type": 2, "acc_bytes": 4, "binary": 2, "a_type": 2, "b_type": 0}, True),
+    ({"mid_type": 2, "a_type": 2, "r_type": 2}, True),  # none of which is read
+])  # fmt: skip
+def test_steps_of_map_read_what_they_are_given(fields: dict[str, int], right: bool) -> None:
+    b = Builder()
+    b.map(**fields)
+    message = "instruction 0 (map): a step reads another size of element than it is given"
+    assert (message in verify(b.program())) != right
+
+
+@pytest.mark.parametrize("kind, low, high", [(0, 0, 255), (1, -128, 127), (2, 0, 0)])
+def test_zero_points_are_values_of_their_type(kind: int, low: int, high: int) -> None:
+    for zero in (-128, -1, 0, 127, 128, 255):
+        b = Builder()
+        b.lrn(src_type=kind, src_zero=zero, bias=1.0)
+        message = f"instruction 0 (lrn): src_zero = {zero} is no zero point of src_type"
+        assert (message in verify(b.program())) == (not low <= zero <= high)
 
 
 def test_values_and_indices_do_not_overlap() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,9 +12,11 @@ from ommatid.isa.weights import pack_weights
 
 
 @pytest.mark.parametrize("row_mode", [False, True])
-def test_order(row_mode: bool) -> None:
-    weights = np.random.default_rng(0).integers(-128, 128, (11, 2, 3, 5)).astype(np.int8)
-    tiles = pack_weights(weights, row_mode, load_target("ommatid-256")).view(np.int8)  # K = 8, 8 channels
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+def test_order(row_mode: bool, dtype: type[np.signedinteger[Any]]) -> None:
+    limits = np.iinfo(dtype)
+    weights = np.random.default_rng(0).integers(limits.min, limits.max, (11, 2, 3, 5), dtype)
+    tiles = pack_weights(weights, row_mode, load_target("ommatid-256")).view(dtype)  # K = 8, 8 channels
     rows = weights.reshape(11, 2, 15) if row_mode else weights.reshape(11, 6, 5)
     tiles = tiles.reshape(2, rows.shape[1], -(-rows.shape[2] // 8), 2, 8, 4)
     for o, row, j in np.ndindex(rows.shape):

@@ -424,7 +424,7 @@ def random_fields(draw: random.Random, kind: str, cores: int) -> dict[str, int]:
             )
         elif field.name in ("c", "cin", "cout"):
             fields[field.name] = draw.randrange(1, 70)
-        elif field.low == 1:
+        elif field.low == 1 and field.high is None:
             fields[field.name] = draw.randrange(1, 300 if field.name == "run" else 5)
         elif field.name.endswith(("_s0", "_s1", "_s2", "_s3", "_row", "_pixel")):
             fields[field.name] = draw.choice([16, 64, 256, 272, 100])

@@ -31,7 +31,7 @@ FIELDS = {
     "send": "src:12I dst:16I run:20I src_s1:24i src_s2:28i src_s3:32i dst_s1:36i dst_s2:40i dst_s3:44i "
     "n1:48H n2:50H n3:52H peer:54B",
     "copy": "src:12I dst:16I src_s0:20i src_s1:24i src_s2:28i src_s3:32i dst_s0:36i dst_s1:40i dst_s2:44i "
-    "dst_s3:48i n0:52H n1:54H n2:56H n3:58H",
+    "dst_s3:48i n0:52H n1:54H n2:56H n3:58H element_bytes:60B",
     "conv": "src:12I src_row:16i src_pixel:20i weights:24I acc:28I acc_pixel:32I in_h:36H in_w:38H "
     "pad_top:40h pad_left:42h kh:44H kw:46H stride_h:48H stride_w:50H dilation_h:52H dilation_w:54H "
     "out_h:56H out_w:58H src_zero:60h cin:62H cout:64H weights_zero:66h src_type:68B row_mode:69B "
@@ -42,7 +42,8 @@ FIELDS = {
     "map": "src:12I src_row:16i src_pixel:20i parameters:24I table1:28I operand:32I operand_row:36i "
     "operand_pixel:40i a_factor:44f b_factor:48f addend:52f table2:56I dst:60I dst_row:64i dst_pixel:68i "
     "h:72H w:74H c:76H src_zero:78h mid_zero:80h a_zero:82h b_zero:84h r_zero:86h source:88B table1_on:89B "
-    "binary:90B table2_on:91B src_type:92B mid_type:93B operand_c:94B a_type:95B b_type:96B r_type:97B",
+    "binary:90B table2_on:91B src_type:92B mid_type:93B operand_c:94B a_type:95B b_type:96B r_type:97B "
+    "acc_bytes:98B",
     "pool": "src:12I src_row:16i src_pixel:20i factor:24f dst:28I dst_row:32i dst_pixel:36i in_h:40H in_w:42H "
     "pad_top:44h pad_left:46h kh:48H kw:50H stride_h:52H stride_w:54H dilation_h:56H dilation_w:58H "
     "out_h:60H out_w:62H src_zero:64h c:66H dst_zero:68h src_type:70B kind:71B count_pad:72B dst_type:73B",
@@ -88,6 +89,17 @@ def decode(descriptor: bytes) -> Decoded:
     mnemonic, engine = OPCODES[header.opcode]
     fields = _fields(mnemonic, descriptor)
     return Decoded(mnemonic, header.core, engine, header.wait, header.signal, fields)
+
+
+def refuse_wide(instructions: list[Decoded]) -> None:
+    """Raise NotImplementedError if one works on 16-bit elements."""
+    least = {"acc_bytes": 8, "element_bytes": 2, "table1_on": 2, "table2_on": 2}
+    for one in instructions:
+        for name, value in vars(one.fields).items():
+            if value >= (2 if name.endswith("_type") else least.get(name, value + 1)):
+                raise NotImplementedError(
+                    f"{one.mnemonic}.{name} = {value}: the reference machine knows no 16-bit elements"
+                )
 
 
 def decode_all(stream: np.ndarray[Any, Any]) -> list[Decoded]:
