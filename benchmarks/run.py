@@ -34,7 +34,7 @@ from tests.workloads import SHAPES, images, input_name, quantized, source
 Array = np.ndarray[Any, Any]
 NETWORKS = ("squeezenet", "resnet50", "inception_v1", "inception_v2", "densenet121", "shufflenet", "detector")
 JUDGED = ("squeezenet", "resnet50", "inception_v2", "densenet121", "detector")  # in the mean of times
-RUNS = 15
+BLOCKS, PAUSE_S, WARM_UP_RUNS, RUNS = 6, 0.2, 2, 5
 
 
 def main() -> None:
@@ -144,17 +144,22 @@ def _median(work: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def _in_turn(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[float, float]:
-    """Median seconds of both, after a warm-up, run in turn so that the machine's drift hits both."""
-    first()
-    second()
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(RUNS):
-        for work, into in zip((first, second), times, strict=True):
-            begin = time.perf_counter()
-            work()
-            into.append(time.perf_counter() - begin)
-    return statistics.median(times[0]), statistics.median(times[1])
+def _in_turn(*works: Callable[[], Any]) -> list[float]:
+    """Median seconds of each, in blocks of runs in turn, so that the machine's drift hits all.
+
+    Every block begins with a pause and runs that do not count: onnxruntime's threads go on spinning after a run, on a
+    core that the other one would miss, and caches have to be warm again after a pause.
+    """
+    times: list[list[float]] = [[] for _ in works]
+    for _ in range(BLOCKS):
+        for work, into in zip(works, times, strict=True):
+            time.sleep(PAUSE_S)
+            for run in range(WARM_UP_RUNS + RUNS):
+                begin = time.perf_counter()
+                work()
+                if run >= WARM_UP_RUNS:
+                    into.append(time.perf_counter() - begin)
+    return [statistics.median(each) for each in times]
 
 
 if __name__ == "__main__":

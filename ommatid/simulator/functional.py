@@ -69,10 +69,10 @@ class Machine(Memories):
             self._orders[begin, end] = sequence(self.program.instructions[begin:end]) + begin
         indices = self._orders[begin, end] if order is None else np.fromiter(order, np.int64)
         if on_ready is None:
-            work(self._chip, indices, NOTHING, NOTHING, 0)
+            work(self._chip, indices, NOTHING, NOTHING, 0, 1)
             return
         for at, index in enumerate(indices.tolist()):
-            work(self._chip, indices[at : at + 1], NOTHING, NOTHING, 0)
+            work(self._chip, indices[at : at + 1], NOTHING, NOTHING, 0, 1)
             on_ready(self, index)
 
     def _worth_sharing(self, begin: int, end: int) -> bool:
@@ -86,26 +86,27 @@ class Machine(Memories):
 
     def _share(self, lists: Any, bounds: Any) -> None:
         state = np.zeros(team.WORDS, np.int64)
-        state[team.LEFT] = len(lists)
-        first = [int(Engine.MX), int(Engine.VX), int(Engine.LOAD), int(Engine.STORE)]
-        helpers = [
-            threading.Thread(
-                target=work, args=(self._chip, lists, bounds, state, first[i % len(first)]), daemon=True
-            )
-            for i in range(1, self._threads)
-        ]
+        threads = min(self._threads, team.MOST_PARTS)
+        jobs = [(self._chip, lists, bounds, state, me, threads) for me in range(threads)]
+        helpers = [threading.Thread(target=work, args=job, daemon=True) for job in jobs[1:]]
         for helper in helpers:
             helper.start()
-        work(self._chip, lists, bounds, state, first[0])
+        work(*jobs[0])
         for helper in helpers:
             helper.join()
 
 
 def plan(stream: Array, begin: int) -> tuple[Array, Array]:
-    """(instructions by queue, each queue's first place and one more) of a stream whose first is number ``begin``."""
+    """(instructions by queue, the plan of team.py) of a stream whose first instruction is number ``begin``.
+
+    Of a core's queues those come first whose work another engine left in the cache; loads only fill the gaps.
+    """
     queue = queues(stream)
     lists = np.argsort(queue, kind="stable")
-    return lists + begin, np.searchsorted(queue[lists], np.arange(team.QUEUES + 1))
+    bounds = np.searchsorted(queue[lists], np.arange(team.QUEUES + 1))
+    order = (Engine.VX, Engine.MX, Engine.LOAD, Engine.STORE, Engine.CTL)
+    used = [q for core in range(0, team.QUEUES, 8) for q in (core + engine for engine in order) if q in queue]
+    return lists + begin, np.concatenate([bounds, used])
 
 
 def sequence(stream: Array) -> Array:

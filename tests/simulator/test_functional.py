@@ -64,10 +64,21 @@ def test_one_thread_alone_gets_through_all_queues(program: Program) -> None:
     machine = Machine(program)
     shares = plan(program.instructions, 0)
     state = np.zeros(team.WORDS, np.int64)
-    state[team.LEFT] = len(program.instructions)
-    alone = output(machine, lambda order: work(machine._chip, *shares, state, 3))
+    alone = output(machine, lambda order: work(machine._chip, *shares, state, 1, 2))
     assert alone == output(Machine(program, threads=1))
     assert not state[team.TOKENS : team.CPU].any()
+
+
+def test_who_is_sent_home_goes_and_the_other_does_all(program: Program) -> None:
+    machine = Machine(program)
+    shares = plan(program.instructions, 0)
+    state = np.zeros(team.WORDS, np.int64)
+    state[team.ALONE] = 1 + 1
+    work(machine._chip, *shares, state, 0, 2)
+    assert not state[: team.ALONE].any()
+    assert output(machine, lambda order: work(machine._chip, *shares, state, 1, 2)) == output(
+        Machine(program, **PLAIN)
+    )
 
 
 def contents(program: Program, **how: Any) -> list[bytes]:
@@ -90,9 +101,9 @@ def test_random_programs_give_the_same_bits_on_any_number_of_threads(
 
 
 @numba.njit  # type: ignore[untyped-decorator]
-def parts(chip: Any, instruction: int) -> int:
+def parts(chip: Any, instruction: int, threads: int) -> int:
     """The parts of an instruction."""
-    return divided(chip, instruction)
+    return divided(chip, instruction, threads)
 
 
 def large(pixel: int = 64) -> Program:
@@ -123,7 +134,7 @@ def test_a_divided_instruction_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
     assert len(set(expected[1][1 << 17 : (1 << 17) + 28 * 28 * 16])) > 100
     for path in available():
         machine = Machine(program, path=path)
-        assert [parts(machine._chip, i) for i in range(4)] == [1, 4, 1, 1]
+        assert [parts(machine._chip, i, 3) for i in range(4)] == [1, 3, 3, 1]
         for threads in (1, 2, 3):
             assert contents(program, path=path, threads=threads) == expected
 

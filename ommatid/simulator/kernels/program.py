@@ -18,7 +18,7 @@ MacArray = namedtuple("MacArray", "k channels function wide vector quads")
 #: All that instructions work on: the stream's bytes, and the memories, those of all cores one after the other.
 Chip = namedtuple("Chip", "array cores stream dram sram acc")
 
-GRAIN, MOST_PARTS = 16384, 4  # of work, in about a cycle of the host
+GRAIN = 1024  # of work worth a part, in about a cycle of the host
 
 MNEMONICS = (
     "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "norm", "topk",
@@ -79,8 +79,8 @@ def execute(chip: Any, i: int, part: int, parts: int) -> None:
 
 
 @kernel
-def divided(chip: Any, i: int) -> int:
-    """Into how many parts threads divide instruction ``i``: each has some microseconds of work."""
+def divided(chip: Any, i: int, threads: int) -> int:
+    """Into how many parts so many threads divide instruction ``i``: one for each, if there is work for them."""
     at, pixels, work = i * INSTRUCTION_BYTES, np.int64(1), np.int64(0)
     opcode = chip.stream[at]
     if opcode == CONV:
@@ -94,7 +94,7 @@ def divided(chip: Any, i: int) -> int:
     elif opcode == MAP:
         one = record(chip.stream, at, map_)
         pixels, work = np.int64(one.h) * np.int64(one.w), np.int64(one.c) // 2
-    return min(max(pixels * work // GRAIN, 1), pixels, MOST_PARTS)
+    return min(max(pixels * work // GRAIN, 1), pixels, threads)
 
 
 @kernel
@@ -104,14 +104,15 @@ def memory(all_cores: Any, core: int, cores: int) -> Any:
 
 
 @entry
-def work(chip: Any, lists: Any, plan: Any, state: Any, first: int) -> None:
-    """Execute the instructions of ``lists`` one after the other, or with other threads queue by queue.
+def work(chip: Any, lists: Any, plan: Any, state: Any, me: int, threads: int) -> None:
+    """Execute the instructions of ``lists`` one after the other, or as thread ``me`` of several queue by queue.
 
-    The latter if ``plan`` (team.py) has queues; each thread then prefers queues from number ``first`` on.
+    The latter if ``plan`` (team.py) has queues. Threads begin their search for work at different cores.
     (``execute`` is called at one place, because its code is compiled into each that calls it.)
     """
     alone, following, turn, queue = len(plan) == 0, 0, 0, np.int64(0)
     part, parts = np.int64(0), np.int64(1)
+    first = 0 if alone else team.begin(plan, me % chip.cores)
     while True:
         if alone:
             if following == len(lists):
@@ -119,20 +120,17 @@ def work(chip: Any, lists: Any, plan: Any, state: Any, first: int) -> None:
             instruction = lists[following]
             following += 1
         else:
-            queue, at, part = team.take(chip.stream, lists, plan, state, first)
+            queue, at, part = team.take(chip.stream, lists, plan, state, me, first, turn)
             if queue < 0:
-                if team.read(state, team.LEFT) == 0:
+                if queue == -2:
                     return
-                if team.in_the_way(state):
-                    team.sleep(100)
-                team.wait(turn)
-                turn += 1
+                turn = team.wait(state, me, turn)
                 continue
             instruction = lists[at]
-            parts = divided(chip, instruction)
+            parts = divided(chip, instruction, threads)
             if part < 0:
-                part = team.share(state, queue, at, parts)
+                part = team.share(state, queue, at, parts, me)
         execute(chip, instruction, part, parts)
         if not alone:
-            team.finish(chip.stream, state, queue, instruction)
+            team.finish(chip.stream, state, queue, instruction, me)
             turn = 0

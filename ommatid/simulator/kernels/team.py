@@ -1,10 +1,13 @@
 """Threads that execute the queues of a chip, as the chip does: in order within a queue, and by tokens between queues.
 
 No thread owns a queue. Whoever is free takes the next instruction of some queue whose tokens are there, and opens it
-in parts that any thread may claim; a queue is taken until all parts of its instruction are done, and whoever does
-the last one says so. Nobody waits for a certain thread: one that the operating system does not run holds up one queue
-at most, and one thread alone gets through too. Whoever finds nothing spins for some microseconds, then sleeps; at
-once if it runs on the CPU of a thread that works.
+in parts, one for each thread if it is large; a queue is taken until all parts of its instruction are done, and
+whoever does the last one says so. A thread does the part of its own number, so that it finds in its CPU's cache what
+it left there: the same part of an image. Reading what another CPU wrote takes longer than most instructions. Yet
+nobody waits for a certain thread: after some microseconds any part will do, so that a thread that the operating system
+does not run holds up one queue at most, and one thread alone gets through too. Whoever finds nothing spins for a
+while, then sleeps; at once if it runs on the CPU of another thread, which works. Whoever waits for a millisecond sends
+the others home: the machine has other work for their CPUs, and would stop them again and again amidst a part.
 
 A program that the verifier accepts gives the same bits in every order that tokens allow.
 """
@@ -26,16 +29,21 @@ from ommatid.isa.instructions import INSTRUCTION_BYTES, STREAM
 
 QUEUES = 32  # numbers of queues are below: 8 * core + engine, as in the masks of tokens
 LINE = 8  # words of state in a line of the host's cache
-#: Words of ``state`` (int64): instructions left; twice the instructions that a queue has done, plus 1 if it is taken;
-#: of a taken queue, the parts that nobody has claimed, plus 1 << 16 times the instruction's place in ``lists``, and
-#: the parts that are not done; the tokens of a pair of queues; the CPU that last finished an instruction. ``plan`` has
-#: each queue's first place in ``lists``, and one more.
-LEFT, TAKEN = 0, LINE
-UNCLAIMED, UNDONE, TOKENS = (LINE * (1 + QUEUES * i) for i in (1, 2, 3))
-CPU = TOKENS + LINE * QUEUES * QUEUES
-WORDS = CPU + LINE
+MOST_PARTS = 16
+#: Words of ``state`` (int64). In the line of a queue: twice the instructions that it has done, plus 1 if it is taken;
+#: if it is, a mask of the parts that nobody has claimed, plus 1 << 16 times the instruction's place in ``lists``; and
+#: the parts that are not done. Then for each queue the tokens of each queue for it; the CPU that last finished an
+#: instruction, plus 1 << 32 times the thread; and 1 plus the thread that goes on alone, or 0. What changes together
+#: lies together: a line that another CPU wrote last takes as long to read as hundreds of products.
+#: ``plan`` has each queue's first place in ``lists``, and one more, then the queues that have instructions, in the
+#: order in which threads try them.
+TAKEN, UNCLAIMED, UNDONE, TOKENS = 0, 1, 2, LINE * QUEUES
+CPU = TOKENS + QUEUES * QUEUES
+ALONE = CPU + LINE
+WORDS = ALONE + LINE
 KNOWS_CPU = sys.platform == "linux"
-SPINS = 500
+#: Turns of waiting: before one takes another thread's part, before one sleeps, before one goes on alone.
+PATIENCE, SPINS, ENOUGH = 20, 500, 2500
 _FIELDS: Any = STREAM.fields
 WAIT, SIGNAL = int(_FIELDS["wait"][1]), int(_FIELDS["signal"][1])  # bytes from an instruction's begin
 _LONG = ir.IntType(64)
@@ -106,12 +114,18 @@ def pause(typing_context: Any) -> Any:
 
 
 @kernel
-def wait(turn: int) -> None:
-    """Pass the ``turn``-th moment of waiting for another thread: spin for a while, then sleep, longer each time."""
+def wait(state: Any, me: int, turn: int) -> int:
+    """Pass the ``turn``-th moment of waiting for another thread, and say which is next: spin, then sleep, ever longer."""
+    if turn > ENOUGH:
+        exchange(state, ALONE, 0, me + 1)
+    if in_the_way(state, me):
+        sleep(100)
+        return turn + SPINS
     if turn % SPINS < SPINS - 1:
         pause()
     else:
         sleep(8 << min(turn // SPINS, 7))
+    return turn + 1
 
 
 @kernel
@@ -121,22 +135,29 @@ def sleep(microseconds: int) -> None:
 
 
 @kernel
-def take(stream: Any, lists: Any, plan: Any, state: Any, first: int) -> Any:
-    """(queue, place in ``lists``, part) that the caller must execute and then ``finish``; (-1, -1, -1) if none is ready.
+def take(stream: Any, lists: Any, plan: Any, state: Any, me: int, first: int, turn: int) -> Any:
+    """(queue, place in ``lists``, part) that thread ``me`` must execute and then ``finish``.
 
-    Part -1: it is the first to come, and must ``share`` the instruction. Queues are tried from number ``first`` on.
+    Part -1: it is the first to come, and must ``share`` the instruction. Queue -1: none is ready; -2: the thread can go.
+    Queues are tried from the ``first`` of the plan's on. It is the thread's ``turn``-th attempt in a row.
     """
-    for k in range(QUEUES):
-        queue = (first + k) % QUEUES
-        if plan[queue] == plan[queue + 1]:
-            continue
+    count, ended = len(plan) - QUEUES - 1, 0
+    alone = read(state, ALONE)
+    if alone and alone != me + 1:
+        return np.int64(-2), np.int64(-1), np.int64(-1)
+    for k in range(count):
+        queue = plan[QUEUES + 1 + (first + k) % count]
         unclaimed = read(state, UNCLAIMED + LINE * queue)
-        while unclaimed & 0xFFFF:
-            if exchange(state, UNCLAIMED + LINE * queue, unclaimed, unclaimed - 1):
-                return queue, unclaimed >> 16, (unclaimed & 0xFFFF) - 1
+        while unclaimed >> me & 1 or ((alone or turn >= PATIENCE) and unclaimed & 0xFFFF):
+            part = np.int64(me)
+            if not unclaimed >> me & 1:
+                part = lowest(unclaimed)
+            if exchange(state, UNCLAIMED + LINE * queue, unclaimed, unclaimed ^ 1 << part):
+                return queue, unclaimed >> 16, part
             unclaimed = read(state, UNCLAIMED + LINE * queue)
         done = read(state, TAKEN + LINE * queue)
         at = plan[queue] + (done >> 1)
+        ended += at == plan[queue + 1]
         if done & 1 or at == plan[queue + 1]:
             continue
         waits = mask(stream, lists[at], WAIT)
@@ -147,15 +168,34 @@ def take(stream: Any, lists: Any, plan: Any, state: Any, first: int) -> Any:
                     add(state, token(producer, queue), -1)
                 producer += 1
             return queue, at, np.int64(-1)
-    return np.int64(-1), np.int64(-1), np.int64(-1)
+    return np.int64(-2 if ended == count else -1), np.int64(-1), np.int64(-1)
 
 
 @kernel
-def share(state: Any, queue: int, at: int, parts: int) -> int:
-    """Offer the parts of an instruction that the caller took, and has the last part of."""
+def begin(plan: Any, core: int) -> int:
+    """The place of a core's first queue among those that a plan says to try."""
+    place = 0
+    while place < len(plan) - QUEUES - 1 and plan[QUEUES + 1 + place] < 8 * core:
+        place += 1
+    return place
+
+
+@kernel
+def lowest(bits: int) -> int:
+    """The number of the lowest bit that is set."""
+    number = np.int64(0)
+    while not bits >> number & 1:
+        number += 1
+    return number
+
+
+@kernel
+def share(state: Any, queue: int, at: int, parts: int, me: int) -> int:
+    """Offer the parts of an instruction that the caller took, but for one: its own, if there are so many."""
+    part = np.int64(me if me < parts else 0)
     write(state, UNDONE + LINE * queue, parts)
-    write(state, UNCLAIMED + LINE * queue, at << 16 | (parts - 1))
-    return parts - 1
+    write(state, UNCLAIMED + LINE * queue, at << 16 | ((1 << parts) - 1) ^ 1 << part)
+    return part
 
 
 @kernel
@@ -170,8 +210,8 @@ def ready(state: Any, queue: int, waits: int) -> bool:
 
 
 @kernel
-def finish(stream: Any, state: Any, queue: int, instruction: int) -> None:
-    """A part is done; with the last, put the instruction's tokens, and let its queue go on."""
+def finish(stream: Any, state: Any, queue: int, instruction: int, me: int) -> None:
+    """Thread ``me`` has done a part; with the last, put the instruction's tokens, and let its queue go on."""
     if add(state, UNDONE + LINE * queue, -1) > 1:
         return
     signals = mask(stream, instruction, SIGNAL)
@@ -181,21 +221,21 @@ def finish(stream: Any, state: Any, queue: int, instruction: int) -> None:
             add(state, token(queue, consumer), 1)
         consumer += 1
     if KNOWS_CPU:
-        state[CPU] = _getcpu()
+        state[CPU] = np.int64(me) << 32 | _getcpu()
     add(state, TAKEN + LINE * queue, 1)
-    add(state, LEFT, -1)
 
 
 @kernel
-def in_the_way(state: Any) -> bool:
-    """Whether the caller, which has nothing to do, runs where another thread works."""
-    return KNOWS_CPU and state[CPU] == _getcpu()
+def in_the_way(state: Any, me: int) -> bool:
+    """Whether thread ``me``, which has nothing to do, runs where another one worked last."""
+    last = read(state, CPU)
+    return KNOWS_CPU and last >> 32 != me and last & 0xFFFFFFFF == _getcpu()
 
 
 @kernel
 def token(producer: int, consumer: int) -> int:
     """The word that counts the tokens of a pair of queues."""
-    return TOKENS + LINE * (QUEUES * producer + consumer)
+    return TOKENS + QUEUES * consumer + producer
 
 
 @kernel
