@@ -10,11 +10,10 @@ import pytest
 from ommatid.isa.program import Program
 from ommatid.simulator import timing
 from ommatid.simulator.functional import Machine
-from ommatid.simulator.reference import machine as reference
 from tests.isa.builder import Builder
 
 
-@pytest.mark.parametrize("execute", [Machine, timing.simulate, reference.simulate])
+@pytest.mark.parametrize("execute", [Machine, timing.simulate])
 @pytest.mark.parametrize("mnemonic, fields", [
     ("conv", {"src_type": 2, "acc_bytes": 8}), ("map", {"source": 1, "acc_bytes": 8}), ("copy", {"element_bytes": 2}),
     ("map", {"table1_on": 2}), ("pool", {"dst_type": 2, "kind": 1}),

@@ -3,79 +3,12 @@
 import random
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import pytest
 
-from ommatid.isa.target import load_target
-from ommatid.simulator.reference import Memories, simulate
 from ommatid.simulator.reference.rounding import fma, quantise
-from tests.isa.builder import Builder
-
-ACC_WORDS = 64 * 1024 // 4
-
-
-def rounded(value: Fraction) -> Fraction:
-    """To float32, to nearest, ties to even, as an exact number."""
-    if value == 0:
-        return value
-    top, bottom = abs(value.numerator), value.denominator
-    exponent = top.bit_length() - bottom.bit_length()
-    if top * 2 ** max(0, -exponent) < bottom * 2 ** max(0, exponent):
-        exponent -= 1
-    unit = Fraction(2) ** (max(exponent, -126) - 23)
-    return round(value / unit) * unit  # round() takes ties to even
-
-
-def root(value: Fraction) -> Fraction:
-    """The square root, rounded to float32, of a float32 number: float64's has bits enough."""
-    return rounded(Fraction(float(np.sqrt(np.float64(float(value))))))
-
-
-def quantised(t: Fraction, zero: int, kind: int) -> int:
-    """Q: the byte."""
-    low, high = ((0, 255), (-128, 127))[kind]
-    return (round(min(max(t, Fraction(low - zero)), Fraction(high - zero))) + zero) % 256
-
-
-def f32(value: float) -> Fraction:
-    return Fraction(float(np.float32(value)))
-
-
-def num(byte: int, kind: int) -> int:
-    return int(byte) - 256 if kind and byte > 127 else int(byte)
-
-
-class Bench:
-    """Random memories, one instruction, and what comes of it."""
-
-    def __init__(self, seed: int, target: str = "ommatid-1k") -> None:
-        self.rng = np.random.default_rng(seed)
-        self.target = load_target(target)
-        sram = self.rng.integers(0, 256, self.target.sram_bytes, np.uint8)
-        acc = self.rng.integers(-(2**20), 2**20, self.target.accumulator_bytes // 4).astype(np.int32)
-        dram = self.rng.integers(0, 256, 1 << 16, np.uint8)
-        cores = range(self.target.cores)
-        self.before = Memories(dram, [sram.copy() for _ in cores], [acc.copy() for _ in cores])
-
-    def put(self, address: int, values: Any, kind: str) -> None:
-        data = np.asarray(values).astype(kind).reshape(-1).view(np.uint8)
-        self.before.sram[0][address : address + len(data)] = data
-
-    def run(self, mnemonic: str, **fields: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(SRAM, accumulators, DRAM) of core 0 after the instruction."""
-        b = Builder(self.target, dram_bytes=1 << 16)
-        b.emit(mnemonic, **fields)
-        after = simulate(b.program(), memories=self.before).memories
-        return after.sram[0], after.acc[0], after.dram
-
-    def check(self, after: np.ndarray, expected: dict[int, int]) -> None:
-        """The SRAM holds these bytes by address, and all else as before."""
-        image = self.before.sram[0].copy()
-        for at, byte in expected.items():
-            image[at] = int(byte) % 256
-        np.testing.assert_array_equal(after, image)
+from tests.simulator.exact import WINDOWS, Bench, f32, num, quantised, root, rounded, taps, tiles
 
 
 def test_fma_rounds_once():
@@ -137,28 +70,6 @@ def test_copy_moves_bytes_over_four_loops():
     bench.check(sram, expected)
 
 
-WINDOWS = [
-    {"in_h": 5, "in_w": 6, "pad_top": 1, "pad_left": 2, "kh": 3, "kw": 3, "stride_h": 1, "stride_w": 2,
-     "dilation_h": 1, "dilation_w": 1, "out_h": 5, "out_w": 4},
-    {"in_h": 7, "in_w": 5, "pad_top": -1, "pad_left": 1, "kh": 2, "kw": 3, "stride_h": 2, "stride_w": 1,
-     "dilation_h": 3, "dilation_w": 1, "out_h": 3, "out_w": 5},
-    {"in_h": 1, "in_w": 1, "pad_top": 3, "pad_left": 3, "kh": 1, "kw": 1, "stride_h": 1, "stride_w": 1,
-     "dilation_h": 1, "dilation_w": 1, "out_h": 2, "out_w": 7},
-]  # fmt: skip
-
-
-def taps(w: dict[str, int], y: int, x: int) -> list[tuple[int, int, int, int]]:
-    """(i, j, input row, input column) of the taps inside the input."""
-    found = []
-    for i in range(w["kh"]):
-        for j in range(w["kw"]):
-            iy = y * w["stride_h"] - w["pad_top"] + i * w["dilation_h"]
-            ix = x * w["stride_w"] - w["pad_left"] + j * w["dilation_w"]
-            if 0 <= iy < w["in_h"] and 0 <= ix < w["in_w"]:
-                found.append((i, j, iy, ix))
-    return found
-
-
 @pytest.mark.parametrize("target", ["ommatid-256", "ommatid-1k"])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize(("row_mode", "accumulate", "kind"), [(0, 0, 0), (0, 1, 1), (1, 1, 0)])
@@ -170,26 +81,9 @@ def test_conv(
     cin, cout, zero = 5, 19, 3 - 4 * kind
     pixel = cin if row_mode else 8
     row = 70
-    k, lanes = bench.target.mx_k_bytes, bench.target.mx_channels
-    groups = -(-cout // lanes)
     low = -128 * weights_type
     weights = bench.rng.integers(low, low + 256, (cout, window["kh"], window["kw"], cin))
-    tiles: list[int] = []
-    for group in range(groups):
-        for i in range(window["kh"]):
-            taps_of_row = [[(j, ch) for j in range(window["kw"]) for ch in range(cin)]]
-            if not row_mode:
-                taps_of_row = [[(j, ch) for ch in range(cin)] for j in range(window["kw"])]
-            for positions in taps_of_row:
-                padded = positions + [None] * (-len(positions) % k)
-                for step in range(0, len(padded), k):
-                    for quad in range(0, k, 4):
-                        for channel in range(group * lanes, (group + 1) * lanes):
-                            for at in padded[step + quad : step + quad + 4]:
-                                known = at is not None and channel < cout
-                                value = int(weights[channel, i, at[0], at[1]]) if known else weights_zero
-                                tiles.append(value & 255)
-    bench.put(4096, tiles, "u1")
+    bench.put(4096, tiles(weights, row_mode, weights_zero, bench.target), "u1")
     _, acc, _ = bench.run(
         "conv", src=1000, src_row=row, src_pixel=pixel, **window, src_zero=zero, cin=cin, cout=cout, src_type=kind,
         row_mode=row_mode, accumulate=accumulate, acc_bytes=4, weights=4096, weights_zero=weights_zero,

@@ -91,17 +91,6 @@ def decode(descriptor: bytes) -> Decoded:
     return Decoded(mnemonic, header.core, engine, header.wait, header.signal, fields)
 
 
-def refuse_wide(instructions: list[Decoded]) -> None:
-    """Raise NotImplementedError if one works on 16-bit elements."""
-    least = {"acc_bytes": 8, "element_bytes": 2, "table1_on": 2, "table2_on": 2}
-    for one in instructions:
-        for name, value in vars(one.fields).items():
-            if value >= (2 if name.endswith("_type") else least.get(name, value + 1)):
-                raise NotImplementedError(
-                    f"{one.mnemonic}.{name} = {value}: the reference machine knows no 16-bit elements"
-                )
-
-
 def decode_all(stream: np.ndarray[Any, Any]) -> list[Decoded]:
     """The instructions of a stream of 128-byte records."""
     data = stream.tobytes()

@@ -19,7 +19,7 @@ import numpy as np
 from ommatid.isa.program import Program
 from ommatid.simulator.reference.accounts import Account, Ledger
 from ommatid.simulator.reference.arithmetic import execute
-from ommatid.simulator.reference.decode import ENGINES, LOAD, STORE, Decoded, decode_all, queues, refuse_wide
+from ommatid.simulator.reference.decode import ENGINES, LOAD, STORE, Decoded, decode_all, queues
 from ommatid.simulator.reference.dram import Client, Dram, bytes_a_cycle
 from ommatid.simulator.reference.jobs import NEVER, Beats, Job, Transfer
 from ommatid.simulator.reference.memories import Memories, initial
@@ -65,7 +65,6 @@ def simulate(
     """
     held = initial(program) if memories is None else memories.copy()
     instructions = decode_all(program.instructions[begin:end])
-    refuse_wide(instructions)
     machine = Machine(program, instructions, held)
     while machine.unfinished:
         machine.step(skip)

@@ -12,11 +12,15 @@ import numpy as np
 from ommatid.isa.target import Target
 from ommatid.simulator.reference import words
 from ommatid.simulator.reference.decode import Decoded
+from ommatid.simulator.reference.words import size
 
 #: Ports of a core's SRAM in the order in which their requests are looked at.
 ACTIVATIONS, WEIGHTS, VX_READ, VX_WRITE, LOAD_PORT, STORE_PORT, PEER = range(7)
 AHEAD = 16  # beats whose reads are requested; also the beats that a write may lag behind
 BETWEEN_CORES = 8  # cycles of a token, and of a send's last beat, to another core
+
+BYTES, ACC = 0, 1  # sources of map
+TABLE_GIVES = (0, 1, 2, 2)  # bytes of an element looked up, by ``table1_on``; 0: there is no table
 
 List = tuple[int, int, words.Words]  # core, port, word numbers
 
@@ -29,7 +33,7 @@ class Plan:
     beats: int = 0  # 0: a DMA
     reads: list[List] = field(default_factory=list)  # requested ahead of their beat, which needs them
     writes: list[List] = field(default_factory=list)  # requested in the cycle after their beat
-    macs: int = 0
+    macs: int = 0  # of 8 by 8 bits
     bursts: int = 0  # a DMA's
     port_cycles: int = 0  # a DMA's
     moved: list[List] = field(default_factory=list)  # a DMA's: written (load) or read (store)
@@ -117,7 +121,7 @@ def _copy(i: Decoded, target: Target) -> Plan:
     f = i.fields
     counts = (f.n0, f.n1, f.n2, f.n3)
     read, written = (
-        words.single_bytes(
+        words.single_elements(
             words.addresses(
                 at, list(zip(counts, [getattr(f, f"{side}_s{n}") for n in range(4)], strict=True))
             )
@@ -126,9 +130,10 @@ def _copy(i: Decoded, target: Target) -> Plan:
     )
     room = requests_a_cycle(target)
     v = target.vx_elements_per_cycle
-    lanes = v if f.src_s0 == f.dst_s0 == 1 and f.n0 >= 16 else max(1, v // 4)
+    element = f.element_bytes
+    lanes = v if f.src_s0 == f.dst_s0 == element and f.n0 * element >= 16 else max(1, v // 4)
     beats = max(
-        _ceil(f.n0 * f.n1 * f.n2 * f.n3, lanes),
+        _ceil(f.n0 * f.n1 * f.n2 * f.n3 * element, lanes),
         _ceil(len(read), room[VX_READ]),
         _ceil(len(written), room[VX_WRITE]),
     )
@@ -143,15 +148,17 @@ def _conv(i: Decoded, target: Target) -> Plan:
     steps = f.kh * _ceil(f.kw * f.cin, k) if f.row_mode else f.kh * f.kw * _ceil(f.cin, k)
     tiles = _ceil(f.cout, channels) * steps
     pixels = _ceil(f.out_h * f.out_w, target.mx_pixels)
-    weight_cycles = _ceil(k * channels, target.port_mx_weight_bytes_per_cycle)
+    tile_bytes = k * channels * size(f.weights_type)
+    weight_cycles = _ceil(tile_bytes, target.port_mx_weight_bytes_per_cycle)
     activation_cycles = _ceil(k * target.mx_pixels, target.port_mx_activation_bytes_per_cycle)
+    passes = size(f.src_type) * size(f.weights_type)
     activations = words.conv_activations(f, k, channels, target.mx_pixels)
-    weights = words.conv_weights(f, tiles, k * channels)
+    weights = words.conv_weights(f, tiles, tile_bytes)
     return Plan(
         startup=weight_cycles + 8,
-        beats=tiles * max(pixels * activation_cycles, weight_cycles),
+        beats=tiles * max(passes * pixels * activation_cycles, weight_cycles),
         reads=[(i.core, ACTIVATIONS, activations), (i.core, WEIGHTS, weights)],
-        macs=f.out_h * f.out_w * f.kh * f.kw * f.cin * f.cout,
+        macs=passes * f.out_h * f.out_w * f.kh * f.kw * f.cin * f.cout,
     )
 
 
@@ -159,13 +166,14 @@ def _dwconv(i: Decoded, target: Target) -> Plan:
     f, k = i.fields, target.mx_k_bytes
     columns = max(1, target.depthwise_macs_per_cycle // k)
     span = (columns - 1) * f.stride_w + (f.kw - 1) * f.dilation_w + 1
-    row = max(f.kw, _ceil(span * k, target.port_mx_activation_bytes_per_cycle))
+    passes = size(f.src_type)
+    row = max(passes * f.kw, _ceil(span * k * size(f.src_type), target.port_mx_activation_bytes_per_cycle))
     activations, weights = words.dwconv_lists(f, k, columns)
     return Plan(
         startup=16,
         beats=_ceil(f.c, k) * f.out_h * _ceil(f.out_w, columns) * f.kh * row,
         reads=[(i.core, ACTIVATIONS, activations), (i.core, WEIGHTS, weights)],
-        macs=f.out_h * f.out_w * f.kh * f.kw * f.c,
+        macs=passes * f.out_h * f.out_w * f.kh * f.kw * f.c,
     )
 
 
@@ -178,82 +186,93 @@ def _vector(i: Decoded, beats: int, read: Sequence[words.Words], written: words.
 
 
 def _elements(pixels: int, c: int, target: Target) -> int:
+    """N: elements with the channels rounded up to whole words of the engine."""
     word = min(16, target.vx_elements_per_cycle)
     return pixels * word * _ceil(c, word)
 
 
-def _dst(f: Any, h: int, w: int) -> words.Words:
-    return words.image(f.dst, h, w, f.c, f.dst_row, f.dst_pixel)
+def _beats(pixels: int, f: Any, target: Target, steps: int, *sizes: int) -> int:
+    """Those of N elements of these sizes, ``steps`` times: elements of two bytes go at half rate."""
+    return _ceil(max(sizes) * _elements(pixels, f.c, target) * steps, target.vx_elements_per_cycle)
+
+
+def _dst(f: Any, h: int, w: int, run: int) -> words.Words:
+    return words.image(f.dst, h, w, run, f.dst_row, f.dst_pixel)
 
 
 def _src(f: Any) -> words.Words:
-    return words.image(f.src, f.h, f.w, f.c, f.src_row, f.src_pixel)
+    return words.image(f.src, f.h, f.w, size(f.src_type) * f.c, f.src_row, f.src_pixel)
 
 
 def _map(i: Decoded, target: Target) -> Plan:
     f = i.fields
-    images = []
-    if f.source != 1:
+    images, read = [], []  # lists of words; sizes of elements
+    if f.source != ACC:
         images.append(_src(f))
+        read.append(size(f.src_type))
     if f.binary:
-        c = f.c if f.operand_c else 1
-        images.append(words.image(f.operand, f.h, f.w, c, f.operand_row, f.operand_pixel))
-    e = _elements(f.h * f.w, f.c, target)
+        run = size(f.b_type) * (f.c if f.operand_c else 1)
+        images.append(words.image(f.operand, f.h, f.w, run, f.operand_row, f.operand_pixel))
+        read.append(size(f.b_type))
+    after = [size(f.src_type if f.source == BYTES else f.mid_type)]  # each step, in bytes
+    after.append(TABLE_GIVES[f.table1_on] or after[-1])
+    after.append(size(f.r_type) if f.binary else after[-1])
+    after.append(TABLE_GIVES[f.table2_on] or after[-1])
+    n = _elements(f.h * f.w, f.c, target)
     beats = max(
-        _ceil(e, target.vx_elements_per_cycle),
-        _ceil(e * len(images), target.port_vx_read_bytes_per_cycle),
+        _beats(f.h * f.w, f, target, 1, *read, *after),
+        _ceil(n * sum(read), target.port_vx_read_bytes_per_cycle),
     )
-    return _vector(i, beats, images, _dst(f, f.h, f.w))
+    return _vector(i, beats, images, _dst(f, f.h, f.w, after[-1] * f.c))
 
 
 def _pool(i: Decoded, target: Target) -> Plan:
-    f = i.fields
-    beats = _ceil(_elements(f.out_h * f.out_w, f.c, target) * f.kh * f.kw, target.vx_elements_per_cycle)
-    return _vector(i, beats, [words.window(f)], _dst(f, f.out_h, f.out_w))
+    f, source, result = i.fields, size(i.fields.src_type), size(i.fields.dst_type)
+    beats = _beats(f.out_h * f.out_w, f, target, f.kh * f.kw, source, result)
+    return _vector(i, beats, [words.window(f)], _dst(f, f.out_h, f.out_w, result * f.c))
 
 
 def _reduce(i: Decoded, target: Target) -> Plan:
     f = i.fields
-    beats = _ceil(_elements(f.h * f.w, f.c, target), target.vx_elements_per_cycle)
-    return _vector(i, beats, [_src(f)], None)
+    return _vector(i, _beats(f.h * f.w, f, target, 1, size(f.src_type)), [_src(f)], None)
 
 
 def _resize(i: Decoded, target: Target, sram: np.ndarray[Any, Any]) -> Plan:
-    f = i.fields
-    taps = 4 if f.taps else 1
-    beats = _ceil(_elements(f.out_h * f.out_w, f.c, target) * taps, target.vx_elements_per_cycle)
+    f, source, result = i.fields, size(i.fields.src_type), size(i.fields.dst_type)
+    beats = _beats(f.out_h * f.out_w, f, target, 4 if f.taps else 1, source, result)
     rows, columns = (
         sram[at : at + 8 * n].view("<u2").reshape(n, 4) for at, n in ((f.rows, f.out_h), (f.columns, f.out_w))
     )
-    return _vector(i, beats, [words.resize(f, rows, columns)], _dst(f, f.out_h, f.out_w))
+    return _vector(i, beats, [words.resize(f, rows, columns)], _dst(f, f.out_h, f.out_w, result * f.c))
+
+
+def _passes_over_image(i: Decoded, target: Target, steps: int, reads: int) -> Plan:
+    """Reads an image several times and writes one."""
+    f, source, result = i.fields, size(i.fields.src_type), size(i.fields.dst_type)
+    beats = _beats(f.h * f.w, f, target, steps, source, result)
+    return _vector(i, beats, [np.tile(_src(f), reads)], _dst(f, f.h, f.w, result * f.c))
 
 
 def _softmax(i: Decoded, target: Target) -> Plan:
-    f = i.fields
-    beats = _ceil(_elements(f.h * f.w, f.c, target) * 4, target.vx_elements_per_cycle)
-    return _vector(i, beats, [np.tile(_src(f), 3)], _dst(f, f.h, f.w))
+    return _passes_over_image(i, target, steps=4, reads=3)
 
 
 def _lrn(i: Decoded, target: Target) -> Plan:
-    f = i.fields
-    beats = _ceil(_elements(f.h * f.w, f.c, target) * (f.size + 3), target.vx_elements_per_cycle)
-    return _vector(i, beats, [_src(f)], _dst(f, f.h, f.w))
+    return _passes_over_image(i, target, steps=i.fields.size + 3, reads=1)
 
 
 def _norm(i: Decoded, target: Target) -> Plan:
-    f = i.fields
-    beats = _ceil(_elements(f.h * f.w, f.c, target) * 3, target.vx_elements_per_cycle)
-    return _vector(i, beats, [np.tile(_src(f), 2)], _dst(f, f.h, f.w))
+    return _passes_over_image(i, target, steps=3, reads=2)
 
 
 def _topk(i: Decoded, target: Target) -> Plan:
     f = i.fields
-    beats = _ceil(_elements(f.h * f.w, f.c, target) * f.k, target.vx_elements_per_cycle)
     written = []
     if f.values_on:
-        written.append(words.image(f.dst, f.h, f.w, f.k, f.dst_row, f.dst_pixel))
+        written.append(_dst(f, f.h, f.w, size(f.src_type) * f.k))
     if f.indices_on:
         written.append(words.image(f.index, f.h, f.w, 4 * f.k, f.index_row, f.index_pixel))
+    beats = _beats(f.h * f.w, f, target, f.k, size(f.src_type))
     return _vector(i, beats, [np.tile(_src(f), f.k)], np.concatenate(written))
 
 

@@ -1,4 +1,4 @@
-"""Float32 steps and quantisation as docs/isa.md, section Arithmetic, defines them."""
+"""Numbers, float32 steps and quantisation as docs/isa.md, section Arithmetic, defines them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-LIMITS = ((0, 255), (-128, 127))  # qmin, qmax of types 0 (u8) and 1 (i8)
+TYPES = (np.dtype("u1"), np.dtype("i1"), np.dtype("<i2"))  # u8, i8, i16: what a field ``..._type`` says
 
 
 def fl(value: Any) -> Array:
@@ -34,12 +34,19 @@ def fma(a: Array, b: Array, c: Array) -> Array:
 
 
 def number(data: Array, kind: int) -> Array:
-    """The values of bytes of type ``kind`` (0 u8, 1 i8), int64."""
-    return (data.view(np.int8) if kind else data).astype(np.int64)
+    """The values of elements when their bits are read as type ``kind``, int64."""
+    assert data.dtype.itemsize == TYPES[kind].itemsize, "a step reads the size that the one before it gives"
+    return data.view(TYPES[kind]).astype(np.int64)
 
 
 def quantise(t: Array, zero: int, kind: int) -> Array:
-    """``Q(t, zero, kind)`` of float32 values: the bytes written."""
-    qmin, qmax = LIMITS[kind]
-    clamped = np.minimum(np.maximum(t, np.float32(qmin - zero)), np.float32(qmax - zero))
-    return (np.rint(clamped).astype(np.int64) + zero).astype(np.uint8)
+    """``Q(t, zero, kind)`` of float32 values: the elements, of their type."""
+    limits = np.iinfo(TYPES[kind])
+    clamped = np.minimum(np.maximum(t, np.float32(limits.min - zero)), np.float32(limits.max - zero))
+    return (np.rint(clamped).astype(np.int64) + zero).astype(TYPES[kind])
+
+
+def wrapped(values: Array, acc_bytes: int) -> Array:
+    """int64 values as accumulators of this size hold them: their low 32 or 48 bits, sign-extended."""
+    spare = 64 - {4: 32, 8: 48}[acc_bytes]
+    return values << spare >> spare

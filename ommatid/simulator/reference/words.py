@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.simulator.reference.rounding import TYPES
+
 Words = np.ndarray[Any, Any]
 Loops = Sequence[tuple[int, int]]
 
@@ -66,9 +68,14 @@ def transfer(address: int, run: int, loops: Loops) -> Words:
     return touched(addresses(address, loops), run)
 
 
-def image(address: int, h: int, w: int, c: int, row: int, pixel: int) -> Words:
-    """An image of h x w x c bytes."""
-    run, loops = joined(c, [(w, pixel), (h, row)])
+def size(kind: int) -> int:
+    """Bytes of an element of this type."""
+    return TYPES[kind].itemsize
+
+
+def image(address: int, h: int, w: int, run: int, row: int, pixel: int) -> Words:
+    """An image of h x w pixels of ``run`` bytes."""
+    run, loops = joined(run, [(w, pixel), (h, row)])
     return touched(addresses(address, loops), run)
 
 
@@ -78,31 +85,34 @@ def window(f: Any) -> Words:
     iy = y * f.stride_h - f.pad_top + i * f.dilation_h
     ix = x * f.stride_w - f.pad_left + j * f.dilation_w
     inside = (iy >= 0) & (iy < f.in_h) & (ix >= 0) & (ix < f.in_w)
-    return touched((f.src + iy * f.src_row + ix * f.src_pixel)[inside], f.c)
+    return touched((f.src + iy * f.src_row + ix * f.src_pixel)[inside], size(f.src_type) * f.c)
 
 
 def conv_activations(f: Any, k: int, group: int, pixels: int) -> Words:
-    """A conv's input: K bytes a step, L output channels a group, sets of ``pixels`` output pixels."""
+    """A conv's input: K positions a step, L output channels a group, sets of ``pixels`` output pixels."""
     p = np.arange(f.out_h * f.out_w, dtype=np.int64)
     y, x = p // f.out_w, p % f.out_w
+    element = size(f.src_type)
     steps = []
     for i in range(f.kh):
         iy = y * f.stride_h - f.pad_top + i * f.dilation_h
         in_row = (iy >= 0) & (iy < f.in_h)
         row = f.src + iy * f.src_row
-        if f.row_mode:
+        if f.row_mode and f.kw > 1:  # pixels are dense; a row of one tap is a tap
             left = (x * f.stride_w - f.pad_left) * f.cin
             for at in range(0, f.kw * f.cin, k):
                 low = np.maximum(left + at, 0)
                 high = np.minimum(left + min(at + k, f.kw * f.cin), f.in_w * f.cin)
-                steps.append(_sets(row + low, row + high, in_row & (high > low), pixels))
+                inside = in_row & (high > low)
+                steps.append(_sets(row + element * low, row + element * high, inside, pixels))
         else:
             for j in range(f.kw):
                 ix = x * f.stride_w - f.pad_left + j * f.dilation_w
                 inside = in_row & (ix >= 0) & (ix < f.in_w)
                 tap = row + ix * f.src_pixel
                 for at in range(0, f.cin, k):
-                    steps.append(_sets(tap + at, tap + min(at + k, f.cin), inside, pixels))
+                    end = min(at + k, f.cin)
+                    steps.append(_sets(tap + element * at, tap + element * end, inside, pixels))
     return np.tile(np.concatenate(steps), -(-f.cout // group))
 
 
@@ -125,7 +135,7 @@ def conv_weights(f: Any, tiles: int, tile_bytes: int) -> Words:
 def dwconv_lists(f: Any, k: int, columns: int) -> tuple[Words, Words]:
     """A dwconv's input and weights: K channels by ``columns`` output columns at a time."""
     span = np.arange((columns - 1) * f.stride_w + (f.kw - 1) * f.dilation_w + 1)
-    taps = np.arange(f.kw)
+    taps, element = np.arange(f.kw), size(f.src_type)
     inputs, weights = [], []
     for channel in range(0, f.c, k):
         run = min(k, f.c - channel)
@@ -138,7 +148,8 @@ def dwconv_lists(f: Any, k: int, columns: int) -> tuple[Words, Words]:
                     weights.append(touched(tap + channel, run))
                     iy = y * f.stride_h - f.pad_top + i * f.dilation_h
                     if 0 <= iy < f.in_h:
-                        inputs.append(touched(f.src + iy * f.src_row + ix * f.src_pixel + channel, run))
+                        pixel = f.src + iy * f.src_row + ix * f.src_pixel
+                        inputs.append(touched(pixel + element * channel, element * run))
     return np.concatenate([*inputs, np.zeros(0, np.int64)]), np.concatenate(weights)
 
 
@@ -152,10 +163,10 @@ def resize(f: Any, rows: Words, columns: Words) -> Words:
                 for c, v in ((second0, v0), (second1, v1)):
                     if u * v > 0:
                         starts.append(f.src + r * f.src_row + c * f.src_pixel)
-    return touched(np.array(starts, np.int64), f.c)
+    return touched(np.array(starts, np.int64), size(f.src_type) * f.c)
 
 
-def single_bytes(at: Words) -> Words:
-    """A copy's side: the words of single bytes, a word that the byte before lies in too left out."""
+def single_elements(at: Words) -> Words:
+    """A copy's side: the words of single elements, a word that the element before lies in too left out."""
     words = at >> 4
     return words[np.concatenate([[True], words[1:] != words[:-1]])]
