@@ -44,8 +44,8 @@ def copies(r: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any) ->
 def images(sides: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any) -> Any:
     """The factor for instructions that read two images and write one.
 
-    ``sides`` is int64 [instruction, 3, (address, h, w, c, row step, pixel step)] of two that are read and one that
-    is written; c = 0: none.
+    ``sides`` is int64 [instruction, 3, (address, h, w, bytes of a pixel, row step, pixel step)] of two that are read
+    and one that is written; no bytes: none.
     """
     factor = np.ones(len(sides))
     for i in range(len(sides)):
@@ -69,17 +69,22 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any
 def convolutions(
     r: Any,
     tile_beats: Any,
+    element: Any,
+    tile_words: Any,
     k: int,
     lanes: int,
     pixels: int,
     banks: int,
     rooms: Any,
-    startup: int,
+    startup: Any,
     others: Any,
     own: Any,
 ) -> Any:
-    """The factor for the beats of each ``conv`` whose tiles, of ``k`` by ``lanes`` weights, take ``tile_beats``."""
-    factor, none, weight_words = np.ones(len(r)), np.empty(0, np.int64), k * lanes // WORD_BYTES
+    """The factor for the beats of each ``conv`` whose tiles, of ``k`` by ``lanes`` weights, take ``tile_beats``.
+
+    An activation has ``element`` bytes; ``startup`` is in cycles. All of these are by instruction.
+    """
+    factor, none = np.ones(len(r)), np.empty(0, np.int64)
     for i in range(len(r)):
         f = r[i]
         length = np.int64(f.kw) * f.cin if f.row_mode else np.int64(f.cin)
@@ -87,28 +92,32 @@ def convolutions(
         sets, steps = (np.int64(f.out_h) * f.out_w + pixels - 1) // pixels, rows * ((length + k - 1) // k)
         tiles = steps * ((np.int64(f.cout) + lanes - 1) // lanes)
         if not crowds(
-            set_banks(f, min(GLANCE // pixels, sets * steps), sets, length, k, pixels, banks), banks
+            set_banks(f, min(GLANCE // pixels, sets * steps), sets, length, k, element[i], pixels, banks),
+            banks,
         ):
             continue
         first = min(tiles * tile_beats[i], BEATS)
-        brought = set_banks(f, first * sets // tile_beats[i], sets, length, k, pixels, banks)
-        weights = np.arange(first * weight_words // tile_beats[i]) % banks
-        took = cycles_at_banks((brought, weights, none), first, banks, rooms, startup, others, own)
+        brought = set_banks(f, first * sets // tile_beats[i], sets, length, k, element[i], pixels, banks)
+        weights = np.arange(first * tile_words[i] // tile_beats[i]) % banks
+        took = cycles_at_banks((brought, weights, none), first, banks, rooms, startup[i], others, own)
         factor[i] = max(1.0, took / first)
     return factor
 
 
 @kernel
-def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, banks: int) -> Any:
+def set_banks(
+    f: Any, count: int, sets: int, length: int, k: int, element: int, pixels: int, banks: int
+) -> Any:
     """The banks of the words that the first ``count`` sets of output pixels bring, step after step of K."""
-    found, at, bits = np.empty(count * pixels * (k // WORD_BYTES + 2), np.int64), 0, int(np.log2(banks) + 0.5)
+    most = count * pixels * (k * element // WORD_BYTES + 2)
+    found, at, bits = np.empty(most, np.int64), 0, int(np.log2(banks) + 0.5)
     height, width, number = np.int64(f.out_h), np.int64(f.out_w), 0
     while number < count:
         for row in range(np.int64(f.kh) if f.row_mode else np.int64(f.kh) * f.kw):
             i, j = (row, 0) if f.row_mode else (row // f.kw, row % f.kw)
             top, left = i * f.dilation_h - np.int64(f.pad_top), j * f.dilation_w - np.int64(f.pad_left)
             for offset in range(0, length, k):
-                run, out_y, out_x = min(k, length - offset), 0, 0
+                run, out_y, out_x = min(k, length - offset) * element, 0, 0
                 for _ in range(min(sets, count - number)):
                     last = -1
                     for _ in range(pixels):
@@ -121,7 +130,7 @@ def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, b
                         if not (0 <= y < f.in_h and (f.row_mode or 0 <= x < f.in_w)):
                             last = -1
                             continue
-                        begin = np.int64(f.src) + y * f.src_row + x * f.src_pixel + offset
+                        begin = np.int64(f.src) + y * f.src_row + x * f.src_pixel + offset * element
                         end = begin + run - 1 >> WORD_BITS
                         begin >>= WORD_BITS
                         for word in range(max(begin, last + 1) if last >= 0 else begin, end + 1):
@@ -134,17 +143,30 @@ def set_banks(f: Any, count: int, sets: int, length: int, k: int, pixels: int, b
 
 @entry
 def depthwise(
-    r: Any, row_beats: Any, k: int, columns: int, banks: int, rooms: Any, startup: int, others: Any, own: Any
+    r: Any,
+    row_beats: Any,
+    element: Any,
+    k: int,
+    columns: int,
+    banks: int,
+    rooms: Any,
+    startup: int,
+    others: Any,
+    own: Any,
 ) -> Any:
-    """The factor for each ``dwconv`` that takes ``row_beats`` for a kernel row of ``columns`` output pixels."""
+    """The factor for each ``dwconv`` that takes ``row_beats`` for a kernel row of ``columns`` output pixels.
+
+    An activation has ``element`` bytes.
+    """
     factor, none = np.ones(len(r)), np.empty(0, np.int64)
     for i in range(len(r)):
         f = r[i]
         rows = (np.int64(f.c) + k - 1) // k * f.out_h * ((np.int64(f.out_w) + columns - 1) // columns) * f.kh
-        if not crowds(row_banks(f, min(GLANCE_ROWS, rows), k, columns, banks)[0][:GLANCE], banks):
+        glance = row_banks(f, min(GLANCE_ROWS, rows), k, element[i], columns, banks)[0][:GLANCE]
+        if not crowds(glance, banks):
             continue
         count = min(rows, BEATS // row_beats[i])
-        inputs, weights = row_banks(f, count, k, columns, banks)
+        inputs, weights = row_banks(f, count, k, element[i], columns, banks)
         lists, first = (inputs, weights, none), count * row_beats[i]
         took = cycles_at_banks(lists, first, banks, rooms, startup, others, own)
         factor[i] = max(1.0, took / first)
@@ -152,11 +174,11 @@ def depthwise(
 
 
 @kernel
-def row_banks(f: Any, count: int, k: int, columns: int, banks: int) -> Any:
+def row_banks(f: Any, count: int, k: int, element: int, columns: int, banks: int) -> Any:
     """The banks of the words that the first ``count`` kernel rows of a ``dwconv`` read: inputs, weights."""
     width, bits = np.int64(f.out_w), int(np.log2(banks) + 0.5)
     span = (columns - 1) * np.int64(f.stride_w) + (np.int64(f.kw) - 1) * f.dilation_w + 1
-    most = k // WORD_BYTES + 2
+    most = k * element // WORD_BYTES + 2
     inputs, weights = np.empty(count * span * most, np.int64), np.empty(count * f.kw * most, np.int64)
     found, held, across = 0, 0, (width + columns - 1) // columns
     for number in range(count):
@@ -173,8 +195,8 @@ def row_banks(f: Any, count: int, k: int, columns: int, banks: int) -> Any:
         for column in range(span if 0 <= in_y < f.in_h else 0):
             in_x = x * f.stride_w - f.pad_left + column
             if 0 <= in_x < f.in_w:
-                begin = np.int64(f.src) + in_y * f.src_row + in_x * f.src_pixel + channel
-                for word in range(begin >> WORD_BITS, (begin + run - 1 >> WORD_BITS) + 1):
+                begin = np.int64(f.src) + in_y * f.src_row + in_x * f.src_pixel + channel * element
+                for word in range(begin >> WORD_BITS, (begin + run * element - 1 >> WORD_BITS) + 1):
                     inputs[found] = bank_of(word, banks, bits)
                     found += 1
     return inputs[:found], weights[:held]
@@ -236,7 +258,7 @@ def image_banks(side: Any, banks: int, limit: int) -> Any:
 
 @kernel
 def copy_banks(f: Any, size: int, banks: int) -> Any:
-    """The banks of the words that the first ``size`` bytes of a ``copy`` read, and of those that they write."""
+    """The banks of the words that the first ``size`` elements of a ``copy`` read, and of those that they write."""
     found, count = np.empty((2, size), np.int64), np.zeros(2, np.int64)
     bits = int(np.log2(banks) + 0.5)
     steps = ((f.src_s0, f.src_s1, f.src_s2, f.src_s3), (f.dst_s0, f.dst_s1, f.dst_s2, f.dst_s3))

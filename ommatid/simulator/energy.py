@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.cost import cost_cycles, dram_bytes, macs
+from ommatid.isa.cost import cost_cycles, dram_bytes, macs, passes
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import INSTRUCTION_BYTES, INSTRUCTIONS, Engine, Memory, view
+from ommatid.isa.instructions import BY_MNEMONIC, INSTRUCTION_BYTES, INSTRUCTIONS, Engine, Memory, view
 from ommatid.isa.operands import conv_steps
 from ommatid.isa.target import Target
 from ommatid.simulator.words import bank_words, vx_elements
@@ -26,7 +26,7 @@ def energy_pj(stream: Array, target: Target) -> Array:
     """Energy of each instruction by LEVELS (float64 [instruction, level], pJ), its own fetch included in dram."""
     words, _ = bank_words(stream, cost_cycles(stream, target), target)
     table = np.zeros((len(stream), len(LEVELS)))
-    table[:, 0] = macs(stream, target) * target.energy_mac_pj
+    table[:, 0] = multiplications(stream, target) * target.energy_mac_pj
     table[:, 1] = vx_elements(stream, target) * target.energy_vx_pj_per_element
     table[:, 2] = acc_bytes(stream, target) * target.energy_acc_pj_per_byte
     table[:, 3] = words * WORD_BYTES * target.energy_sram_pj_per_byte
@@ -34,10 +34,19 @@ def energy_pj(stream: Array, target: Target) -> Array:
     return table
 
 
+def multiplications(stream: Array, target: Target) -> Array:
+    """Multiplications of 8 by 8 bits of each instruction (int64)."""
+    total = macs(stream, target)
+    for mnemonic in ("conv", "dwconv"):
+        where = np.flatnonzero(stream["opcode"] == BY_MNEMONIC[mnemonic].opcode)
+        total[where] *= passes(view(stream, mnemonic)[where])
+    return total
+
+
 def acc_bytes(stream: Array, target: Target) -> Array:
     """Bytes of accumulators that each instruction reads and writes (int64).
 
-    The array reads and writes an accumulator of 4 bytes once a step; the other engines touch theirs once.
+    The array reads and writes an accumulator once a step, whatever its passes; the other engines touch theirs once.
     """
     total = np.zeros(len(stream), np.int64)
     for row in INSTRUCTIONS:

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.instructions import Engine, queues, queues_of_mask
+from ommatid.isa import elements
+from ommatid.isa.instructions import BY_OPCODE, Engine, queues, queues_of_mask, view
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.simulator import settings
 from ommatid.simulator.kernels import multiply, team
 from ommatid.simulator.kernels.program import Chip, MacArray, work
 from ommatid.simulator.memories import Array, Memories
-from ommatid.simulator.narrow import refuse_wide
 
 #: The plainest way to execute a program: one thread, in list order, and code that every CPU has.
 PLAIN: dict[str, Any] = {"threads": 1, "path": "portable"}
@@ -35,7 +35,6 @@ class Machine(Memories):
     """
 
     def __init__(self, program: Program, threads: int | None = None, path: str | None = None) -> None:
-        refuse_wide(program.instructions, "the functional executor")
         super().__init__(program)
         target, path = program.target, path or settings.kernels()
         kind = multiply.PATHS[path]
@@ -43,8 +42,9 @@ class Machine(Memories):
             target.mx_k_bytes, target.mx_channels, multiply.address(path), kind.quad_bytes == 8,
             kind.channels.count, kind.quads,
         )  # fmt: skip
-        stream = program.instructions.view(np.uint8)
-        self._chip = Chip(array, len(self.sram), stream, self.dram, self.all_sram, self.all_acc)
+        stream, sixteen = program.instructions.view(np.uint8), wide(program.instructions)
+        has = sixteen if sixteen.any() else None
+        self._chip = Chip(array, len(self.sram), stream, has, self.dram, self.all_sram, self.all_acc)
         self._threads = threads or settings.threads()
         self._orders: dict[tuple[int, int], Array] = {}
         self._plans: dict[tuple[int, int], tuple[Array, Array]] = {}
@@ -94,6 +94,18 @@ class Machine(Memories):
         work(*jobs[0])
         for helper in helpers:
             helper.join()
+
+
+def wide(stream: Array) -> Array:
+    """Which instructions have 16-bit elements, or accumulators for them (bool)."""
+    found = np.zeros(len(stream), bool)
+    for opcode in np.unique(stream["opcode"]):
+        row, where = BY_OPCODE[int(opcode)], np.flatnonzero(stream["opcode"] == opcode)
+        records, names = view(stream, row.mnemonic)[where], {field.name for field in row.fields}
+        found[where] = elements.wide(records)
+        for name, size in (("acc_bytes", 8), ("element_bytes", 2)):
+            found[where] |= name in names and records[name] == size
+    return found
 
 
 def plan(stream: Array, begin: int) -> tuple[Array, Array]:

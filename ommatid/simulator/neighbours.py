@@ -67,7 +67,7 @@ class Neighbours:
         self, i: int, others: list[int], begins: list[int], ends: list[int], held: int
     ) -> float:
         """That delay: ``others`` held the banks in these cycles from the start of i on; beyond BEATS by ``held``, its own."""
-        startup = startup_cycles(self.mnemonic(i), self.target)
+        startup = self.startup(i)
         busy = np.zeros((max(ends), self.target.sram_banks), np.uint8)
         for other, begin, end in zip(others, begins, ends, strict=True):
             own = self.banks(other)
@@ -84,7 +84,7 @@ class Neighbours:
     def banks(self, i: int) -> Array:
         """The banks that instruction i of mx holds in each cycle of those that are stepped, uint8 [cycle, bank]."""
         if i not in self.held:
-            startup = startup_cycles(self.mnemonic(i), self.target)
+            startup = self.startup(i)
             beats = self.cost[i] - startup
             cycles = startup + int(np.ceil((self.alone[i] - startup) * min(1.0, BEATS / beats)))
             self.held[i] = np.zeros((cycles, self.target.sram_banks), np.uint8)
@@ -94,8 +94,13 @@ class Neighbours:
     def step(self, i: int, others: Array = FREE, own: Array = FREE) -> float:
         """How many times longer the beats of instruction i take; ``others`` and ``own`` as in ``crowding.py``."""
         record = view(self.stream, self.mnemonic(i))[i : i + 1]
-        beats = self.cost[i : i + 1] - startup_cycles(self.mnemonic(i), self.target)
+        beats = self.cost[i : i + 1] - self.startup(i)
         return float(crowded(record, self.mnemonic(i), beats, self.target, others, own)[0])
+
+    def startup(self, i: int) -> int:
+        """Cycles before the beats of instruction i."""
+        record = view(self.stream, self.mnemonic(i))[i : i + 1]
+        return int(startup_cycles(record, self.mnemonic(i), self.target)[0])
 
     def mnemonic(self, i: int) -> str:
         """What instruction i is."""

@@ -24,7 +24,6 @@ from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 from ommatid.simulator import events
 from ommatid.simulator.counters import STALLS, EngineTime, overlap, port_bytes
-from ommatid.simulator.narrow import refuse_wide
 from ommatid.simulator.neighbours import ROUNDS, Neighbours
 from ommatid.simulator.state import IDLE, LANES, PLACES, fresh, prepare
 from ommatid.simulator.words import bank_words
@@ -76,7 +75,6 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
         SimulationError: the run cannot end: a token never comes, or finds no room.
     """
     target, stream = program.target, program.instructions[begin:end]
-    refuse_wide(stream, "the timing executor")
     work = decode(stream, target, None if delays is None else delays[begin:end])
     state, neighbours = _run(program, begin, work), Neighbours(work, stream, target)
     for _ in range(ROUNDS):

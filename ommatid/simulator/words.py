@@ -17,7 +17,9 @@ from ommatid.isa.cost import (
     VX_STARTUP_CYCLES,
     copy_words,
     cost_cycles,
+    passes,
 )  # fmt: skip
+from ommatid.isa.elements import map_sizes, size
 from ommatid.isa.footprint import WORD_BYTES
 from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine, view
 from ommatid.isa.operands import conv_steps
@@ -41,8 +43,12 @@ def _run_words(r: Array, run: Any, *places: str) -> Array:
     return np.where(aligned, _ceil(run, WORD_BYTES), 1 + (_i(run) - 1) / WORD_BYTES)
 
 
-def _image_words(r: Array, side: str, h: str = "h", w: str = "w", channels: Any = None) -> Array:
+def _image_words(
+    r: Array, side: str, h: str = "h", w: str = "w", channels: Any = None, element: Any = None
+) -> Array:
+    """Words of an image of ``channels`` (None: c) elements of some bytes (None: those of the side's type)."""
     c = _i(r["c"]) if channels is None else channels
+    c = c * _i(size(r[f"{side}_type"]) if element is None else element)
     pixel, row = f"{side}_pixel", f"{side}_row"
     return np.where(
         _i(r[pixel]) == c,
@@ -56,21 +62,27 @@ def _out_words(r: Array) -> Array:
 
 
 def _tap_words(r: Array, taps: Any) -> Array:
-    """A run of c bytes for each output pixel and tap; those in the padding are not left out."""
-    return _i(r["out_h"]) * _i(r["out_w"]) * taps * _run_words(r, r["c"], "src", "src_pixel", "src_row")
+    """A run of c elements for each output pixel and tap; those in the padding are not left out."""
+    run = _i(r["c"]) * size(r["src_type"])
+    return _i(r["out_h"]) * _i(r["out_w"]) * taps * _run_words(r, run, "src", "src_pixel", "src_row")
 
 
 def _conv_words(r: Array, target: Target) -> Array:
     k, pixels = target.mx_k_bytes, target.mx_pixels
     steps, groups = conv_steps(r, target), _ceil(r["cout"], target.mx_channels)
     length = np.where(r["row_mode"] == 1, _i(r["kw"]) * _i(r["cin"]), _i(r["cin"]))
-    run = np.minimum(length, k)
+    run = np.minimum(length, k) * size(r["src_type"])
     apart = np.abs(_i(r["src_pixel"])) * _i(r["stride_w"])
     alone = pixels * _run_words(r, run, "src", "src_pixel", "src_row")
     together = 1 + ((pixels - 1) * apart + run - 1) / WORD_BYTES
     bring = np.minimum(alone, together)
     sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), pixels)
-    return groups * steps * (sets * bring + k * target.mx_channels // WORD_BYTES)
+    return groups * steps * (sets * bring + _tile_bytes(r, target) // WORD_BYTES)
+
+
+def _tile_bytes(r: Array, target: Target) -> Array:
+    """Bytes of a tile of weights."""
+    return _i(size(r["weights_type"])) * (target.mx_k_bytes * target.mx_channels)
 
 
 def _dwconv_words(r: Array, target: Target) -> Array:
@@ -78,21 +90,20 @@ def _dwconv_words(r: Array, target: Target) -> Array:
     pixels = max(1, target.depthwise_macs_per_cycle // k)
     span = (pixels - 1) * _i(r["stride_w"]) + (_i(r["kw"]) - 1) * _i(r["dilation_w"]) + 1
     each = np.minimum(_i(r["c"]), k)
-    passes = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], pixels) * _i(r["kh"])
+    rows = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], pixels) * _i(r["kh"])
     taps = _i(r["kw"]) * _run_words(r, each, "weights", "weights_tap")
-    return passes * (span * _run_words(r, each, "src", "src_pixel", "src_row") + taps)
+    return rows * (span * _run_words(r, each * size(r["src_type"]), "src", "src_pixel", "src_row") + taps)
 
 
 def _map_reads(r: Array) -> Array:
     channels = np.where(r["operand_c"] == 1, _i(r["c"]), 1)
-    operand = np.where(r["binary"] > 0, _image_words(r, "operand", channels=channels), 0)
-    return np.where(r["source"] == 1, 0, _image_words(r, "src")) + operand
+    other = _image_words(r, "operand", channels=channels, element=size(r["b_type"]))
+    return np.where(r["source"] == 1, 0, _image_words(r, "src")) + np.where(r["binary"] > 0, other, 0)
 
 
 def _topk_writes(r: Array) -> Array:
-    values, indices = (
-        _image_words(r, side, channels=size * _i(r["k"])) for side, size in (("dst", 1), ("index", 4))
-    )
+    sides = (("dst", size(r["src_type"])), ("index", 4))
+    values, indices = (_image_words(r, side, channels=_i(r["k"]), element=each) for side, each in sides)
     return np.where(r["values_on"] == 1, values, 0) + np.where(r["indices_on"] == 1, indices, 0)
 
 
@@ -100,7 +111,7 @@ def _topk_writes(r: Array) -> Array:
 WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
     "conv": lambda r, t: (_conv_words(r, t), 0),
     "dwconv": lambda r, t: (_dwconv_words(r, t), 0),
-    "map": lambda r, t: (_map_reads(r), _image_words(r, "dst")),
+    "map": lambda r, t: (_map_reads(r), _image_words(r, "dst", element=map_sizes(r).after[-1])),
     "pool": lambda r, t: (_tap_words(r, _i(r["kh"]) * _i(r["kw"])), _out_words(r)),
     "reduce": lambda r, t: (_image_words(r, "src"), 0),
     "resize": lambda r, t: (_tap_words(r, np.where(r["taps"] == 1, 4, 1)), _out_words(r)),
@@ -130,7 +141,7 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
         records = view(stream, row.mnemonic)[where]
         reads, writes = WORDS[row.mnemonic](records, target)
         words[where] = reads + writes
-        startup = startup_cycles(row.mnemonic, target)
+        startup = startup_cycles(records, row.mnemonic, target)
         beats = cycles[where] - startup
         busiest: Array | int = 0
         if row.engine == Engine.VX:
@@ -140,14 +151,11 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
     return words, pace
 
 
-def startup_cycles(mnemonic: str, target: Target) -> int:
-    """Cycles before the beats of an instruction of mx or vx."""
-    tile = target.mx_k_bytes * target.mx_channels
-    mx = {
-        "conv": MX_PIPELINE_CYCLES + int(_ceil(tile, target.port_mx_weight_bytes_per_cycle)),
-        "dwconv": DW_STARTUP_CYCLES,
-    }
-    return mx.get(mnemonic, VX_STARTUP_CYCLES)
+def startup_cycles(r: Array, mnemonic: str, target: Target) -> Array:
+    """Cycles before the beats of instructions of mx or vx (int64)."""
+    if mnemonic == "conv":
+        return MX_PIPELINE_CYCLES + _ceil(_tile_bytes(r, target), target.port_mx_weight_bytes_per_cycle)
+    return np.full(len(r), DW_STARTUP_CYCLES if mnemonic == "dwconv" else VX_STARTUP_CYCLES, np.int64)
 
 
 def crowded(
@@ -184,13 +192,15 @@ def _mx_rooms(target: Target) -> Array:
 
 
 def _crowded_convolutions(r: Array, target: Target, others: Array, own: Array) -> Array:
-    k, tile = target.mx_k_bytes, target.mx_k_bytes * target.mx_channels
-    activations, weights = target.port_mx_activation_bytes_per_cycle, target.port_mx_weight_bytes_per_cycle
+    k, activations = target.mx_k_bytes, target.port_mx_activation_bytes_per_cycle
     sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
-    beats = np.maximum(sets * -(-k * target.mx_pixels // activations), -(-tile // weights))
+    startup = startup_cycles(r, "conv", target)
+    beats = passes(r) * sets * -(-k * target.mx_pixels // activations)
+    beats = np.maximum(beats, startup - MX_PIPELINE_CYCLES)
     shape = (k, target.mx_channels, target.mx_pixels, target.sram_banks)
+    words = _tile_bytes(r, target) // WORD_BYTES
     return crowding.convolutions(
-        r, beats, *shape, _mx_rooms(target), startup_cycles("conv", target), others, own
+        r, beats, _i(size(r["src_type"])), words, *shape, _mx_rooms(target), startup, others, own
     )
 
 
@@ -198,21 +208,26 @@ def _crowded_depthwise(r: Array, beats: Array, target: Target, others: Array, ow
     k = target.mx_k_bytes
     columns = max(1, target.depthwise_macs_per_cycle // k)
     rows = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], columns) * _i(r["kh"])
-    shape = (k, columns, target.sram_banks)
-    return crowding.depthwise(r, beats // rows, *shape, _mx_rooms(target), DW_STARTUP_CYCLES, others, own)
+    shape, element = (k, columns, target.sram_banks), _i(size(r["src_type"]))
+    return crowding.depthwise(
+        r, beats // rows, element, *shape, _mx_rooms(target), DW_STARTUP_CYCLES, others, own
+    )
 
 
 def _sides(r: Array, mnemonic: str) -> Array:
     """The images of instructions of ``IMAGES``, as ``crowding.images`` takes them."""
     sides, zero = np.zeros((len(r), 3, 6), np.int64), np.zeros(len(r), np.int64)
     c = _i(r["c"])
-    widths = {
-        "src": np.where(r["source"] == 1, 0, c) if mnemonic == "map" else c,
-        "operand": np.where(r["binary"] > 0, np.where(r["operand_c"] == 1, c, 1), 0)
-        if mnemonic == "map"
-        else zero,
-        "dst": c if mnemonic != "reduce" else zero,
-    }
+    if mnemonic == "map":
+        element, channels = map_sizes(r), np.where(r["operand_c"] == 1, c, 1)
+        widths = {
+            "src": element.source * c,
+            "operand": element.operand * channels,
+            "dst": element.after[-1] * c,
+        }
+    else:
+        widths = {"src": size(r["src_type"]) * c, "operand": zero}
+        widths["dst"] = size(r["dst_type"]) * c if mnemonic != "reduce" else zero
     for k, (side, width) in enumerate(widths.items()):
         if width.any():
             fields = (r[side], r["h"], r["w"], width, r[f"{side}_row"], r[f"{side}_pixel"])

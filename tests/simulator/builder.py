@@ -11,6 +11,7 @@ from ommatid.simulator.functional import Machine
 from tests.isa.builder import Builder
 
 Array = np.ndarray[Any, Any]
+SIZE, LOW, HIGH = (1, 1, 2), (0, -128, -32768), (255, 127, 32767)  # of elements: u8, i8, i16
 
 
 class Scene:
@@ -42,24 +43,31 @@ class Scene:
         self.sram[address : address + len(data)] = data
         return address
 
-    def image(self, name: str, h: int, w: int, c: int, dense: bool = False) -> tuple[dict[str, int], Array]:
-        """Room for h x w x c bytes with odd, at times negative strides: (fields, addresses [h, w, c])."""
-        gaps = [0, 0] if dense else self.rng.integers(0, 6, 2).tolist()
-        pixel = c + gaps[0]
+    def image(
+        self, name: str, h: int, w: int, c: int, dense: bool = False, kind: int = 0
+    ) -> tuple[dict[str, int], Array]:
+        """Room for h x w x c elements with odd, at times negative strides: (fields, addresses [h, w, c])."""
+        size = SIZE[kind]
+        gaps = [0, 0] if dense else (size * self.rng.integers(0, 6, 2)).tolist()
+        pixel = size * c + gaps[0]
         row = w * pixel + gaps[1]
-        address = self.take(h * row)
+        address = self.take(h * row, size)
         if not dense and self.rng.random() < 0.3:
             address, row = address + (h - 1) * row, -row
         fields = {name: address, f"{name}_row": row, f"{name}_pixel": pixel}
-        return fields, addresses(address, (h, row), (w, pixel), (c, 1))
+        return fields, addresses(address, (h, row), (w, pixel), (c, size))
 
-    def accumulators(self, pixels: int, channels: int) -> tuple[dict[str, int], Array]:
-        """Room for accumulators: (fields, indices [pixels, channels])."""
-        step = 4 * (channels + int(self.rng.integers(0, 4)))
-        first = self._acc_taken
+    def numbers(self, index: Array, kind: int) -> Array:
+        """The numbers (int64) of the elements at these addresses."""
+        return numbers(self.sram, index, kind)
+
+    def accumulators(self, pixels: int, channels: int, size: int = 4) -> tuple[dict[str, int], Array]:
+        """Room for accumulators: (fields, indices [pixels, channels] of numbers of their size)."""
+        step = size * (channels + int(self.rng.integers(0, 4)))
+        first = -(-self._acc_taken // size) * size
         assert first + pixels * step <= 4 * len(self.acc), "the scene is too large for the accumulators"
-        index = addresses(first // 4, (pixels, step // 4), (channels, 1))
-        return {"acc": first, "acc_pixel": step}, index
+        index = addresses(first // size, (pixels, step // size), (channels, 1))
+        return {"acc": first, "acc_pixel": step} | ({"acc_bytes": size} if size > 4 else {}), index
 
     def run(self, mnemonic: str, path: str | None = None, **fields: Any) -> Machine:
         """The machine after one instruction; ``path`` multiplies."""
@@ -71,6 +79,21 @@ class Scene:
         machine.acc[0][:] = self.acc
         machine.run(0, 1)
         return machine
+
+
+def numbers(memory: Array, index: Array, kind: int) -> Array:
+    """The numbers (int64) of the elements of a type, 0 u8, 1 i8, 2 i16, that begin at these bytes."""
+    bits = memory[index].astype(np.int64)
+    if SIZE[kind] == 2:
+        bits += 256 * memory[index + 1].astype(np.int64)
+    return np.where(bits > HIGH[kind], bits - 256 ** SIZE[kind], bits)
+
+
+def put(memory: Array, index: Any, values: Array, kind: int) -> None:
+    """Write numbers as elements of a type."""
+    memory[index] = values & 255
+    if SIZE[kind] == 2:
+        memory[index + 1] = values >> 8 & 255
 
 
 def addresses(first: int, *loops: tuple[int, int]) -> Array:

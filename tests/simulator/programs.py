@@ -25,6 +25,8 @@ STYLES = ("tiles", "chaos", "mixed", "focus", "flood")
 
 Fields = dict[str, Any]
 Slot = tuple[int, int]  # address, bytes
+SIZE = (1, 1, 2)  # bytes of an element of each type: u8, i8, i16
+I16 = 2
 
 
 def random_program(seed: int, target: str = "ommatid-1k") -> Program:
@@ -49,12 +51,13 @@ class Author:
         extra = float(rng.choice([0, 0, 0.05, 0.4]))
         self.weave = Weave(self.builder, rng, extra, float(rng.choice([0.1, 0.9])))
         self.most = int(rng.choice([600, 2000, 6000]))  # bytes of a buffer
+        self.wide = float(rng.choice([0, 0, 0.4, 0.9]))  # chance that elements are i16
         self.aligned = float(rng.choice([0.1, 0.7, 1.0]))  # chance that places are multiples of a word
         self.slots = self._slots(int(rng.integers(4, 9)), self.most)
         self.weights = self._slots(2, 2 * self.most)
         self.loaded: dict[tuple[int, str, int], Slot] = {}  # tables in SRAM by core, kind, size
         self.table_at = dict.fromkeys(self.cores, 0)
-        self.turn = 0
+        self.turn, self.width = 0, 4  # bytes of the accumulators last written
 
     def program(self) -> Program:
         """The program."""
@@ -89,10 +92,19 @@ class Author:
         """A number from ``low`` to ``most``, small ones more often."""
         return int(low + (most - low) * self.rng.random() ** 2 + 0.5)
 
-    def quantization(self, *names: str) -> Fields:
-        """Types and, of them, zero points of these operands."""
-        fields = self.types(*(f"{name}_type" for name in names))
-        return fields | {f"{n}_zero": int(self.rng.integers(256)) - 128 * fields[f"{n}_type"] for n in names}
+    def kind(self, size: int | None = None) -> int:
+        """A type of elements, of a size if that is given."""
+        if size is None:
+            return I16 if self.chance(self.wide) else int(self.rng.integers(2))
+        return I16 if size == 2 else int(self.rng.integers(2))
+
+    def quantization(self, **kinds: int) -> Fields:
+        """The types of these operands and, of them, zero points."""
+        zeros = {
+            f"{name}_zero": 0 if kind == I16 else int(self.rng.integers(256)) - 128 * kind
+            for name, kind in kinds.items()
+        }
+        return zeros | {f"{name}_type": kind for name, kind in kinds.items()}
 
     def types(self, *names: str) -> Fields:
         """Types (0 or 1) at random, or other flags."""
@@ -181,18 +193,26 @@ class Author:
             )
         return h, w, c
 
-    def image(self, name: str, slot: Slot, h: int, w: int, c: int, dense: bool = False) -> Fields:
+    def room(self, slot: Slot, element: int) -> Slot:
+        """The part of a buffer that begins at a multiple of an element's bytes."""
+        lost = -slot[0] % element
+        return slot[0] + lost, slot[1] - lost
+
+    def image(
+        self, name: str, slot: Slot, h: int, w: int, c: int, dense: bool = False, element: int = 1
+    ) -> Fields:
         """Room for an image in a buffer, rows and pixels apart as it fits; sometimes upside down."""
-        address, size = slot
-        gap = 0 if dense else self.pick([0, 0, 1, 3, 16, -c % 16])
+        address, size = self.room(slot, element)
+        c *= element
+        gap = 0 if dense else element * self.pick([0, 0, 1, 3, 16, -c % 16])
         pixel = c + gap if h * w * (c + gap) <= size else c
         row = w * pixel
         spare = (size - h * row) // h
         if not dense and spare > 0 and self.chance(0.4):
-            row += self.upto(spare, 0)
+            row += self.upto(spare, 0) // element * element
         left = size - h * row
         if left > 0 and not dense:
-            move = int(self.rng.integers(0, left + 1))
+            move = int(self.rng.integers(0, left + 1)) // element * element
             address += move // 16 * 16 if self.chance(self.aligned) else move
         if not dense and self.chance(0.1):
             address, row = address + (h - 1) * row, -row
@@ -234,7 +254,7 @@ class Author:
             return
         for _ in range(self.pick([0, 0, 0, 1])):  # K in parts
             self.pick([self.conv, self.conv, self.dwconv])(core, source, half)
-        shape = self.map_accumulators(core, result, half)
+        shape = self.map_accumulators(core, result, half, self.width)
         if shape and self.chance(0.8):
             self.weave.append("store", core, src=result[0], dst=self.out(shape), run=shape)
 
@@ -342,38 +362,43 @@ class Author:
         slot = slot or self.pick(self.slots)
         if not self.ready(core, slot):
             return -1
-        to = self.other(slot)
-        size = min(slot[1], to[1], self.pick([64, 300, 1500]))
+        element = SIZE[self.kind()]
+        source, to = self.room(slot, element), self.room(self.other(slot), element)
+        size = min(source[1], to[1], self.pick([64, 300, 1500])) // element
         counts = [1, 1, 1, 1]
         for k in self.rng.permutation(4).tolist():
             counts[k] = max(1, min(self.pick([2, 3, 7, 16, 16, 32]), size // int(np.prod(counts))))
         fields = {f"n{k}": n for k, n in enumerate(counts)}
-        for side, (at, _) in (("src", slot), ("dst", to)):
-            order, step = [0, 1, 2, 3] if self.chance(0.5) else self.rng.permutation(4).tolist(), 1
+        for side, (at, _) in (("src", source), ("dst", to)):
+            order, step = [0, 1, 2, 3] if self.chance(0.5) else self.rng.permutation(4).tolist(), element
             for k in order:
                 fields[f"{side}_s{k}"], step = step, step * counts[k]
-            fields[side] = at + self.upto(min(slot[1], to[1]) - step, 0)
-        return self.weave.append("copy", core, after, **fields)
+            fields[side] = at + self.upto(min(source[1], to[1]) - step, 0) // element * element
+        return self.weave.append("copy", core, after, **fields, element_bytes=element)
 
     # --- the MAC array ----------------------------------------------------------------------------------------
 
     def conv(self, core: int, slot: Slot | None = None, half: int | None = None) -> int:
         """A convolution of a buffer by another's bytes."""
         slot = slot or self.pick(self.slots)
-        k, lanes = self.target.mx_k_bytes, self.target.mx_channels
-        h, w, c = self.shape(slot[1])
-        where = self.image("src", slot, h, w, c)
-        room = self.target.accumulator_bytes // 2
+        k, lanes, kind = self.target.mx_k_bytes, self.target.mx_channels, self.kind()
+        element, weights_type = (
+            SIZE[kind],
+            I16 if kind == I16 and self.chance(0.3) else self.pick([0, 1, 1, 1]),
+        )
+        h, w, c = self.shape((slot[1] - 1) // element)
+        where = self.image("src", slot, h, w, c, element=element)
+        room, self.width = self.target.accumulator_bytes // 2, 4 * element
         cout = self.pick([1, 7, 8, 16, 16, 20, 32, 64])
-        window = self.window(h, w, 7, room // (4 * cout + 16))
+        window = self.window(h, w, 7, room // (self.width * cout + 16))
         row_mode = int(self.chance(0.3))
         if row_mode:
-            where |= self.image("src", slot, h, w, c, dense=True)
+            where |= self.image("src", slot, h, w, c, dense=True, element=element)
             window["dilation_w"] = 1
         weights = self.pick(self.weights)
         while True:
             per_row = -(-window["kw"] * c // k) if row_mode else window["kw"] * -(-c // k)
-            size = -(-cout // lanes) * window["kh"] * per_row * k * lanes
+            size = -(-cout // lanes) * window["kh"] * per_row * k * lanes * SIZE[weights_type]
             if size <= weights[1] - 16:
                 break
             if cout > lanes:
@@ -384,117 +409,154 @@ class Author:
                 window["kw"] = 1
             else:
                 return -1
-        kind = self.quantization("weights") if self.chance(0.3) else {"weights_type": 1, "weights_zero": 0}
-        zero = kind["weights_zero"] & 255
+        types = self.quantization(src=kind, weights=weights_type)
+        zero = types["weights_zero"]
         length = window["kw"] * c if row_mode else c
         at = -(-weights[0] // 16) * 16
         if length % k or cout % lanes:  # the places that fill up a tile must hold zero
             rows = window["kh"] * (1 if row_mode else window["kw"])
             at = self.table(
                 core,
-                f"weights {rows} {length} {cout} {zero}",
+                f"weights {rows} {length} {cout} {zero} {weights_type}",
                 size,
-                lambda: self._weights(cout, rows, length, zero),
+                lambda: self._weights(cout, rows, length, zero, ("u1", "i1", "<i2")[weights_type]),
             )
         if at < 0 or not (self.ready(core, slot) and self.ready(core, weights)):
             return -1
-        acc, pixel = self.accumulators(window["out_h"] * window["out_w"], cout, half)
-        update = self.chance(0.5) and self._held(core, acc, window["out_h"] * window["out_w"], pixel, cout)
+        acc, pixel = self.accumulators(window["out_h"] * window["out_w"], cout, half, self.width)
+        pixels, of_pixel = window["out_h"] * window["out_w"], self.width * cout
+        update = self.chance(0.5) and self._held(core, acc, pixels, pixel, of_pixel)
         return self.weave.append(
             "conv", core, **where, **window, cin=c, cout=cout, row_mode=row_mode, acc=acc, acc_pixel=pixel,
-            weights=at, accumulate=int(update), acc_bytes=4, **kind, **self.quantization("src"),
+            weights=at, accumulate=int(update), acc_bytes=self.width, **types,
         )  # fmt: skip
 
-    def _weights(self, cout: int, rows: int, length: int, zero: int) -> Any:
+    def _weights(self, cout: int, rows: int, length: int, zero: int, dtype: str) -> Any:
         """Random tiles of cout channels by rows of ``length`` positions, as docs/isa.md has them; ``zero`` fills up."""
-        k, lanes = self.target.mx_k_bytes, self.target.mx_channels
+        k, lanes, limits = self.target.mx_k_bytes, self.target.mx_channels, np.iinfo(dtype)
         groups, steps = -(-cout // lanes), -(-length // k)
-        w = np.full((groups, lanes, rows, steps * k), zero, np.uint8)
-        w[..., :length] = self.rng.integers(-128, 128, (groups, lanes, rows, length)) & 255
+        w = np.full((groups, lanes, rows, steps * k), zero, dtype)
+        w[..., :length] = self.rng.integers(limits.min, limits.max + 1, (groups, lanes, rows, length))
         return w.reshape(groups, lanes, rows * steps, k // 4, 4).transpose(0, 2, 3, 1, 4)
 
     def dwconv(self, core: int, slot: Slot | None = None, half: int | None = None) -> int:
         """A depthwise convolution of a buffer by another's bytes."""
         slot = slot or self.pick(self.slots)
-        h, w, c = self.shape(slot[1])
-        where = self.image("src", slot, h, w, c)
-        window = self.window(h, w, 5, self.target.accumulator_bytes // 2 // (4 * c + 16))
+        kind = self.kind()
+        element, self.width = SIZE[kind], 4 * SIZE[kind]
+        h, w, c = self.shape((slot[1] - 1) // element)
+        where = self.image("src", slot, h, w, c, element=element)
+        window = self.window(h, w, 5, self.target.accumulator_bytes // 2 // (self.width * c + 16))
         weights = self.pick(self.weights)
         tap = c + self.pick([0, 0, 3, -c % 16])
         if window["kh"] * window["kw"] * tap > weights[1]:
             return -1
         if not (self.ready(core, slot) and self.ready(core, weights)):
             return -1
-        acc, pixel = self.accumulators(window["out_h"] * window["out_w"], c, half)
-        update = self.chance(0.3) and self._held(core, acc, window["out_h"] * window["out_w"], pixel, c)
+        pixels = window["out_h"] * window["out_w"]
+        acc, pixel = self.accumulators(pixels, c, half, self.width)
+        update = self.chance(0.3) and self._held(core, acc, pixels, pixel, self.width * c)
         return self.weave.append(
             "dwconv", core, **where, **window, c=c, weights=weights[0], weights_tap=tap, acc=acc, acc_pixel=pixel,
-            accumulate=int(update), acc_bytes=4, **self.quantization("src"),
+            accumulate=int(update), acc_bytes=self.width, **self.quantization(src=kind),
         )  # fmt: skip
 
-    def accumulators(self, pixels: int, channels: int, half: int | None) -> tuple[int, int]:
-        """Room in half of the accumulators: address, bytes from pixel to pixel."""
-        room = self.target.accumulator_bytes // 2
+    def accumulators(self, pixels: int, channels: int, half: int | None, width: int = 4) -> tuple[int, int]:
+        """Room for accumulators of ``width`` bytes in half of them: address, bytes from pixel to pixel."""
+        room, of_pixel = self.target.accumulator_bytes // 2, width * channels
         half = self.pick([0, room]) if half is None else half
-        pixel = 4 * channels + (self.pick([0, 0, 4, 16]) if pixels * (4 * channels + 16) <= room else 0)
-        left = (room - pixels * pixel) // 4
-        return half + (4 * self.upto(left, 0) if self.chance(0.3) else 0), pixel
+        pixel = of_pixel + (self.pick([0, 0, width, 16]) if pixels * (of_pixel + 16) <= room else 0)
+        left = (room - pixels * pixel) // width
+        return half + (width * self.upto(left, 0) if self.chance(0.3) else 0), pixel
 
-    def _held(self, core: int, acc: int, pixels: int, pixel: int, channels: int) -> bool:
-        last = acc + (pixels - 1) * pixel + 4 * channels
+    def _held(self, core: int, acc: int, pixels: int, pixel: int, of_pixel: int) -> bool:
+        last = acc + (pixels - 1) * pixel + of_pixel
         return self.weave.written(core, acc, last, Memory.ACC)
 
     # --- the vector engine ------------------------------------------------------------------------------------
 
-    def map_accumulators(self, core: int, slot: Slot, half: int) -> int:
+    def map_accumulators(self, core: int, slot: Slot, half: int, width: int) -> int:
         """Requantise what half of the accumulators hold, densely; bytes written, 0 if none."""
-        h, w, c = self.shape(min(slot[1], self.target.accumulator_bytes // 8))
-        while c and not self._held(core, half, h * w, 4 * c, c):
+        h, w, c = self.shape(min((slot[1] - 1) // 2, self.target.accumulator_bytes // 2 // width))
+        while c and not self._held(core, half, h * w, width * c, width * c):
             h, w, c = (h // 2, w, c) if h > 1 else (h, w // 2, c) if w > 1 else (h, w, c // 2)
         if not c:
             return 0
-        parameters = self.table(core, "acc", c, lambda: self._requantise(c))
-        fields = self.steps(core, slot, h, w, c)
-        if parameters < 0 or fields is None:
+        mid = self.kind()
+        parameters = self.table(core, f"acc{width}", c, lambda: self._requantise(c, width))
+        made = self.steps(core, slot, h, w, c, mid)
+        if parameters < 0 or made is None:
             return 0
+        fields, element = made
         done = self.weave.append(
-            "map", core, source=1, src=half, src_row=4 * c * w, src_pixel=4 * c, parameters=parameters, h=h, w=w, c=c,
-            dst=slot[0], dst_row=w * c, dst_pixel=c, **fields,
+            "map", core, source=1, src=half, src_row=width * c * w, src_pixel=width * c, parameters=parameters, h=h, w=w,
+            c=c, dst=self.room(slot, element)[0], dst_row=w * c * element, dst_pixel=c * element, acc_bytes=width,
+            **self.quantization(mid=mid), **fields,
         )  # fmt: skip
-        return h * w * c if done >= 0 else 0
+        return h * w * c * element if done >= 0 else 0
 
-    def _requantise(self, c: int) -> Any:
+    def _requantise(self, c: int, width: int) -> Any:
         bias = self.rng.integers(-5000, 5000, c).astype("<i4")
-        return np.concatenate(
-            [bias.view(np.uint8), (2.0 ** self.rng.uniform(-14, -6, c)).astype("<f4").view(np.uint8)]
+        factor = 2.0 ** self.rng.uniform(-14, -6, c) * (
+            2.0 ** self.rng.uniform(-16, 8, c) if width == 8 else 1
         )
+        return np.concatenate([bias.view(np.uint8), factor.astype("<f4").view(np.uint8)])
 
     def _affine(self, c: int) -> Any:
         return np.concatenate([self.rng.normal(0, 20, c), self.rng.normal(0, 1, 2 * c)]).astype("<f4")
 
-    def steps(self, core: int, dst: Slot, h: int, w: int, c: int, src: Slot | None = None) -> Fields | None:
-        """Steps 2 to 4 of a map: tables, a second operand; None if they cannot be had."""
-        fields = self.quantization("mid", "src", "a", "b", "r")
+    def _table(self, element: int) -> tuple[int, int, int, Callable[[], Any]]:
+        """A kind of table that reads elements of a size: its number, bytes, the size that it gives, its entries."""
+        if element == 2:
+            return 3, 1026, 2, lambda: self.rng.integers(-32768, 32768, 513).astype("<i2")
+        if self.chance(self.wide):
+            return 2, 512, 2, lambda: self.rng.integers(-32768, 32768, 256).astype("<i2")
+        return 1, 256, 1, lambda: self.rng.integers(0, 256, 256).astype(np.uint8)
+
+    def steps(
+        self, core: int, dst: Slot, h: int, w: int, c: int, first: int, src: Slot | None = None
+    ) -> tuple[Fields, int] | None:
+        """Steps 2 to 4 of a map after elements of a type: tables, a second operand; and the size of what they give.
+
+        None if they cannot be had.
+        """
+        element, fields = SIZE[first], {}
         for n in (1, 2):
+            if n == 2 and self.chance(0.4):
+                more = self.second(core, dst, h, w, c, element, src)
+                if more is None:
+                    return None
+                fields |= more
+                element = SIZE[more["r_type"]]
             if self.chance(0.3):
-                at = self.table(core, "bytes", 256, lambda: self.rng.integers(0, 256, 256).astype(np.uint8))
+                number, size, gives, entries = self._table(element)
+                at = self.table(core, f"table{number}", size, entries)
                 if at < 0:
                     return None
-                fields |= {f"table{n}": at, f"table{n}_on": 1}
-        if self.chance(0.4):
-            other = self.other(dst, src) if src else self.other(dst)
-            whole = self.chance(0.7)
-            if h * w * (c if whole else 1) > other[1] or not self.ready(core, other):
-                return None
-            fields |= self.image("operand", other, h, w, c if whole else 1) | {"operand_c": int(whole)}
-            for step in ("operand_row", "operand_pixel"):
-                if self.chance(0.1) and fields["operand_row"] > 0:
-                    fields[step] = 0
-            numbers = self.rng.normal(0, 1, 3).astype(np.float32)
-            fields |= {"binary": self.pick([1, 1, 2]), "a_factor": numbers[0], "b_factor": numbers[1]}
-            fields["addend"] = numbers[2] * np.float32(50)
-            if fields["binary"] == 2:
-                fields["a_factor"] = numbers[0] * np.float32(0.01)
+                fields |= {f"table{n}": at, f"table{n}_on": number}
+                element = gives
+        return fields, element
+
+    def second(
+        self, core: int, dst: Slot, h: int, w: int, c: int, element: int, src: Slot | None
+    ) -> Fields | None:
+        """A second operand for elements of a size; None if there is none."""
+        fields = self.quantization(a=self.kind(element), b=self.kind(), r=self.kind())
+        other = self.other(dst, src) if src else self.other(dst)
+        whole, size = self.chance(0.7), SIZE[fields["b_type"]]
+        if h * w * (c if whole else 1) * size >= other[1] or not self.ready(core, other):
+            return None
+        fields |= self.image("operand", other, h, w, c if whole else 1, element=size) | {
+            "operand_c": int(whole)
+        }
+        for step in ("operand_row", "operand_pixel"):
+            if self.chance(0.1) and fields["operand_row"] > 0:
+                fields[step] = 0
+        numbers = self.rng.normal(0, 1, 3).astype(np.float32)
+        fields |= {"binary": self.pick([1, 1, 2]), "a_factor": numbers[0], "b_factor": numbers[1]}
+        fields["addend"] = numbers[2] * np.float32(50)
+        if fields["binary"] == 2:
+            fields["a_factor"] = numbers[0] * np.float32(0.01)
         return fields
 
     def map(self, core: int) -> int:
@@ -502,59 +564,71 @@ class Author:
         slot = self.pick(self.slots)
         to = slot if self.chance(0.2) else self.other(slot)
         if self.chance(0.4):
-            return self.map_accumulators(core, to, self.pick([0, self.target.accumulator_bytes // 2]))
-        h, w, c = self.shape(min(slot[1], to[1]))
-        fields: Fields = {"source": self.pick([0, 2])}
+            half = self.pick([0, self.target.accumulator_bytes // 2])
+            return self.map_accumulators(core, to, half, 4 * SIZE[self.kind()])
+        kind, mid = self.kind(), self.kind()
+        h, w, c = self.shape((min(slot[1], to[1]) - 1) // 2)
+        fields: Fields = {"source": self.pick([0, 2])} | self.quantization(src=kind, mid=mid)
         if not self.ready(core, slot):
             return -1
         if fields["source"] == 2:
             fields["parameters"] = self.table(core, "affine", c, lambda: self._affine(c))
             if fields["parameters"] < 0:
                 return -1
-        more = self.steps(core, to, h, w, c, slot)
-        if more is None:
+        made = self.steps(core, to, h, w, c, mid if fields["source"] else kind, slot)
+        if made is None:
             return -1
-        where = self.image("src", slot, h, w, c)
+        more, element = made
+        if to == slot and element != SIZE[kind]:
+            return -1
+        where = self.image("src", slot, h, w, c, element=SIZE[kind])
         if to == slot:
             where |= {name.replace("src", "dst"): value for name, value in where.items()}
         else:
-            where |= self.image("dst", to, h, w, c)
+            where |= self.image("dst", to, h, w, c, element=element)
         return self.weave.append("map", core, **where, h=h, w=w, c=c, **fields, **more)
 
     def pool(self, core: int) -> int:
         """Over a window of a buffer."""
         slot = self.pick(self.slots)
         to = self.other(slot)
-        h, w, c = self.shape(slot[1])
-        window = self.window(h, w, 3 if h * w * c > 1000 else 7, to[1] // c)
+        kind, average = self.kind(), self.types("kind")
+        out = self.kind() if average["kind"] else self.kind(SIZE[kind])
+        h, w, c = self.shape((slot[1] - 1) // SIZE[kind])
+        window = self.window(h, w, 3 if h * w * c > 1000 else 7, (to[1] - 1) // (c * SIZE[out]))
+        if window["out_h"] * window["out_w"] * c * SIZE[out] >= to[1]:
+            return -1
         if not self.ready(core, slot):
             return -1
         return self.weave.append(
-            "pool", core, **self.image("src", slot, h, w, c), **window, c=c, factor=np.float32(self.rng.uniform(0.3, 2)),
-            **self.image("dst", to, window["out_h"], window["out_w"], c),
-            **self.quantization("src", "dst"), **self.types("kind", "count_pad"),
+            "pool", core, **self.image("src", slot, h, w, c, element=SIZE[kind]), **window, c=c,
+            **self.image("dst", to, window["out_h"], window["out_w"], c, element=SIZE[out]),
+            factor=np.float32(self.rng.uniform(0.3, 2)), **self.quantization(src=kind, dst=out), **average,
+            **self.types("count_pad"),
         )  # fmt: skip
 
     def reduce(self, core: int, slot: Slot | None = None, after: tuple[int, ...] = ()) -> int:
         """Sums of a buffer."""
-        slot = slot or self.pick(self.slots)
-        h, w, c = self.shape(slot[1])
+        slot, kind = slot or self.pick(self.slots), self.kind()
+        h, w, c = self.shape((slot[1] - 1) // SIZE[kind])
         if not self.ready(core, slot):
             return -1
         acc, _ = self.accumulators(1, c, None)
-        update = self.chance(0.4) and self._held(core, acc, 1, 4 * c, c)
+        update = self.chance(0.4) and self._held(core, acc, 1, 4 * c, 4 * c)
         return self.weave.append(
-            "reduce", core, after, **self.image("src", slot, h, w, c), h=h, w=w, c=c, acc=acc, accumulate=int(update),
-            **self.quantization("src"),
+            "reduce", core, after, **self.image("src", slot, h, w, c, element=SIZE[kind]), h=h, w=w, c=c, acc=acc,
+            accumulate=int(update), **self.quantization(src=kind),
         )  # fmt: skip
 
     def resize(self, core: int) -> int:
         """Larger or smaller by tables, one tap or four."""
         slot = self.pick(self.slots)
         to = self.other(slot)
-        in_h, in_w, c = self.shape(slot[1])
+        kind, out = self.kind(), self.kind()
+        in_h, in_w, c = self.shape((slot[1] - 1) // SIZE[kind])
+        c = min(c, (to[1] - 1) // SIZE[out])
         out_h, out_w = self.upto(16), self.upto(16)
-        while out_h * out_w * c > to[1]:
+        while out_h * out_w * c * SIZE[out] >= to[1]:
             out_h, out_w = (out_w, -(-out_h // 2)) if out_h * out_w > 1 else (1, 1)
         taps = int(self.chance(0.6))
         rows = self.table(core, f"taps{taps} in {in_h}", out_h, lambda: self._taps(in_h, out_h, taps))
@@ -562,9 +636,10 @@ class Author:
         if min(rows, columns) < 0 or not self.ready(core, slot):
             return -1
         return self.weave.append(
-            "resize", core, **self.image("src", slot, in_h, in_w, c), **self.image("dst", to, out_h, out_w, c), taps=taps,
+            "resize", core, **self.image("src", slot, in_h, in_w, c, element=SIZE[kind]),
+            **self.image("dst", to, out_h, out_w, c, element=SIZE[out]), taps=taps,
             rows=rows, columns=columns, in_h=in_h, in_w=in_w, out_h=out_h, out_w=out_w, c=c,
-            factor=np.float32(self.rng.uniform(0.3, 2) / 2**22), **self.quantization("src", "dst"),
+            factor=np.float32(self.rng.uniform(0.3, 2) / 2**22), **self.quantization(src=kind, dst=out),
         )  # fmt: skip
 
     def _taps(self, size: int, out: int, four: int) -> Any:
@@ -577,32 +652,37 @@ class Author:
         """Over the channels of a buffer."""
         slot = self.pick(self.slots)
         to = self.other(slot)
-        h, w, c = self.shape(min(slot[1], to[1], 2000))
-        scale = float(self.rng.uniform(0.01, 0.2))
-        table = self.table(
-            core, "exp", 1024, lambda: np.rint(2**24 * np.exp(-scale * np.arange(256))).astype("<u4")
-        )
+        kind, out = self.kind(), self.kind()
+        h, w, c = self.shape((min(slot[1], to[1], 2000) - 1) // 2)
+        scale, size = float(self.rng.uniform(0.01, 0.2)), 1024 * SIZE[kind]
+        steps = np.arange(256)
+        if kind == I16:
+            steps, scale = np.concatenate([256 * steps, steps]), scale / 256
+        table = self.table(core, "exp", size, lambda: (2.0**31 * np.exp(-scale * steps)).astype("<u4"))
         if table < 0 or not self.ready(core, slot):
             return -1
         return self.weave.append(
-            "softmax", core, **self.image("src", slot, h, w, c), **self.image("dst", to, h, w, c), h=h, w=w, c=c,
-            table=table, factor=np.float32(256), **self.types("src_type"), **self.quantization("dst"),
+            "softmax", core, **self.image("src", slot, h, w, c, element=SIZE[kind]),
+            **self.image("dst", to, h, w, c, element=SIZE[out]), h=h, w=w, c=c, table=table,
+            factor=np.float32(256 ** SIZE[out] // SIZE[out]), src_type=kind, **self.quantization(dst=out),
         )  # fmt: skip
 
     def lrn(self, core: int) -> int:
         """Across the channels of a buffer."""
         slot = self.pick(self.slots)
         to = self.other(slot)
-        h, w, c = self.shape(min(slot[1], to[1], 2000))
+        kind, out = self.kind(), self.kind()
+        h, w, c = self.shape((min(slot[1], to[1], 2000) - 1) // 2)
         if not self.ready(core, slot):
             return -1
         alpha, bias, factor = (
             np.float32(self.rng.uniform(*limits)) for limits in ((0, 0.1), (0.5, 2), (0.5, 2))
         )
         return self.weave.append(
-            "lrn", core, **self.image("src", slot, h, w, c), **self.image("dst", to, h, w, c), h=h, w=w, c=c,
+            "lrn", core, **self.image("src", slot, h, w, c, element=SIZE[kind]),
+            **self.image("dst", to, h, w, c, element=SIZE[out]), h=h, w=w, c=c,
             size=self.pick([1, 2, 3, 5, 7]), alpha=alpha, bias=bias, factor=factor,
-            **self.quantization("src", "dst"),
+            **self.quantization(src=kind, dst=out),
         )  # fmt: skip
 
     def channels(self, size: int) -> tuple[int, int, int]:
@@ -617,14 +697,16 @@ class Author:
         """Over the channels of a buffer."""
         slot = self.pick(self.slots)
         to = self.other(slot)
-        h, w, c = self.channels(min(slot[1], to[1], 2000))
+        kind, out = self.kind(), self.kind()
+        h, w, c = self.channels((min(slot[1], to[1], 2000) - 1) // 2)
         parameters = self.table(core, "norm", c, lambda: self.rng.normal(0, 40, 2 * c).astype("<f4"))
         if parameters < 0 or not self.ready(core, slot):
             return -1
         return self.weave.append(
-            "norm", core, **self.image("src", slot, h, w, c), **self.image("dst", to, h, w, c), h=h, w=w, c=c,
+            "norm", core, **self.image("src", slot, h, w, c, element=SIZE[kind]),
+            **self.image("dst", to, h, w, c, element=SIZE[out]), h=h, w=w, c=c,
             parameters=parameters, epsilon=np.float32(10 ** self.rng.uniform(-6, 6)), **self.types("centre"),
-            **self.quantization("src", "dst"),
+            **self.quantization(src=kind, dst=out),
         )  # fmt: skip
 
     def topk(self, core: int) -> int:
@@ -632,15 +714,16 @@ class Author:
         slot = self.pick(self.slots)
         to = self.other(slot)
         other = self.other(slot, to)
-        h, w, c = self.channels(min(slot[1], 2000))
-        k = min(c, self.pick([1, 1, 2, 5, 17]), to[1] // (h * w), other[1] // (4 * h * w))
+        kind = self.kind()
+        h, w, c = self.channels((min(slot[1], 2000) - 1) // SIZE[kind])
+        k = min(c, self.pick([1, 1, 2, 5, 17]), (to[1] - 1) // (h * w * SIZE[kind]), other[1] // (4 * h * w))
         if k == 0 or not self.ready(core, slot):
             return -1
         on = self.pick([(1, 0), (0, 1), (1, 1)])
         return self.weave.append(
-            "topk", core, **self.image("src", slot, h, w, c), h=h, w=w, c=c, k=k, values_on=on[0], indices_on=on[1],
-            **self.image("dst", to, h, w, k), **self.image("index", other, h, w, 4 * k),
-            **self.types("src_type", "order", "last"),
+            "topk", core, **self.image("src", slot, h, w, c, element=SIZE[kind]), h=h, w=w, c=c, k=k, values_on=on[0],
+            **self.image("dst", to, h, w, k, element=SIZE[kind]), **self.image("index", other, h, w, 4 * k),
+            indices_on=on[1], src_type=kind, **self.types("order", "last"),
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from ommatid.isa.target import load_target
 from ommatid.isa.weights import pack_weights
 from ommatid.simulator.kernels.multiply import available
-from tests.simulator.builder import Scene
+from tests.simulator.builder import Scene, put
 
 Array = np.ndarray[Any, Any]
 
@@ -36,6 +38,33 @@ def test_conv_is_exact_at_the_limits_of_the_sums(value: int, cin: int, path: str
     centred = 2 * value - 255
     want = weights.astype(np.int64).sum(axis=(1, 2, 3)) * centred
     np.testing.assert_array_equal(machine.acc[0][where[0]], want)
+
+
+@pytest.mark.parametrize("path", available())
+@pytest.mark.parametrize("row_mode", [0, 1])
+@pytest.mark.parametrize("dtype", [np.int8, np.int16])
+@pytest.mark.parametrize("value", [-32768, 32767, -1, 255])
+def test_sums_of_16_bits_are_exact_and_wrap(
+    value: int, dtype: type[np.signedinteger[Any]], row_mode: int, path: str
+) -> None:
+    """3 x 3 x 15 000 products, more than fit in int32: of each two planes, and of all of a kernel row."""
+    scene, cin = Scene(0, replace(load_target(), sram_kib=8192)), 15_000
+    weights = np.full((2, 3, 3, cin), np.iinfo(dtype).min, dtype)
+    weights[1] = np.iinfo(dtype).max
+    weights[1, 0, 0, 0] -= 3
+    src, index = scene.image("src", 3, 3, cin, dense=True, kind=2)
+    put(scene.sram, index, np.array(value), 2)
+    acc, where = scene.accumulators(1, 2, 8)
+    held = scene.acc.view(np.int64)
+    held[where] = np.int64(1) << 46  # its upper 16 bits do not count
+    held[where[0, 0]] |= np.int64(5) << 50
+    machine = scene.run(
+        "conv", path, **src, **acc, in_h=3, in_w=3, kh=3, kw=3, cin=cin, cout=2, row_mode=row_mode, src_type=2,
+        weights_type=1 if dtype == np.int8 else 2, accumulate=1,
+        weights=scene.put(pack_weights(weights, row_mode == 1, scene.target), 16),
+    )  # fmt: skip
+    want = weights.astype(np.int64).sum(axis=(1, 2, 3)) * value + 2**46
+    np.testing.assert_array_equal(machine.acc[0].view(np.int64)[where[0]], (want + 2**47) % 2**48 - 2**47)
 
 
 @st.composite

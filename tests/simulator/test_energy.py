@@ -31,6 +31,16 @@ def test_a_convolution_pays_for_macs_accumulators_and_words() -> None:
     assert (conv["vx"], conv["dram"]) == (0, pytest.approx(128 * 162.5))
 
 
+def test_16_bits_pay_for_their_passes_and_bytes() -> None:
+    b = Builder()
+    b.conv(in_h=2, in_w=2, out_h=2, out_w=2, cin=32, cout=16, src_row=128, src_pixel=64, acc_pixel=128, src_type=2,
+           weights_type=2, acc_bytes=8)  # fmt: skip
+    (conv,) = levels(b)
+    assert conv["mac"] == pytest.approx(4 * 4 * 32 * 16 * 0.3)
+    assert conv["acc"] == pytest.approx(2 * 2 * 4 * 16 * 8 * 1.25)
+    assert conv["sram"] == pytest.approx((16 + 64) * 16 * 2.5)
+
+
 def test_a_depthwise_convolution_pays_for_each_tap() -> None:
     b = Builder()
     b.dwconv(in_h=4, in_w=8, out_h=3, out_w=4, kh=2, kw=5, c=16, src_row=128, src_pixel=16, weights=8192,

@@ -7,9 +7,10 @@ import datetime
 import numpy as np
 import pytest
 
-from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS
+from ommatid.isa.instructions import BY_OPCODE, INSTRUCTIONS, Engine
 from ommatid.isa.target import preset_names
 from ommatid.isa.verifier import verify
+from ommatid.simulator.functional import wide
 from tests.simulator.outcome import compare
 from tests.simulator.programs import random_program
 
@@ -38,14 +39,18 @@ def test_executors_agree(number: int) -> None:
 
 def test_programs_hold_every_instruction_and_queue_at_once() -> None:
     kinds: set[str] = set()
+    of_16_bits: set[str] = set()
     cores, tokens = set(), 0
     for seed in range(40):
         stream = random_program(seed, preset_names()[seed % 3]).instructions
         kinds |= {BY_OPCODE[int(op)].mnemonic for op in stream["opcode"]}
+        of_16_bits |= {BY_OPCODE[int(op)].mnemonic for op in stream["opcode"][wide(stream)]}
         cores.add(len(np.unique(stream["core"])))
         tokens += int(np.bitwise_count(stream["wait"]).sum())
         assert 3 <= len(stream) <= 64
     assert kinds == {row.mnemonic for row in INSTRUCTIONS}
+    engines = {row.mnemonic for row in INSTRUCTIONS if row.engine in (Engine.MX, Engine.VX)}
+    assert of_16_bits == engines
     assert cores >= {1, 2}
     assert tokens > 40 * 5
 

@@ -22,8 +22,7 @@ from ommatid.simulator.timing import simulate
 from tests.isa.builder import Builder, Queue
 
 FOLDER = Path(__file__).parent / "micro"
-FILES = {path.stem: tomllib.loads(path.read_text())["program"] for path in sorted(FOLDER.glob("*.toml"))}
-MICRO = [micro for programs in FILES.values() for micro in programs]
+MICRO = [m for path in sorted(FOLDER.glob("*.toml")) for m in tomllib.loads(path.read_text())["program"]]
 #: What rates may be off by where the clock steps: cycles, or this share.
 FAST_CYCLES, FAST_SHARE = 12, 0.03
 
@@ -33,15 +32,6 @@ ONE_BANK = {
     "store_not_starved_at_255", "fill_40_words_behind_mx", "store_64_words_behind_reduce",
     "norm_one_bank", "topk_write_waits_behind_reads",
 }  # fmt: skip
-
-#: The fast executors do not know these yet.
-WIDE = {micro["name"] for micro in FILES["07_wide"]}
-
-
-def fast(micros: list[dict[str, Any]]) -> list[Any]:
-    """The programs as parameters of a test of the fast executors."""
-    refused = pytest.mark.xfail(raises=NotImplementedError, reason="16 bits")
-    return [pytest.param(m, id=str(m["name"]), marks=[refused] if m["name"] in WIDE else []) for m in micros]
 
 
 def queues(names: list[str]) -> list[Queue]:
@@ -75,7 +65,7 @@ def test_reference_meets_every_number(micro: dict[str, Any]) -> None:
     check_memories(micro, ran.memories)
 
 
-@pytest.mark.parametrize("micro", fast([m for m in MICRO if "holds" in m]))
+@pytest.mark.parametrize("micro", [m for m in MICRO if "holds" in m], ids=lambda m: str(m["name"]))
 def test_memories_hold_what_is_said(micro: dict[str, Any]) -> None:
     made, _ = program(micro)
     machine = Machine(made)
@@ -92,7 +82,9 @@ def check_memories(micro: dict[str, Any], ours: Any) -> None:
         np.testing.assert_array_equal(memory[at : at + len(expected)], expected)
 
 
-@pytest.mark.parametrize("micro", fast([m for m in MICRO if m["name"] not in ONE_BANK]))
+@pytest.mark.parametrize(
+    "micro", [m for m in MICRO if m["name"] not in ONE_BANK], ids=lambda m: str(m["name"])
+)
 def test_rates_come_close(micro: dict[str, Any]) -> None:
     cycles = simulate(program(micro)[0]).cycles
     assert abs(cycles - micro["cycles"]) <= max(FAST_CYCLES, FAST_SHARE * micro["cycles"])

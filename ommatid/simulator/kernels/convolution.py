@@ -1,4 +1,4 @@
-"""``conv``: 8-bit activations by 8-bit weights into int32 accumulators, exactly.
+"""``conv``: activations by weights into accumulators, exactly.
 
 Weights are multiplied where they lie in SRAM, and so are unsigned activations where the window meets no padding.
 Else a copy is made of the rows that are needed: padding is the zero point, and numbers are as the path wants them.
@@ -7,6 +7,9 @@ weights too much; the others multiply numbers less the zero point.
 
 All multiply int8 weights. Unsigned ones are shifted to int8, and what is left of their zero point, times the sum of a
 pixel's activations, is taken off the pixel's sums.
+
+16-bit numbers are taken apart into planes, their high bytes, signed, and their low ones, unsigned: the sums of the
+products of each two planes, few enough to fit in int32, are added up in int64.
 """
 
 from __future__ import annotations
@@ -16,25 +19,91 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import kernel
+from ommatid.isa.elements import I16
 from ommatid.simulator.kernels.arithmetic import columns, portion, rows
 from ommatid.simulator.kernels.multiply import multiply
+from ommatid.simulator.kernels.vectors import LANES, load_longs, store_longs, wrapped
+
+MOST_QUADS = 8192  # whose products fit in int32: 32768 * 255 * 255 < 2 ** 31
 
 
 @kernel
-def conv(f: Any, sram: Any, acc: Any, array: Any, part: int, parts: int) -> None:
+def conv(f: Any, sram: Any, acc: Any, array: Any, part: int, parts: int, wide: Any) -> None:
     """Execute a part of a ``conv`` record; ``acc`` is int32, ``array`` what executes it (``MacArray``)."""
-    zero = np.int64(f.src_zero) + 128 * np.int64(f.src_type)
     pixels = portion(np.int64(f.out_h) * np.int64(f.out_w), part, parts)
+    if wide is None:
+        by_bytes(f, sram, acc, array, pixels)
+    else:
+        by_planes(f, sram, acc, array, pixels)
+
+
+@kernel
+def by_bytes(f: Any, sram: Any, acc: Any, array: Any, pixels: Any) -> None:
+    """The sums of some output pixels, of 8-bit activations."""
+    sign, step, accumulate = 128 * np.int64(f.src_type), np.int64(f.acc_pixel) // 4, np.int64(f.accumulate)
+    zero, sums = np.int64(f.src_zero) + sign, acc[np.int64(f.acc) // 4 + pixels[0] * step :]
+    weights = tiles(f, array, sram[np.int64(f.weights) :], f.weights_type == 1, np.int64(f.weights_zero))
+    runs, quads, _ = extents(f, array)
+    whole = 0, runs, 0, quads
     if array.wide:
-        image, row, pixel, origin = staged(f, sram, np.empty(0, np.int16), zero, 0, pixels)
-        products(f, image, row, pixel, origin, sram, acc, array, 0, pixels)
+        view = staged(f, sram, None, np.empty(0, np.int16), sign, zero, 0, pixels)
+        products(f, view, weights, array, 0, pixels, whole, sums, step, accumulate)
     elif f.src_type == 1 or padded(f):
-        image, row, pixel, origin = staged(f, sram, np.empty(0, np.uint8), 0, zero, pixels)
-        products(f, image, row, pixel, origin, sram, acc, array, zero, pixels)
+        view = staged(f, sram, None, np.empty(0, np.uint8), sign, 0, zero, pixels)
+        products(f, view, weights, array, zero, pixels, whole, sums, step, accumulate)
     else:
         row, pixel = np.int64(f.src_row), np.int64(f.src_pixel)
         origin = np.int64(f.src) - np.int64(f.pad_top) * row - np.int64(f.pad_left) * pixel
-        products(f, sram, row, pixel, origin, sram, acc, array, zero, pixels)
+        products(f, (sram, row, pixel, origin), weights, array, zero, pixels, whole, sums, step, accumulate)
+
+
+@kernel
+def by_planes(f: Any, sram: Any, acc: Any, array: Any, pixels: Any) -> None:
+    """The sums of some output pixels, of 16-bit activations, in 48 bits."""
+    count, step = np.int64(f.cout), np.int64(f.acc_pixel) // 4
+    total = np.zeros((pixels[1] - pixels[0]) * count, np.int64)
+    for weights_plane in range(2 if f.weights_type == I16 else 1):
+        weights = plane_tiles(f, array, sram, weights_plane)
+        for plane in range(2):
+            sign, shift = 128 * plane, 8 * (plane + weights_plane)
+            if array.wide:
+                view = staged(f, sram, plane, np.empty(0, np.int16), sign, sign, 0, pixels)
+                add_products(f, view, weights, array, 0, pixels, total, shift)
+            else:
+                bytes_ = staged(f, sram, plane, np.empty(0, np.uint8), sign, 0, sign, pixels)
+                add_products(f, bytes_, weights, array, sign, pixels, total, shift)
+    for p in range(pixels[1] - pixels[0]):
+        at = np.int64(f.acc) // 4 + (pixels[0] + p) * step
+        for block in range(0, count, LANES):
+            left = count - block
+            sums = load_longs(total, p * count + block, left)
+            if f.accumulate:
+                sums = sums + load_longs(acc, at + 2 * block, left)
+            store_longs(acc, at + 2 * block, left, wrapped(sums))
+
+
+@kernel
+def add_products(
+    f: Any, view: Any, weights: Any, array: Any, zero: int, pixels: Any, total: Any, shift: int
+) -> None:
+    """Add the sums of the products of two planes, times 2 ** shift."""
+    sums, (runs, quads, _) = np.empty(len(total), np.int32), extents(f, array)
+    together = max(MOST_QUADS // quads, 1)
+    for run in range(0, runs, together):
+        for quad in range(0, quads, MOST_QUADS):
+            some = run, min(run + together, runs), quad, min(quad + MOST_QUADS, quads)
+            products(f, view, weights, array, zero, pixels, some, sums, np.int64(f.cout), 0)
+            for i in range(len(total)):
+                total[i] += np.int64(sums[i]) << shift
+
+
+@kernel
+def extents(f: Any, array: Any) -> Any:
+    """(runs of a window, quads of a run that are multiplied, bytes of a run's 8-bit weights for a group of channels)."""
+    runs = np.int64(f.kh) * (1 if f.row_mode else np.int64(f.kw))
+    length = np.int64(f.kw) * np.int64(f.cin) if f.row_mode else np.int64(f.cin)
+    quads = (length + 4 * array.quads - 1) // (4 * array.quads) * array.quads
+    return runs, quads, (length + array.k - 1) // array.k * array.k * array.channels
 
 
 @kernel
@@ -54,11 +123,11 @@ def padded(f: Any) -> bool:
 
 
 @kernel
-def staged(f: Any, sram: Any, like: Any, less: int, padding: int, pixels: Any) -> Any:
+def staged(f: Any, sram: Any, plane: Any, like: Any, sign: int, less: int, padding: int, pixels: Any) -> Any:
     """A copy of the rows that some output pixels' windows see: (elements, row, pixel, begin of the first window of all).
 
-    Elements are of the type of ``like``: numbers (signed ones plus 128) less ``less``, and ``padding`` where there
-    is no input.
+    Elements are of the type of ``like``: bytes, with ``sign`` flipped, less ``less``, and ``padding`` where there is no
+    input. ``plane`` is None if the input is of bytes, else which bytes of 16-bit numbers are meant.
     """
     cin, left = np.int64(f.cin), np.int64(f.pad_left)
     first, last = rows(pixels[0], pixels[1], np.int64(f.out_w))
@@ -66,7 +135,7 @@ def staged(f: Any, sram: Any, like: Any, less: int, padding: int, pixels: Any) -
     lines += (np.int64(f.kh) - 1) * np.int64(f.dilation_h) + 1
     width = extent(f)[1]
     row = width * cin
-    flip = np.uint8(128 * np.int64(f.src_type))
+    flip, size = np.uint8(sign), np.int64(1 if plane is None else 2)
     image = np.empty(lines * row + 64, like.dtype)
     start, stop = max(left, 0), max(min(width, np.int64(f.in_w) + left), max(left, 0))
     for line in range(lines):
@@ -79,11 +148,19 @@ def staged(f: Any, sram: Any, like: Any, less: int, padding: int, pixels: Any) -
         fill(out[stop * cin :], padding)
         at, pixel = np.int64(f.src) + y * np.int64(f.src_row), np.int64(f.src_pixel)
         at += (start - left) * pixel
-        run, count = (cin, stop - start) if pixel != cin else ((stop - start) * cin, 1)
+        run, count = (cin, stop - start) if pixel != size * cin else ((stop - start) * cin, 1)
         for x in range(count):
             to = out[start * cin + x * run : start * cin + (x + 1) * run]
-            convert(sram[at + x * pixel : at + x * pixel + run], flip, less, to)
+            convert(run_of(sram, at + x * pixel, run, plane), flip, less, to)
     return image, row, cin, -first * row
+
+
+@kernel
+def run_of(sram: Any, at: int, count: int, plane: Any) -> Any:
+    """The bytes of so many elements, or of a plane of 16-bit ones."""
+    if plane is None:
+        return sram[at : at + count]
+    return sram[at + plane : at + plane + 2 * count - 1 : 2]
 
 
 @kernel
@@ -101,49 +178,70 @@ def convert(source: Any, flip: int, less: int, out: Any) -> None:
 
 
 @kernel
+def tiles(f: Any, array: Any, data: Any, is_signed: bool, zero: int) -> Any:
+    """8-bit weights as ``multiply`` takes them: (int8 data, lanes, bytes of a run, of a group, what stands for zero)."""
+    lanes, count = array.channels, np.int64(f.cout)
+    runs, _, run_bytes = extents(f, array)
+    group = runs * run_bytes
+    if not is_signed:
+        data, zero = signed(data[: (count + lanes - 1) // lanes * group]), zero - 128
+    stored = run_bytes // (4 * lanes)
+    if lanes % array.vector or stored % array.quads:
+        data = regrouped(data, count, lanes, runs, stored, np.uint8(zero & 255))
+        lanes, run_bytes = 16, (stored + stored % 2) * 64
+        group = runs * run_bytes
+    return data, lanes, run_bytes, group, np.int32(zero)
+
+
+@kernel
+def plane_tiles(f: Any, array: Any, sram: Any, plane: int) -> Any:
+    """``tiles`` of 8-bit weights, or of a plane of 16-bit ones."""
+    weights, (runs, _, run_bytes) = sram[np.int64(f.weights) :], extents(f, array)
+    if f.weights_type != I16:
+        return tiles(f, array, weights, f.weights_type == 1, np.int64(f.weights_zero))
+    size = (np.int64(f.cout) + array.channels - 1) // array.channels * runs * run_bytes
+    apart = np.zeros(size + 64, np.uint8)
+    for i in range(size):
+        apart[i] = weights[2 * i + plane]
+    return tiles(f, array, apart, plane == 1, 0)
+
+
+@kernel
 def products(
     f: Any,
-    image: Any,
-    row: int,
-    pixel: int,
-    origin: int,
-    sram: Any,
-    acc: Any,
+    view: Any,
+    weights: Any,
     array: Any,
     zero: int,
     pixels: Any,
+    some: Any,
+    sums: Any,
+    step: int,
+    accumulate: int,
 ) -> None:
-    """The sums of some pixels' windows over an image that begins at ``origin`` and holds ``zero`` for zero."""
-    places = windows(f, row, pixel, origin, pixels)
-    runs = steps(f, row, pixel)
-    length = np.int64(f.kw) * np.int64(f.cin) if f.row_mode else np.int64(f.cin)
-    quads, lanes = (length + 4 * array.quads - 1) // (4 * array.quads) * array.quads, array.channels
-    run_bytes = (length + array.k - 1) // array.k * array.k * lanes
-    group, data, at = len(runs) * run_bytes, sram, np.int64(f.weights)
-    if f.weights_type == 0:
-        data, at = signed(sram[at : at + (np.int64(f.cout) + lanes - 1) // lanes * group]), 0
-    weights_zero = np.int32(np.int32(f.weights_zero) - 128 * (1 - np.int32(f.weights_type)))
-    stored = run_bytes // (4 * lanes)
-    if lanes % array.vector or stored % array.quads:
-        data, at = regrouped(data[at:], np.int64(f.cout), lanes, len(runs), stored, np.uint8(weights_zero)), 0
-        lanes, run_bytes = 16, (stored + stored % 2) * 64
-        group = len(runs) * run_bytes
-    weights, count = data[at:], np.int64(f.cout)
-    step = np.int64(f.acc_pixel) // 4
-    sums = acc[np.int64(f.acc) // 4 + pixels[0] * step :]
+    """The sums of some pixels' windows over an image that holds ``zero`` for zero, or over a part of them.
+
+    ``view`` is (image, row, pixel, where the first window of all begins), ``some`` the first and end of runs, and of
+    quads of each.
+    """
+    (image, row, pixel, origin), (data, lanes, run_bytes, group, weights_zero) = view, weights
+    first, last, quad, end = some
+    places, count, quads = windows(f, row, pixel, origin, pixels), np.int64(f.cout), end - quad
+    runs, image = steps(f, row, pixel)[first:last], image[4 * quad :]
+    data = data[first * run_bytes + quad * lanes * 4 :]
     correction = np.zeros((count + 15) // 16 * 16, np.int32)
     if zero:
         ones, nowhere = np.ones(4 * quads, np.uint8), np.zeros(len(runs), np.int64)
         totals = np.empty(len(correction), np.int32)
         multiply(array.function, (
-            ones, nowhere, 1, totals, 0, count, weights, lanes, group, nowhere, len(runs), quads, run_bytes,
+            ones, nowhere, 1, totals, 0, count, data, lanes, group, nowhere, len(runs), quads, run_bytes,
             correction, 0,
         ))  # fmt: skip
         for c in range(count):
             correction[c] = np.int32(-totals[c] * np.int32(zero))
     multiply(array.function, (
-        image, places, len(places), sums, step, count, weights, lanes, group, runs, len(runs), quads, run_bytes,
-        correction, np.int64(f.accumulate),
+        image, places, len(places), sums, step, count, data, lanes, group, runs, len(runs), quads, run_bytes,
+        correction, accumulate,
     ))  # fmt: skip
     if weights_zero:
         ones, totals = np.ones(len(runs) * run_bytes, np.uint8), np.empty(len(places), np.int32)

@@ -35,16 +35,18 @@ def fill(f: Any, dst: Any) -> None:
 
 
 @kernel
-def copy(f: Any, sram: Any) -> None:
-    """Execute a ``copy`` record: byte after byte, the innermost loop first."""
+def copy(f: Any, sram: Any, wide: Any) -> None:
+    """Execute a ``copy`` record: element after element, the innermost loop first."""
     n0, src_s0, dst_s0 = np.int64(f.n0), np.int64(f.src_s0), np.int64(f.dst_s0)
+    element = np.int64(1) if wide is None else np.int64(f.element_bytes)
     for d in range(np.int64(f.n3)):
         for c in range(np.int64(f.n2)):
             for b in range(np.int64(f.n1)):
                 s = np.int64(f.src) + d * np.int64(f.src_s3) + c * np.int64(f.src_s2) + b * np.int64(f.src_s1)
                 t = np.int64(f.dst) + d * np.int64(f.dst_s3) + c * np.int64(f.dst_s2) + b * np.int64(f.dst_s1)
-                if src_s0 == 1 and dst_s0 == 1:
-                    move(sram, t, sram, s, n0)
+                if src_s0 == element and dst_s0 == element:
+                    move(sram, t, sram, s, n0 * element)
                 else:
                     for a in range(n0):
-                        sram[t + a * dst_s0] = sram[s + a * src_s0]
+                        for byte in range(element):
+                            sram[t + a * dst_s0 + byte] = sram[s + a * src_s0 + byte]

@@ -15,8 +15,9 @@ from ommatid.simulator.kernels.vectors import record
 #: What the MAC array is, and what multiplies for it: bytes along K, channels, the address of a function of
 #: multiply.py, whether that takes int16, its vectors' channels, and the quads that it takes at a time.
 MacArray = namedtuple("MacArray", "k channels function wide vector quads")
-#: All that instructions work on: the stream's bytes, and the memories, those of all cores one after the other.
-Chip = namedtuple("Chip", "array cores stream dram sram acc")
+#: All that instructions work on: the stream's bytes, and the memories, those of all cores one after the other. And
+#: which instructions have 16-bit elements (bool), None if none has: kernels for these are then not compiled.
+Chip = namedtuple("Chip", "array cores stream wide dram sram acc")
 
 GRAIN = 1024  # of work worth a part, in about a cycle of the host
 
@@ -35,15 +36,29 @@ LOAD, FILL, STORE, CONV, DWCONV, MAP, POOL, REDUCE, RESIZE, SOFTMAX, LRN, NORM, 
 
 
 @kernel
-def execute(chip: Any, i: int, part: int, parts: int) -> None:
-    """Execute a part of instruction ``i``. The fields of ``store`` are also those of ``load`` and ``send``."""
+def execute(chip: Any, i: int, part: int, parts: int, wide: Any) -> None:
+    """Execute a part of instruction ``i``; ``wide`` is that of ``chip``."""
+    if wide is None:
+        perform(chip, i, part, parts, None)
+    elif wide[i]:
+        perform(chip, i, part, parts, True)
+    else:
+        perform(chip, i, part, parts, None)
+
+
+@kernel
+def perform(chip: Any, i: int, part: int, parts: int, wide: Any) -> None:
+    """Execute a part of instruction ``i``. The fields of ``store`` are also those of ``load`` and ``send``.
+
+    ``wide`` is None if all of its elements are bytes (see ``arithmetic.py``).
+    """
     at = i * INSTRUCTION_BYTES
     opcode, core = chip.stream[at], np.int64(chip.stream[at + 1])
     sram, acc = memory(chip.sram, core, chip.cores), memory(chip.acc, core, chip.cores)
     if opcode == CONV:
-        convolution.conv(record(chip.stream, at, conv_), sram, acc, chip.array, part, parts)
+        convolution.conv(record(chip.stream, at, conv_), sram, acc, chip.array, part, parts, wide)
     elif opcode == MAP:
-        element.map_(record(chip.stream, at, map_), sram, acc, part, parts)
+        element.map_(record(chip.stream, at, map_), sram, acc, part, parts, wide)
     elif opcode == LOAD:
         for to in range(chip.cores):
             if to == core or record(chip.stream, at, load_).multicast >> to & 1:
@@ -59,23 +74,23 @@ def execute(chip: Any, i: int, part: int, parts: int) -> None:
     elif opcode == FILL:
         dma.fill(record(chip.stream, at, fill_), sram)
     elif opcode == COPY:
-        dma.copy(record(chip.stream, at, copy_), sram)
+        dma.copy(record(chip.stream, at, copy_), sram, wide)
     elif opcode == DWCONV:
-        depthwise.dwconv(record(chip.stream, at, dwconv_), sram, acc, part, parts)
+        depthwise.dwconv(record(chip.stream, at, dwconv_), sram, acc, part, parts, wide)
     elif opcode == POOL:
-        window.pool(record(chip.stream, at, pool_), sram)
+        window.pool(record(chip.stream, at, pool_), sram, wide)
     elif opcode == RESIZE:
-        window.resize(record(chip.stream, at, resize_), sram)
+        window.resize(record(chip.stream, at, resize_), sram, wide)
     elif opcode == REDUCE:
-        channels.reduce(record(chip.stream, at, reduce_), sram, acc)
+        channels.reduce(record(chip.stream, at, reduce_), sram, acc, wide)
     elif opcode == SOFTMAX:
-        channels.softmax(record(chip.stream, at, softmax_), sram)
+        channels.softmax(record(chip.stream, at, softmax_), sram, wide)
     elif opcode == LRN:
-        channels.lrn(record(chip.stream, at, lrn_), sram)
+        channels.lrn(record(chip.stream, at, lrn_), sram, wide)
     elif opcode == NORM:
-        channels.norm(record(chip.stream, at, norm_), sram)
+        channels.norm(record(chip.stream, at, norm_), sram, wide)
     elif opcode == TOPK:
-        topk.topk(record(chip.stream, at, topk_), sram)
+        topk.topk(record(chip.stream, at, topk_), sram, wide)
 
 
 @kernel
@@ -130,7 +145,7 @@ def work(chip: Any, lists: Any, plan: Any, state: Any, me: int, threads: int) ->
             parts = divided(chip, instruction, threads)
             if part < 0:
                 part = team.share(state, queue, at, parts, me)
-        execute(chip, instruction, part, parts)
+        execute(chip, instruction, part, parts, chip.wide)
         if not alone:
             team.finish(chip.stream, state, queue, instruction, me)
             turn = 0
