@@ -17,6 +17,9 @@ import onnx_ir as ir
 
 from ommatid.compiler.attributes import ints
 from ommatid.compiler.elementary import ELEMENTARY
+from ommatid.compiler.elementary_norm import SPELLED_OUT, flat_norm
+from ommatid.compiler.elementary_pool import POOLS
+from ommatid.compiler.elementary_resize import RESIZES
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.fold_affine import AFFINE, LATE
 from ommatid.compiler.model import fold, name_nodes
@@ -76,11 +79,14 @@ STAGES: tuple[tuple[Rewrite, ...], ...] = (
         *ATTENTION,
         *AFFINE,
         *ELEMENTARY,
+        *SPELLED_OUT,
         gated_residual,
         sum_of_several,
         global_pool,
+        *POOLS,
+        *RESIZES,
     ),
-    LATE,
+    (*LATE, flat_norm),
 )
 
 

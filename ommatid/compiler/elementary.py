@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, ints, number, ungrouped
-from ommatid.compiler.rewrite import Match, NotFired, Result, Rewrite, constant, need, new, rewrite
+from ommatid.compiler.model import drops
+from ommatid.compiler.rewrite import Match, NotFired, Result, Rewrite, constant, need, new, on, rewrite
 
 
 @rewrite("y = Gemm(x)")
@@ -101,4 +104,23 @@ def of_one(match: Match) -> Result:
     return new("Identity", match["x"])
 
 
-ELEMENTARY: tuple[Rewrite, ...] = (plain_gemm, reduced_sum, one_group, of_one)
+@rewrite("y = MatMul(a, b)")
+def dot(match: Match) -> Result:
+    """A product of two vectors is one of two matrices."""
+    a, b = match.shape("a"), match.shape("b")
+    if len(a) > 1 or len(b) > 1:
+        raise NotFired("one of them is a matrix", near=False)
+    row, column = (np.array(shape, np.int64) for shape in ((1, -1), (-1, 1)))
+    product = new("MatMul", new("Reshape", match["a"], row), new("Reshape", match["b"], column))
+    return new("Reshape", product, np.zeros(0, np.int64))
+
+
+@on("Dropout")
+def plain_dropout(model: ir.Model, node: ir.Node) -> Callable[[], None]:
+    """A Dropout that drops nothing needs no ratio, which would be quantised."""
+    if len(node.inputs) == 1 or drops(node):
+        raise NotFired("it is plain, or for training", near=False)
+    return lambda: node.resize_inputs(1)
+
+
+ELEMENTARY: tuple[Rewrite, ...] = (plain_gemm, reduced_sum, one_group, of_one, dot, plain_dropout)

@@ -319,7 +319,7 @@ def _drop_no_ops(model: ir.Model) -> bool:
             source, result = node.inputs[0], node.outputs[0]
             if (
                 source is None
-                or (len(node.inputs) > 2 and may_hold(node.inputs[2]))  # a Dropout for training
+                or drops(node)
                 or result.is_graph_output()
                 or any(used(o) for o in node.outputs[1:])
             ):
@@ -335,8 +335,14 @@ def used(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
 
 
-def may_hold(value: ir.Value | None) -> bool:
-    """Whether a condition is true, or not known."""
+def drops(node: ir.Node) -> bool:
+    """Whether a Dropout may drop something: it is for training, or that is not known, and its ratio is not 0."""
+    ratio, training = [*node.inputs[1:3], None, None][:2]
+    return _may_hold(training) and (ratio is None or _may_hold(ratio))
+
+
+def _may_hold(value: ir.Value | None) -> bool:
+    """Whether a number is not 0, or not known."""
     return value is not None and (value.const_value is None or bool(value.const_value.numpy().any()))
 
 

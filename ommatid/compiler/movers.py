@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, ints, shape_of, text
 from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
-from ommatid.compiler.layers import Layer, Operation, Slice, View
-from ommatid.compiler.model import may_hold, used
-from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.layers import Layer, Map, Operation, Slice, Table, View
+from ommatid.compiler.model import drops, used
+from ommatid.compiler.quantized import TRUTH, Unsupported, Walk
 
 
 def finish(
@@ -43,14 +43,28 @@ def finish(
 def reshape(walk: Walk, node: ir.Node) -> None:
     """Reshape, Flatten, Squeeze, Unsqueeze: a view where merged dimensions stand together in memory."""
     source = walk.activation(node.inputs[0])
-    if node.op_type == "Dropout" and may_hold(node.inputs[2] if len(node.inputs) > 2 else None):
-        raise Unsupported("it is for training")
     before, after = walk.tensor(source).onnx_shape, shape_of(node.outputs[0])
     wanted, order = reshaped_order(before, after, walk.order(source))
     moved = walk.in_order(source, wanted)
     result = finish(walk, node, node.outputs[0], moved, order, View())
     if len(before) == 4 and len(after) == 2 and after[0] == before[0] and walk.order(source) == (0, 2, 3, 1):
         walk.unflattened[result] = source
+
+
+def dropout(walk: Walk, node: ir.Node) -> None:
+    """Dropout that drops nothing: not for training, or of ratio 0. Its mask may be an output of the network."""
+    if drops(node):
+        raise Unsupported("it is for training")
+    reshape(walk, node)
+    for mask in node.outputs[1:]:
+        if mask.uses():
+            raise Unsupported("its mask is read")
+        source, label = walk.activation(node.inputs[0]), f"{node.name}@mask"
+        walk.declare(mask.name or "", shape_of(mask), walk.order(source), TRUTH)
+        walk.deq[mask.name or ""] = mask.name or ""
+        step = Table(np.ones(256, np.uint8))
+        walk.add(Layer(label, node.op_type, (node.name or "",), Map(), (source,), mask.name or "", (step,)))
+        walk.covered[label] = [node.name or ""]
 
 
 def reshaped_order(

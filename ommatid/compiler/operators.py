@@ -57,7 +57,7 @@ MOVERS: dict[str, Mover] = {
     "Expand": movers.expand,
     "DepthToSpace": movers.depth_to_space,
     "SpaceToDepth": movers.space_to_depth,
-    "Dropout": movers.reshape,
+    "Dropout": movers.dropout,
     "Identity": movers.reshape,
 }
 

@@ -25,8 +25,15 @@ Array = np.ndarray[Any, Any]
 #: Operators of an affine function by channel, where their second operands are constant.
 LINEAR = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "PRelu")
 
+#: Operators of whose results more than the first may be read.
+SEVERAL = {"Split", "TopK", "Dropout"}
+
 #: Operators that want ONNX's own order: they work along the last axis, whatever the rank.
 LAST_AXIS = {"MatMul", "LayerNormalization", "RMSNormalization"}
+
+
+#: Of a tensor of ones (true) and zeros (false).
+TRUTH = Quantization(1.0, 0, "uint8")
 
 
 class Unsupported(Exception):
@@ -227,7 +234,7 @@ class Walk:
             if node.name not in self.done_q:
                 self._visit_quantize(node)
         elif node.op_type in self.movers and node.inputs[0] is not None and node.inputs[0].name in self.deq:
-            if node.op_type not in ("Split", "TopK") and any(used(output) for output in node.outputs[1:]):
+            if node.op_type not in SEVERAL and any(used(output) for output in node.outputs[1:]):
                 raise Unsupported("only its first output is computed")
             self.movers[node.op_type](self, node)
         elif node.inputs and node.inputs[0] is not None and node.inputs[0].name in self.indices:

@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import ints
-from ommatid.compiler.model import fixed_shape
+from ommatid.compiler.model import fixed_shape, used
 
 Array = np.ndarray[Any, Any]
 
@@ -128,35 +128,45 @@ def new(op: str, *inputs: ir.Value | Array | New | None, **attributes: Any) -> N
 Result = New | ir.Value
 
 
-def check_result(old: ir.Node, result: Result) -> None:
+def check_results(old: ir.Node, results: Sequence[Result]) -> None:
     """Raise ``NotFired`` where a value of the graph cannot take the name of one of the network's outputs."""
-    if isinstance(result, ir.Value) and old.outputs[0].is_graph_output():
-        free = result.producer() is not None and not result.is_graph_output()
-        need(free, "its result is an output of the network, and so is its input")
+    for output, result in zip(old.outputs, results, strict=False):
+        if isinstance(result, ir.Value) and output.is_graph_output():
+            free = result.producer() is not None and not result.is_graph_output()
+            need(free, "its result is an output of the network, and so is its input")
 
 
-def write(model: ir.Model, old: ir.Node, result: Result) -> None:
-    """Put ``result`` in the place of ``old``'s only output."""
-    output = old.outputs[0]
-    name, is_output = output.name or "", output.is_graph_output()
-    if isinstance(result, New):
-        taken = {v.name or "" for n in model.graph for v in n.outputs}
-        fresh = _write(model, old, result, name, taken)
-        fresh.shape, fresh.type = output.shape, output.type
-        fresh.producer().name = old.name  # type: ignore[union-attr]
-    else:
-        fresh = result
-    ir.convenience.replace_all_uses_with(output, fresh, replace_graph_outputs=True)
-    if is_output or isinstance(result, New):
-        output.name, fresh.name = f"{name}__replaced", name
+def write(model: ir.Model, old: ir.Node, results: Sequence[Result]) -> None:
+    """Put ``results`` in the place of those of ``old``'s outputs that are read."""
+    taken = {v.name or "" for n in model.graph for v in n.outputs}
+    written: dict[int, ir.Value] = {}
+    for output, result in zip(old.outputs, results, strict=False):
+        if not used(output):
+            continue
+        name, is_output = output.name or "", output.is_graph_output()
+        if isinstance(result, New):
+            fresh = _write(model, old, result, name, taken, written)
+            fresh.shape, fresh.type = output.shape, output.type
+        else:
+            fresh = result
+        ir.convenience.replace_all_uses_with(output, fresh, replace_graph_outputs=True)
+        if is_output or isinstance(result, New):
+            output.name, fresh.name = f"{name}__replaced", name
+    if id(results[0]) in written:
+        written[id(results[0])].producer().name = old.name  # type: ignore[union-attr]
     model.graph.remove(old, safe=True)
 
 
-def _write(model: ir.Model, old: ir.Node, node: New, name: str, taken: set[str]) -> ir.Value:
+def _write(
+    model: ir.Model, old: ir.Node, node: New, name: str, taken: set[str], written: dict[int, ir.Value]
+) -> ir.Value:
+    """Write a node, once however often it is read, and what it reads."""
+    if id(node) in written:
+        return written[id(node)]
     inputs: list[ir.Value | None] = []
     for part in node.inputs:
         if isinstance(part, New):
-            inputs.append(_write(model, old, part, name, taken))
+            inputs.append(_write(model, old, part, name, taken, written))
         elif isinstance(part, np.ndarray | np.generic):  # NumPy makes numbers of arrays without dimensions
             inputs.append(new_constant(model, f"{name}__constant", np.asarray(part)))
         else:
@@ -165,6 +175,7 @@ def _write(model: ir.Model, old: ir.Node, node: New, name: str, taken: set[str])
     made.outputs[0].name = _free(f"{name}__{node.op}", taken)
     taken.add(made.outputs[0].name)
     model.graph.insert_before(old, made)
+    written[id(node)] = made.outputs[0]
     return made.outputs[0]
 
 
@@ -206,18 +217,22 @@ def on(*operators: str) -> Callable[[Callable[[ir.Model, ir.Node], Callable[[], 
     return lambda function: Rewrite(function.__name__, operators, 0, function)
 
 
-def rewrite(pattern: str, opset: int = 0) -> Callable[[Callable[[Match], Result]], Rewrite]:
-    """A rewrite of a pattern, as a function of the match that gives what to write in its place."""
+def rewrite(
+    pattern: str, opset: int = 0
+) -> Callable[[Callable[[Match], Result | tuple[Result, ...]]], Rewrite]:
+    """A rewrite of a pattern, as a function of the match that gives what to write in its place: one for each output."""
     parsed = Pattern(pattern)
 
-    def decorate(function: Callable[[Match], Result]) -> Rewrite:
+    def decorate(function: Callable[[Match], Result | tuple[Result, ...]]) -> Rewrite:
         def plan(model: ir.Model, node: ir.Node) -> Callable[[], None]:
             match = parsed.match(model, node)
-            result = function(match)
-            check_result(node, result)
+            made = function(match)
+            results = made if isinstance(made, tuple) else (made,)
+            check_results(node, results)
+            need(not any(used(v) for v in node.outputs[len(results) :]), "its other outputs are read")
 
             def act() -> None:
-                write(model, match.nodes[0], result)
+                write(model, match.nodes[0], results)
                 for inner in match.nodes[1:]:
                     if inner.graph is not None and not any(o.uses() for o in inner.outputs):
                         model.graph.remove(inner, safe=True)

@@ -15,7 +15,7 @@ from ommatid.isa.program import Quantization
 
 
 def layer_norm(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """LayerNormalization over the last axes, with constant scale and shift."""
+    """LayerNormalization over the last axes, with constant scale and shift; of a float model also its statistics."""
     return _norm(walk, node, out, True)
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler import unary
-from ommatid.compiler.attributes import (
-    image,
-    integer,
-    ints,
-    shape_of,
-    text,
-)
+from ommatid.compiler.attributes import image, integer, ints, number, shape_of, text
 from ommatid.compiler.broadcast import at_scale, joined, picked
-from ommatid.compiler.layers import Concat, Pad, Resize, View
+from ommatid.compiler.interpolation import (
+    WHOLE,
+    axes_of,
+    coordinates_of,
+    inside,
+    linear_table,
+    nearest_table,
+    positions,
+)
+from ommatid.compiler.layers import Concat, Layer, Pad, Resize, View
 from ommatid.compiler.quantized import Made, Unsupported, Walk, default_order
 from ommatid.isa.program import Quantization
 
@@ -73,9 +76,14 @@ def pad(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     )
     if value is None:
         raise Unsupported("the value is not constant")
+    code = code_of(float(value.reshape(-1)[0]), out)
+    return Made(Pad(tuple(max(begin[d], 0) for d in order), code), (name,), order)
+
+
+def code_of(value: float, out: Quantization) -> int:
+    """The bits of the byte that stands for a number, or for the nearest one that the scale can hold."""
     info = np.iinfo(out.dtype)
-    code = int(np.clip(np.rint(float(value.reshape(-1)[0]) / out.scale) + out.zero_point, info.min, info.max))
-    return Made(Pad(tuple(max(begin[d], 0) for d in order), code & 255), (name,), order)
+    return int(np.clip(np.rint(value / out.scale) + out.zero_point, info.min, info.max)) & 255
 
 
 def _pads(walk: Walk, node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
@@ -95,66 +103,30 @@ def _pads(walk: Walk, node: ir.Node, rank: int) -> tuple[list[int], list[int]]:
 
 
 def resize(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """Resize of rows and columns, nearest or linear, in every coordinate mode but tf_crop_and_resize."""
-    name, shape, order, size = image(walk, node)
+    """Resize of rows and columns, nearest or linear, also of a crop; of a float model also cubic and against aliasing."""
+    name, shape, order, _ = image(walk, node)
     target = shape_of(node.outputs[0])
-    mode = text(node, "mode", "nearest")
-    coordinates = text(
-        node, "coordinate_transformation_mode", "half_pixel" if node.op_type == "Resize" else "asymmetric"
-    )
+    mode, coordinates = text(node, "mode", "nearest"), coordinates_of(node)
     if len(shape) != 4 or target[:2] != shape[:2]:
         raise Unsupported("only rows and columns")
-    if (
-        mode not in ("nearest", "linear")
-        or coordinates == "tf_crop_and_resize"
-        or integer(node, "antialias", 0)
-    ):
+    if mode not in ("nearest", "linear") or (mode == "linear" and integer(node, "antialias", 0)):
         raise Unsupported(f"mode {mode}, {coordinates}")
+    axes = axes_of(node, shape, target, walk.constant)[2:]
+    places = [positions(axis, coordinates) for axis in axes]
+    kept = [inside(x, axis, coordinates) for x, axis in zip(places, axes, strict=True)]
+    if any(part.start == part.stop for part in kept):
+        raise Unsupported("its crop lies outside the image")
     rounding = text(node, "nearest_mode", "round_prefer_floor" if node.op_type == "Resize" else "floor")
-    scales = _resize_scales(walk, node, shape, target)
-    tables = [
-        _axis_table(n, m, s, mode, coordinates, rounding)
-        for n, m, s in zip(size, target[2:], scales, strict=True)
-    ]
-    quantization = walk.tensor(name).quantization
-    factor = np.float32(
-        np.float64(np.float32(quantization.scale)) / (np.float64(np.float32(out.scale)) * 2.0**22)
+    rows, columns = (
+        nearest_table(x[part], axis.size, rounding) if mode == "nearest" else linear_table(x[part], axis.size)
+        for x, part, axis in zip(places, kept, axes, strict=True)
     )
-    return Made(Resize(tables[0], tables[1], 4 if mode == "linear" else 1, float(factor)), (name,), order)
-
-
-def _resize_scales(walk: Walk, node: ir.Node, shape: Sequence[int], target: Sequence[int]) -> list[float]:
-    at = 2 if node.op_type == "Resize" and len(node.inputs) > 2 else 1
-    given = walk.constant(node.inputs[at]) if len(node.inputs) > at and node.inputs[at] is not None else None
-    if given is not None and given.size == len(shape):
-        return [float(v) for v in given.reshape(-1)[2:]]
-    return [m / n for n, m in zip(shape[2:], target[2:], strict=True)]
-
-
-def _axis_table(size: int, target: int, scale: float, mode: str, coordinates: str, rounding: str) -> Array:
-    """uint16 [target, 4]: two input indices and their weights, which sum to 2048."""
-    i = np.arange(target, dtype=np.float64)
-    if coordinates == "asymmetric":
-        x = i / scale
-    elif coordinates == "align_corners":
-        x = i * (size - 1) / (target - 1) if target > 1 else i * 0
-    elif coordinates == "pytorch_half_pixel":
-        x = (i + 0.5) / scale - 0.5 if target > 1 else i * 0
-    elif coordinates == "half_pixel_symmetric":
-        adjustment = target / (scale * size)
-        x = size / 2 * (1 - adjustment) + (i + 0.5) / scale - 0.5
-    else:
-        x = (i + 0.5) / scale - 0.5
-    if mode == "nearest":
-        x = x.astype(np.float32).astype(np.float64)  # as onnxruntime computes it
-        nearest = {
-            "floor": np.floor(x), "ceil": np.ceil(x),
-            "round_prefer_ceil": np.floor(x + 0.5), "round_prefer_floor": np.ceil(x - 0.5),
-        }[rounding]  # fmt: skip
-        index = np.clip(nearest, 0, size - 1)
-        return np.stack([index, index, np.full(target, 2048), np.zeros(target)], axis=1).astype(np.uint16)
-    x = np.clip(x, 0, size - 1)
-    low = np.minimum(np.floor(x), size - 1)
-    high = np.minimum(low + 1, size - 1)
-    weight = np.rint((x - low) * 2048)
-    return np.stack([low, high, 2048 - weight, weight], axis=1).astype(np.uint16)
+    scale = np.float64(np.float32(walk.tensor(name).quantization.scale))
+    factor = np.float32(scale / (np.float64(np.float32(out.scale)) * WHOLE**2))
+    operation = Resize(rows, columns, 4 if mode == "linear" else 1, float(factor))
+    if [len(rows), len(columns)] == list(target[2:]):
+        return Made(operation, (name,), order)
+    part = walk.declare(f"{node.name}@inside", (*shape[:2], len(rows), len(columns)), order, out)
+    walk.add(Layer(part, node.op_type, (node.name or "",), operation, (name,), part))
+    value = code_of(number(node, "extrapolation_value", 0.0), out)
+    return Made(Pad((0, kept[0].start, kept[1].start, 0), value), (part,), order)

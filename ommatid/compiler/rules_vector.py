@@ -20,7 +20,7 @@ from ommatid.compiler.attributes import (
 )
 from ommatid.compiler.broadcast import at_scale, collapsed, of_rank, repeated, seen_as, through_table
 from ommatid.compiler.layers import Binary, Layer, Lrn, Map, Pool, Softmax, Window
-from ommatid.compiler.quantized import Made, Unsupported, Walk
+from ommatid.compiler.quantized import TRUTH, Made, Unsupported, Walk
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
@@ -112,21 +112,21 @@ def where(walk: Walk, node: ir.Node, out: Quantization) -> Made:
 
 def _mask(walk: Walk, node: ir.Node, turned: bool) -> str:
     """A tensor of ones where a Where takes its first value (``turned``: its second), of zeros elsewhere."""
-    condition, truth = node.inputs[0], Quantization(1.0, 0, "uint8")
+    condition = node.inputs[0]
     assert condition is not None
     constant = walk.constant(condition)
     label = f"{node.name}@mask{int(turned)}"
     if constant is not None:
-        return walk.declare_constant(label, (constant.astype(np.bool_) ^ turned).astype(np.uint8), truth)
+        return walk.declare_constant(label, (constant.astype(np.bool_) ^ turned).astype(np.uint8), TRUTH)
     found = walk.function_of_one(condition, [])
     if found is None:
         raise Unsupported("its condition is neither constant nor a comparison of one activation with numbers")
     table = ((found[1] != 0) ^ turned).astype(np.uint8)
-    return through_table(walk, found[0], table, truth, label)
+    return through_table(walk, found[0], table, TRUTH, label)
 
 
 def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """MaxPool (without indices) and AveragePool."""
+    """MaxPool (without indices) and AveragePool; of a float model also in three dimensions."""
     name, shape, order, size = image(walk, node)
     rank = len(shape) - 2
     kernel, strides = two(ints(node, "kernel_shape", [1])), two(ints(node, "strides", [1] * rank))
@@ -146,7 +146,7 @@ def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
 
 
 def lrn(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """LRN with beta = 0.75."""
+    """LRN with beta = 0.75; of a float model with any."""
     name, _, order, _ = image(walk, node)
     if number(node, "beta", 0.75) != 0.75:
         raise Unsupported("only beta = 0.75")

@@ -252,7 +252,8 @@ def _output(port: Port, values: dict[str, Array], placed: Mapping[str, Placed]) 
     assert port.tensor is not None
     if np.issubdtype(TYPES[port.dtype], np.integer):  # indices
         return np.asarray(values[port.tensor].view("<i4")[..., 0].astype(TYPES[port.dtype]))
-    return dequantize(values[port.tensor], placed[port.tensor].tensor.quantization)
+    real = dequantize(values[port.tensor], placed[port.tensor].tensor.quantization)
+    return real.astype(TYPES[port.dtype], copy=False)
 
 
 def _program(source: Any, options: dict[str, Any]) -> tuple[Program, bool]:

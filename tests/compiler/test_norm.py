@@ -1,4 +1,4 @@
-"""Normalisations: cut where they do not fit whole, what is refused, and a scale of 0 in the variance."""
+"""Normalisations: cut where they do not fit whole, of several axes, with statistics, with a variance of 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from ommatid.isa.instructions import BY_MNEMONIC, view
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.profiler.compare import layerwise
+from ommatid.runtime.session import InferenceSession
 from tests import networks
+from tests.compiler.canonical import run
 
 
 def model(shape: tuple[int, ...], **attributes: Any) -> onnx.ModelProto:
@@ -55,19 +57,31 @@ def test_more_than_four_dimensions(tmp_path: Path) -> None:
     assert reports and all(r.max_steps <= 1 for r in reports)
 
 
-def test_what_the_quantiser_leaves_in_float_is_refused() -> None:
-    x = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
-    program = program_of(model(x.shape, axis=1), x)
-    assert [p.placement for p in program.partitions] == ["cpu"]
-    assert "an input or output of it is not quantised" in program.partitions[0].reasons[0]
+def test_several_axes_and_statistics(tmp_path: Path) -> None:
+    made = model((3, 4, 5), axis=1)
+    made.graph.node[0].output.extend(["mean", "inverse"])
+    for name in ("mean", "inverse"):
+        made.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, (3, 1, 1)))
+    x = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+    program = program_of(made, x, tmp_path / "qdq.onnx")
+    assert [p.placement for p in program.partitions] == ["npu"] and verify(program) == []
+    reports = layerwise(program, onnx.load(tmp_path / "qdq.onnx"), [{"x": x}])
+    assert reports and all(r.max_steps <= 1 for r in reports)
+    real = run(made, {"x": x})
+    for ours, theirs in zip(InferenceSession(program).run(None, {"x": x}), real, strict=True):
+        assert ours.shape == theirs.shape and np.abs(ours - theirs).max() <= 0.02 * np.abs(theirs).max()
 
 
-def test_a_mean_that_is_used_is_refused() -> None:
-    made = model((1, 5, 8))
-    made.graph.node[0].output.append("mean")
-    made.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, (1, 5, 1)))
-    program = program_of(made, np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32))
-    assert "only its first output is computed" in "".join(p for q in program.partitions for p in q.reasons)
+def test_statistics_of_a_quantised_graph_are_refused(tmp_path: Path) -> None:
+    """There every rounding must happen, and what is between is not ours to choose."""
+    x = np.random.default_rng(0).standard_normal((1, 5, 8)).astype(np.float32)
+    program_of(model(x.shape), x, tmp_path / "qdq.onnx")
+    quantised = onnx.load(tmp_path / "qdq.onnx")
+    norm = next(node for node in quantised.graph.node if node.op_type == "LayerNormalization")
+    norm.output.append("mean")
+    quantised.graph.output.append(helper.make_tensor_value_info("mean", TensorProto.FLOAT, (1, 5, 1)))
+    program = compile_model(quantised, "ommatid-256")
+    assert "only its first output is computed" in "".join(r for p in program.partitions for r in p.reasons)
 
 
 def test_all_layers_of_tokens_are_cut_where_they_do_not_fit(tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ CHANNELS = LAYER.replace("[-1]", "[1]")
 def test_layer_norm(text: str) -> None:
     for nodes in swapped(text):
         proto = canonical_nodes(nodes, X, CONSTANTS, 17, "y")
-        assert operators(proto) == ["LayerNormalization"] and proto.opset_import[0].version == 17
+        found = [op for op in operators(proto) if op != "Reshape"]  # around one over several axes
+        assert found == ["LayerNormalization"] and proto.opset_import[0].version == 17
 
 
 @pytest.mark.parametrize("text", [
