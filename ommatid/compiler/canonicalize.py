@@ -18,6 +18,7 @@ import onnx_ir as ir
 from ommatid.compiler.attributes import ints
 from ommatid.compiler.elementary import ELEMENTARY
 from ommatid.compiler.elementary_norm import SPELLED_OUT, flat_norm
+from ommatid.compiler.elementary_pairs import PAIRS
 from ommatid.compiler.elementary_pool import POOLS
 from ommatid.compiler.elementary_resize import RESIZES
 from ommatid.compiler.errors import CompileError
@@ -77,12 +78,13 @@ STAGES: tuple[tuple[Rewrite, ...], ...] = (
         *NORMS,
         *MOVES,
         *ATTENTION,
+        *SPELLED_OUT,
         *AFFINE,
         *ELEMENTARY,
-        *SPELLED_OUT,
         gated_residual,
         sum_of_several,
         global_pool,
+        *PAIRS,
         *POOLS,
         *RESIZES,
     ),

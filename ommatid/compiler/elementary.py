@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler.attributes import integer, ints, number, ungrouped
-from ommatid.compiler.model import drops
+from ommatid.compiler.attributes import integer, ints, number, text, ungrouped
+from ommatid.compiler.model import trains
 from ommatid.compiler.rewrite import Match, NotFired, Result, Rewrite, constant, need, new, on, rewrite
+
+#: Weights that a convolution may get by becoming a plainer one.
+MOST_WEIGHTS = 2**22
 
 
 @rewrite("y = Gemm(x)")
@@ -74,10 +77,58 @@ def one_group(match: Match) -> Result:
     if group == 1:
         raise NotFired("it has one group", near=False)
     weights = match.constant("constant_w")
-    need(weights.size * group <= 2**22, "its weights would become too many")
+    need(weights.size * group <= MOST_WEIGHTS, "its weights would become too many")
     wide = ungrouped(weights, group)
     attributes = {name: value.value for name, value in node.attributes.items() if name != "group"}
     return new("ConvTranspose", match["x"], wide, *node.inputs[2:], **attributes)
+
+
+@rewrite(
+    """
+    y = Conv(x, constant_w)
+    y = ConvTranspose(x, constant_w)
+    """
+)
+def volume_conv(match: Match) -> Result:
+    """A convolution in three dimensions is one in two, whose channels are those of all slices."""
+    node, shape, result = match.node("y"), match.shape("x"), match.shape("y")
+    if len(shape) != 5:
+        raise NotFired("it has fewer dimensions", near=False)
+    given = text(node, "auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in node.attributes
+    need(given, "its padding is not given")
+    weights, slices, results = match.constant("constant_w"), shape[2], result[2]
+    need(weights[:, :, 0].size * slices * results <= MOST_WEIGHTS, "its weights would become too many")
+    pads, strides, dilations, more = (
+        ints(node, name, [default] * count)
+        for name, default, count in (
+            ("pads", 0, 6),
+            ("strides", 1, 3),
+            ("dilations", 1, 3),
+            ("output_padding", 0, 3),
+        )
+    )
+    forward = node.op_type == "Conv"
+    outer, inner = (results, slices) if forward else (slices, results)
+    wide = np.zeros((len(weights), outer, weights.shape[1], inner, *weights.shape[3:]), weights.dtype)
+    for place in range(outer):
+        for k in range(weights.shape[2]):
+            other = place * strides[0] + k * dilations[0] - pads[0]
+            if 0 <= other < inner:
+                wide[:, place, :, other] = weights[:, :, k]
+    wide = wide.reshape(len(weights) * outer, -1, *weights.shape[3:])
+    biases = [constant(value) for value in node.inputs[2:3]]
+    need(all(bias is not None for bias in biases), "its bias is not constant")
+    plane: dict[str, Any] = {
+        "strides": strides[1:],
+        "dilations": dilations[1:],
+        "pads": [*pads[1:3], *pads[4:]],
+    }
+    plane["group"] = integer(node, "group", 1)  # a group's channels stay together
+    if not forward:
+        plane["output_padding"] = more[1:]
+    flat = new("Reshape", match["x"], np.array([shape[0], -1, *shape[3:]], np.int64))
+    made = new(node.op_type, flat, wide, *(np.repeat(b, results) for b in biases if b is not None), **plane)
+    return new("Reshape", made, np.array(result, np.int64))
 
 
 @rewrite(
@@ -104,23 +155,30 @@ def of_one(match: Match) -> Result:
     return new("Identity", match["x"])
 
 
-@rewrite("y = MatMul(a, b)")
+@rewrite(
+    """
+    y = MatMul(a)
+    y = MatMul(constant)
+    """
+)
 def dot(match: Match) -> Result:
     """A product of two vectors is one of two matrices."""
-    a, b = match.shape("a"), match.shape("b")
-    if len(a) > 1 or len(b) > 1:
+    operands = match.node("y").inputs
+    if any(value is None or len(value.shape or ()) != 1 for value in operands):
         raise NotFired("one of them is a matrix", near=False)
-    row, column = (np.array(shape, np.int64) for shape in ((1, -1), (-1, 1)))
-    product = new("MatMul", new("Reshape", match["a"], row), new("Reshape", match["b"], column))
-    return new("Reshape", product, np.zeros(0, np.int64))
+    shapes = (np.array(shape, np.int64) for shape in ((1, -1), (-1, 1)))
+    row, column = (new("Reshape", value, shape) for value, shape in zip(operands, shapes, strict=True))
+    return new("Reshape", new("MatMul", row, column), np.zeros(0, np.int64))
 
 
 @on("Dropout")
 def plain_dropout(model: ir.Model, node: ir.Node) -> Callable[[], None]:
     """A Dropout that drops nothing needs no ratio, which would be quantised."""
-    if len(node.inputs) == 1 or drops(node):
+    if len(node.inputs) == 1 or trains(node):
         raise NotFired("it is plain, or for training", near=False)
     return lambda: node.resize_inputs(1)
 
 
-ELEMENTARY: tuple[Rewrite, ...] = (plain_gemm, reduced_sum, one_group, of_one, dot, plain_dropout)
+ELEMENTARY: tuple[Rewrite, ...] = (
+    plain_gemm, reduced_sum, one_group, volume_conv, of_one, dot, plain_dropout,
+)  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.attributes import integer, number
-from ommatid.compiler.model import used
+from ommatid.compiler.model import trains, used
 from ommatid.compiler.rewrite import Match, New, NotFired, Result, Rewrite, constant, need, new, rewrite
 
 #: Channels beyond which a sum over neighbouring ones would need too many weights.
@@ -41,8 +41,33 @@ def norm_statistics(match: Match) -> tuple[Result, ...]:
     mean = _mean(match, match["x"], list(range(axis % rank, rank)))
     centred = new("Sub", match["x"], mean)
     variance = _mean(match, new("Mul", centred, centred), list(range(axis % rank, rank)))
-    inverse = new("Reciprocal", new("Sqrt", new("Add", variance, np.array(epsilon, np.float32))))
-    return (normal, mean, inverse)[: len(node.outputs)]
+    return (normal, mean, _inverse_root(variance, epsilon))[: len(node.outputs)]
+
+
+@rewrite("y = BatchNormalization(x, constant_scale, constant_shift, constant_mean, constant_variance)")
+def batch_statistics(match: Match) -> tuple[Result, ...]:
+    """A BatchNormalization that trains takes mean and variance of its input, and adds some of them to what it had."""
+    node, shape = match.node("y"), match.shape("x")
+    if not trains(node):
+        raise NotFired("it is not for training", near=False)
+    axes, vector = [d for d in range(len(shape)) if d != 1], [-1, *[1] * (len(shape) - 2)]
+    mean = _mean(match, match["x"], axes)
+    centred = new("Sub", match["x"], mean)
+    variance = _mean(match, new("Mul", centred, centred), axes)
+    inverse = _inverse_root(variance, number(node, "epsilon", 1e-5))
+    scale, shift = (match.constant(name).reshape(vector) for name in ("constant_scale", "constant_shift"))
+    normal = new("Add", new("Mul", new("Mul", centred, inverse), scale), shift)
+    kept = np.float32(number(node, "momentum", 0.9))
+    before = (match.constant("constant_mean"), match.constant("constant_variance"))
+    running = (
+        new("Add", new("Mul", new("Reshape", now, np.array([-1], np.int64)), np.array(1 - kept)), kept * old)
+        for now, old in zip((mean, variance), before, strict=True)
+    )
+    return (normal, *running)[: len(node.outputs)]
+
+
+def _inverse_root(variance: New, epsilon: float) -> New:
+    return new("Reciprocal", new("Sqrt", new("Add", variance, np.array(epsilon, np.float32))))
 
 
 def _mean(match: Match, x: Any, axes: list[int]) -> New:
@@ -70,4 +95,4 @@ def any_power(match: Match) -> Result:
     return new("Mul", match["x"], new("Pow", sums, np.array(-beta, np.float32)))
 
 
-SPELLED_OUT: tuple[Rewrite, ...] = (norm_statistics, any_power)
+SPELLED_OUT: tuple[Rewrite, ...] = (norm_statistics, batch_statistics, any_power)

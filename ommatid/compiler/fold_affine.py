@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, ints, number, text
-from ommatid.compiler.model import fixed_shape
+from ommatid.compiler.model import fixed_shape, trains
 from ommatid.compiler.rewrite import (
     Array,
     Match,
@@ -65,7 +65,7 @@ def _batch_norm(node: ir.Node) -> Affine:
     parts = [constant(v) for v in node.inputs[1:5]]
     if node.inputs[0] is None or any(p is None for p in parts):
         raise NotFired("its parameters are not constant")
-    need(not any(o.uses() for o in node.outputs[1:]), "its statistics are read")
+    need(not trains(node), "it is for training")
     gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parts)
     slope = gamma / np.sqrt(variance + number(node, "epsilon", 1e-5))
     return Affine(node.inputs[0], slope, beta - mean * slope)

@@ -319,7 +319,7 @@ def _drop_no_ops(model: ir.Model) -> bool:
             source, result = node.inputs[0], node.outputs[0]
             if (
                 source is None
-                or drops(node)
+                or trains(node)
                 or result.is_graph_output()
                 or any(used(o) for o in node.outputs[1:])
             ):
@@ -335,8 +335,10 @@ def used(value: ir.Value) -> bool:
     return bool(value.uses()) or value.is_graph_output()
 
 
-def drops(node: ir.Node) -> bool:
-    """Whether a Dropout may drop something: it is for training, or that is not known, and its ratio is not 0."""
+def trains(node: ir.Node) -> bool:
+    """Whether a BatchNormalization is for training, or a Dropout may be: it drops unless its ratio is 0."""
+    if node.op_type != "Dropout":
+        return "training_mode" in node.attributes and bool(node.attributes["training_mode"].as_int())
     ratio, training = [*node.inputs[1:3], None, None][:2]
     return _may_hold(training) and (ratio is None or _may_hold(ratio))
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from ommatid.compiler.attributes import integer, ints, shape_of, text
 from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
 from ommatid.compiler.layers import Layer, Map, Operation, Slice, Table, View
-from ommatid.compiler.model import drops, used
+from ommatid.compiler.model import trains, used
 from ommatid.compiler.quantized import TRUTH, Unsupported, Walk
 
 
@@ -53,7 +53,7 @@ def reshape(walk: Walk, node: ir.Node) -> None:
 
 def dropout(walk: Walk, node: ir.Node) -> None:
     """Dropout that drops nothing: not for training, or of ratio 0. Its mask may be an output of the network."""
-    if drops(node):
+    if trains(node):
         raise Unsupported("it is for training")
     reshape(walk, node)
     for mask in node.outputs[1:]:

@@ -110,7 +110,7 @@ def requantisation(
 
 
 def conv(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """Conv in one or two dimensions with constant int8 weights; any kernel, stride, dilation, padding, group."""
+    """Conv in one or two dimensions, of a float model also three; constant int8 weights, any window, padding, group."""
     name, shape, order, size = image(walk, node)
     q, scales = quantised_weights(walk, node.inputs[1], 0)
     q = q.reshape(q.shape[0], q.shape[1], *two(q.shape[2:]))
@@ -138,7 +138,7 @@ def conv(walk: Walk, node: ir.Node, out: Quantization) -> Made:
 
 
 def conv_transpose(walk: Walk, node: ir.Node, out: Quantization) -> Made:
-    """ConvTranspose in one or two dimensions: one plain convolution for each phase of the output grid."""
+    """ConvTranspose in one or two dimensions, of a float model also three: one plain convolution for each phase of the grid."""
     name, shape, order, size = image(walk, node)
     q, scales = quantised_weights(walk, node.inputs[1], 1)
     q, group = q.reshape(*q.shape[:2], *two(q.shape[2:])), integer(node, "group", 1)

@@ -33,26 +33,37 @@ ONE_ACTIVATION = {
 }  # fmt: skip
 #: Why a case does not run on the NPU, by what the error says.
 REASONS = {
-    "more than two dimensions in space": "of rank 5",
-    "more than inference by one result": ("only its first output is computed", "for training"),
-    "no exact form in 8 bits: a quotient or power of two activations, a slope for each element": "is not quantised",
-    "an attribute or shape that no instruction has": "NOT_IMPLEMENTED",
+    "more than inference by one result": "only its first output is computed",
+    "it draws random numbers": "for training",
+    "no exact form in 8 bits: a quotient or power of two activations": "is not quantised",
     "a tensor without elements": "size zero",
 }
-#: Cases of an operator that have such a reason: another number is a change that belongs here, too.
-REFUSED = {
-    "BatchNormalization": 2, "ConvTranspose": 1, "Div": 3, "Dropout": 4, "MaxPool": 2, "PRelu": 1, "Pow": 8, "ReduceL1": 1,
-    "ReduceL2": 1, "ReduceMax": 1, "ReduceMin": 1, "ReduceSum": 2, "ReduceSumSquare": 1, "Slice": 1, "Split": 2,
+#: An operator's cases in a type that the NPU takes; another number is a change that belongs here, too.
+CASES = {
+    "Abs": 1, "Add": 2, "AveragePool": 20, "BatchNormalization": 4, "Ceil": 2, "Clip": 9, "Concat": 12, "Conv": 6,
+    "ConvTranspose": 11, "Cos": 2, "Div": 3, "Dropout": 12, "Elu": 3, "Erf": 1, "Exp": 2, "Expand": 2, "Floor": 2, "Gather":
+    4, "Gelu": 4, "Gemm": 11, "GlobalAveragePool": 2, "GlobalMaxPool": 2, "HardSigmoid": 3, "HardSwish": 1, "Identity": 1,
+    "LRN": 2, "LayerNormalization": 19, "LeakyRelu": 3, "Log": 2, "MatMul": 7, "Max": 4, "MaxPool": 18, "Min": 4, "Mish": 1,
+    "Mul": 3, "Neg": 2, "PRelu": 2, "Pow": 8, "RMSNormalization": 19, "Reciprocal": 2, "ReduceL1": 9, "ReduceL2": 9,
+    "ReduceMax": 9, "ReduceMean": 8, "ReduceMin": 9, "ReduceSum": 12, "ReduceSumSquare": 9, "Relu": 1, "Resize": 39,
+    "Round": 1, "Sigmoid": 2, "Sign": 1, "Sin": 2, "Slice": 8, "Softmax": 7, "Softplus": 2, "Softsign": 2, "Split": 16,
+    "Sqrt": 2, "Sub": 3, "Sum": 3, "Swish": 1, "Tanh": 2, "ThresholdedRelu": 3, "Tile": 2, "TopK": 3, "Upsample": 1,
+    "Where": 1,
 }  # fmt: skip
-
-
+#: Those of them that have a reason.
+REFUSED = {
+    "Div": 3, "Dropout": 4, "MaxPool": 2, "Pow": 4, "ReduceL1": 1, "ReduceL2": 1, "ReduceMax": 1, "ReduceMin": 1,
+    "ReduceSum": 2, "ReduceSumSquare": 1, "Slice": 1, "Split": 2,
+}  # fmt: skip
+#: Cases of which onnxruntime makes something else: it counts whole elements where the standard has fractions.
+NOT_AS_THE_STANDARD = {"test_resize_downsample_scales_linear_align_corners"}
 #: Cases that 8 bits cannot tell: an input next to a jump of the function, or 10,000 beside 3.
 JUMPS = {"test_thresholdedrelu_example", "test_round", "test_softmax_large_number"}
 
 
-def cases(op: str) -> list[tuple[str, onnx.ModelProto, dict[str, Array]]]:
-    """(name, model, feeds) of an operator's cases in a type that the NPU takes."""
-    found: list[tuple[str, onnx.ModelProto, dict[str, Array]]] = []
+def cases(op: str) -> list[tuple[str, onnx.ModelProto, dict[str, Array], list[Array]]]:
+    """(name, model, feeds, results) of an operator's cases in a type that the NPU takes."""
+    found: list[tuple[str, onnx.ModelProto, dict[str, Array], list[Array]]] = []
     for case in cases_of(op):
         model = case.model
         if _since(op, model.opset_import[0].version) > NEWEST:
@@ -64,7 +75,7 @@ def cases(op: str) -> list[tuple[str, onnx.ModelProto, dict[str, Array]]]:
         result = onnx.helper.tensor_dtype_to_np_dtype(model.graph.output[0].type.tensor_type.elem_type)
         if np.dtype(np.float32) in kinds and result == np.float32:
             named = dict(zip((v.name for v in model.graph.input), values, strict=False))
-            found.append((case.name, *_fixed(model, op, named)))
+            found.append((case.name, *_fixed(model, op, named), case.data_sets[0][1]))
     return found
 
 
@@ -106,9 +117,11 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     return list(session.run(None, feeds))
 
 
-def differences(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> tuple[float, float]:
-    """The largest difference from onnxruntime on the QDQ form, in steps of the output's scale, and from it on the
-    float model, as a part of the largest value: the QDQ form is ours, and both sides would share its faults.
+def differences(
+    model: onnx.ModelProto, feeds: dict[str, Array], wanted: list[Array], path: Path
+) -> tuple[float, float]:
+    """The largest difference from onnxruntime on the QDQ form, in steps of the output's scale, and from what the
+    standard says, as a part of the largest value: the QDQ form is ours, and both sides would share its faults.
 
     Raises:
         CompileError: the NPU cannot take it.
@@ -119,9 +132,7 @@ def differences(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> 
     constants = {i.name: numpy_helper.to_array(i) for i in qdq.graph.initializer}
     scales = {n.output[0]: n.input[1] for n in qdq.graph.node if n.op_type == "DequantizeLinear"}
     steps = part = 0.0
-    for port, ours, theirs, real in zip(
-        qdq.graph.output, results, run(qdq, feeds), run(model, feeds), strict=True
-    ):
+    for port, ours, theirs, real in zip(qdq.graph.output, results, run(qdq, feeds), wanted, strict=True):
         assert ours.shape == theirs.shape == real.shape
         step = float(constants[scales[port.name]]) if port.name in scales else 1e-9  # indices are equal
         steps = max(steps, float(np.abs(ours.astype(np.float64) - theirs).max(initial=0)) / step)
@@ -132,15 +143,25 @@ def differences(model: onnx.ModelProto, feeds: dict[str, Array], path: Path) -> 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("op", sorted(OPERATORS))
+@pytest.mark.parametrize("op", sorted(CASES))
 def test_cases_forced_to_the_npu(op: str, tmp_path: Path) -> None:
-    refused = []
-    texts = np.concatenate([np.atleast_1d(text) for text in REASONS.values()])
-    for name, model, feeds in cases(op):
+    found, refused = cases(op), []
+    for name, model, feeds, wanted in found:
         try:
-            steps, part = differences(model, feeds, tmp_path / "qdq.onnx")
-            assert steps <= 1.001 and (part <= 0.1 or name in JUMPS), (name, steps, part)
+            steps, part = differences(model, feeds, wanted, tmp_path / "qdq.onnx")
+            assert steps <= 1.001 and (part <= 0.1 or name in JUMPS | NOT_AS_THE_STANDARD), (
+                name,
+                steps,
+                part,
+            )
         except CompileError as error:
-            assert np.char.find(str(error), texts).max() >= 0, (name, str(error))
+            assert any(text in str(error) for text in REASONS.values()), (name, str(error))
             refused.append(name)
-    assert len(refused) == REFUSED.get(op, 0), refused
+    assert (len(found), len(refused)) == (CASES[op], REFUSED.get(op, 0)), refused
+
+
+def test_how_many_pass() -> None:
+    assert set(CASES) <= OPERATORS and set(REFUSED) <= set(CASES)
+    passed, all_of_them = sum(CASES.values()) - sum(REFUSED.values()), sum(CASES.values())
+    print(f"{passed} of {all_of_them} cases pass, {100 * passed / all_of_them:.1f}%")
+    assert passed >= 0.94 * all_of_them
