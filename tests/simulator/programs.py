@@ -254,9 +254,9 @@ class Author:
             return
         for _ in range(self.pick([0, 0, 0, 1])):  # K in parts
             self.pick([self.conv, self.conv, self.dwconv])(core, source, half)
-        shape = self.map_accumulators(core, result, half, self.width)
-        if shape and self.chance(0.8):
-            self.weave.append("store", core, src=result[0], dst=self.out(shape), run=shape)
+        at, size = self.map_accumulators(core, result, half, self.width)
+        if size and self.chance(0.8):
+            self.weave.append("store", core, src=at, dst=self.out(size), run=size)
 
     def flood(self, core: int) -> None:
         """More tokens than a counter holds: many quick instructions ahead of slow ones that take them one by one."""
@@ -475,25 +475,26 @@ class Author:
 
     # --- the vector engine ------------------------------------------------------------------------------------
 
-    def map_accumulators(self, core: int, slot: Slot, half: int, width: int) -> int:
-        """Requantise what half of the accumulators hold, densely; bytes written, 0 if none."""
+    def map_accumulators(self, core: int, slot: Slot, half: int, width: int) -> Slot:
+        """Requantise what half of the accumulators hold, densely; where, no bytes if none are written."""
         h, w, c = self.shape(min((slot[1] - 1) // 2, self.target.accumulator_bytes // 2 // width))
         while c and not self._held(core, half, h * w, width * c, width * c):
             h, w, c = (h // 2, w, c) if h > 1 else (h, w // 2, c) if w > 1 else (h, w, c // 2)
         if not c:
-            return 0
+            return slot[0], 0
         mid = self.kind()
         parameters = self.table(core, f"acc{width}", c, lambda: self._requantise(c, width))
         made = self.steps(core, slot, h, w, c, mid)
         if parameters < 0 or made is None:
-            return 0
+            return slot[0], 0
         fields, element = made
+        at = self.room(slot, element)[0]
         done = self.weave.append(
             "map", core, source=1, src=half, src_row=width * c * w, src_pixel=width * c, parameters=parameters, h=h, w=w,
-            c=c, dst=self.room(slot, element)[0], dst_row=w * c * element, dst_pixel=c * element, acc_bytes=width,
+            c=c, dst=at, dst_row=w * c * element, dst_pixel=c * element, acc_bytes=width,
             **self.quantization(mid=mid), **fields,
         )  # fmt: skip
-        return h * w * c * element if done >= 0 else 0
+        return at, h * w * c * element if done >= 0 else 0
 
     def _requantise(self, c: int, width: int) -> Any:
         bias = self.rng.integers(-5000, 5000, c).astype("<i4")
@@ -565,7 +566,7 @@ class Author:
         to = slot if self.chance(0.2) else self.other(slot)
         if self.chance(0.4):
             half = self.pick([0, self.target.accumulator_bytes // 2])
-            return self.map_accumulators(core, to, half, 4 * SIZE[self.kind()])
+            return self.map_accumulators(core, to, half, 4 * SIZE[self.kind()])[1]
         kind, mid = self.kind(), self.kind()
         h, w, c = self.shape((min(slot[1], to[1]) - 1) // 2)
         fields: Fields = {"source": self.pick([0, 2])} | self.quantization(src=kind, mid=mid)
