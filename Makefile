@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which `make setup` builds in the checkout.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check golden bench fidelity mutants docs
+.PHONY: help setup demo test lint check golden bench accuracy fidelity mutants docs
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -53,6 +53,9 @@ golden: $(STAMP) ## rewrite the golden files of the tests: read the difference b
 
 bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 	$(BIN)/python -m benchmarks.run
+
+accuracy: $(STAMP) ## measure what quantisation costs a text reader, beside its float networks
+	$(BIN)/python -m benchmarks.accuracy
 
 fidelity: $(STAMP) ## compare the fast executors with the reference machine, and write docs/fidelity.md
 	$(BIN)/python -m benchmarks.fidelity

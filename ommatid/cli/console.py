@@ -20,11 +20,11 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "compile": (
         "program", "target", "npu_node_count", "cpu_node_count", "partitions", "instructions", "macs", "cycles",
         "lower_bound_cycles", "roofline_cycles", "dram_bytes", "compulsory_dram_bytes", "sram_peak_bytes",
-        "dram_peak_bytes", "program_bytes", "compile_s", "variants",
+        "dram_peak_bytes", "program_bytes", "compile_s", "variants", "findings", "accuracy",
     ),
     "run": ("outputs", "cycles", "latency_ms", "wall_s"),
     "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers"),
-    "check": ("nodes", "npu_node_count", "cpu_node_count", "ok"),
+    "check": ("nodes", "npu_node_count", "cpu_node_count", "ok", "findings"),
     "compare": ("tensors", "worst"),
     "verify": ("ok", "problems"),
     "disasm": ("text",),

@@ -26,6 +26,9 @@ COMMANDS = {
     "ops": "List the operators that run on the NPU.",
 }
 
+#: Those in model_commands.py; the others are in commands.py.
+MODEL_COMMANDS = ("check", "compile", "compare")
+
 
 class LazyGroup(click.Group):
     """Commands by name; each is imported when it is called."""
@@ -38,7 +41,8 @@ class LazyGroup(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module("ommatid.cli.commands")
+        file = "model_commands" if cmd_name in MODEL_COMMANDS else "commands"
+        module = importlib.import_module(f"ommatid.cli.{file}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 

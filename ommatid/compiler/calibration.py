@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -97,29 +99,74 @@ def _npy(file: Path) -> Any:
 
 
 def _from_npz(path: Path, specs: Mapping[str, tuple[tuple[int, ...], Any]]) -> Iterator[Feeds]:
+    """Samples along the first axis of the archive's arrays, read from it one by one."""
     try:
-        arrays = dict(np.load(path, allow_pickle=False))
-    except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as open_files:
+            found = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            missing = [name for name in specs if name not in found]
+            if missing:
+                raise CompileError(
+                    f"{path}: has no array for input {missing[0]!r}",
+                    f"it holds {', '.join(found) or 'nothing'}",
+                )
+            members = {
+                name: _Member(open_files.enter_context(archive.open(found[name])), name) for name in specs
+            }
+            _check_counts(path, members)
+            for _ in range(next(iter(members.values())).count):
+                yield {name: _as_sample(members[name].next(), shape) for name, (shape, _) in specs.items()}
+    except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, CompileError):
+            raise
         raise CompileError(f"{path}: cannot be read as .npz: {error}") from None
-    missing = [name for name in specs if name not in arrays]
-    if missing:
-        raise CompileError(
-            f"{path}: has no array for input {missing[0]!r}", f"it holds {', '.join(arrays) or 'nothing'}"
-        )
-    first, *others = specs
-    for name in specs:
-        if not arrays[name].ndim:
+
+
+class _Member:
+    """An array in an archive, read sample by sample."""
+
+    def __init__(self, file: Any, name: str) -> None:
+        self.file = file
+        version = np.lib.format.read_magic(file)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in header:
+            raise ValueError(f"array {name!r} has version {version}")
+        self.shape, fortran, self.dtype = header[version](file)
+        if self.dtype.hasobject:
+            raise ValueError(f"array {name!r} holds Python objects")
+        self.whole = None
+        if fortran and len(self.shape) > 1:  # samples do not follow each other in the file
+            data = file.read(int(np.prod(self.shape)) * self.dtype.itemsize)
+            self.whole = iter(np.frombuffer(data, self.dtype).reshape(self.shape, order="F"))
+
+    @property
+    def count(self) -> int:
+        """The samples."""
+        return int(self.shape[0])
+
+    def next(self) -> Any:
+        """The next sample."""
+        if self.whole is not None:
+            return next(self.whole)
+        size = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        data = self.file.read(size)
+        if len(data) != size:
+            raise EOFError("it ends early")
+        return np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+
+
+def _check_counts(path: Path, members: Mapping[str, _Member]) -> None:
+    first, *others = members
+    for name, member in members.items():
+        if not member.shape:
             raise CompileError(
                 f"{path}: array {name!r} has no axis of samples", "put samples along the first axis"
             )
     for name in others:
-        if len(arrays[name]) != len(arrays[first]):
+        if members[name].count != members[first].count:
             raise CompileError(
-                f"{path}: holds {len(arrays[first])} samples for {first!r} and {len(arrays[name])} for {name!r}",
+                f"{path}: holds {members[first].count} samples for {first!r} and {members[name].count} for {name!r}",
                 "put samples along the first axis, as many of each",
             )
-    for i in range(len(arrays[first])):
-        yield {name: _as_sample(arrays[name][i], shape) for name, (shape, _) in specs.items()}
 
 
 def _as_sample(array: Any, shape: tuple[int, ...]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -12,11 +13,15 @@ from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.dump import dump, graph_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.layers import Layer, Network
+from ommatid.compiler.lint import Finding
 from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.partition import make_stages
-from ommatid.compiler.quantize import calibrate, quantize
+from ommatid.compiler.plan import Plan, make_plan
+from ommatid.compiler.quantize import quantize
 from ommatid.compiler.quantized import Walk
+from ommatid.compiler.ranges import PERCENTILE
+from ommatid.compiler.recipe import Recipe
 from ommatid.compiler.rounding import round_before_selecting
 from ommatid.compiler.rules_topk import move_indices
 from ommatid.compiler.storage import operands
@@ -32,9 +37,10 @@ class FrontOptions:
 
     ``shapes`` fixes inputs by name; ``inputs`` and ``outputs`` cut the graph; ``calibration`` is a folder, an
     ``.npz`` file or a sequence of feeds (None: seeded random data); ``preprocess`` makes a sample from an image
-    file for a folder of images; ``activations`` is "int8" or "uint8"; ``method`` is "minmax", "percentile" or
-    "entropy"; ``ranges`` are those of ``find_ranges``, and stand for calibration; without ``cpu``, a node that the NPU
-    cannot take is an error.
+    file for a folder of images; ``activations`` is "int8" or "uint8"; ``method`` is "auto" (ranges chosen by
+    tensor, channels equalised and biases corrected where that helps) or one of ``ranges.METHODS``, alone; ``recipe``
+    rules over both; ``plan``, of ``find_plan``, stands for all of these; ``progress`` is told what is being
+    done; without ``cpu``, a node that the NPU cannot take is an error.
     """
 
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -43,11 +49,13 @@ class FrontOptions:
     calibration: Any = None
     preprocess: Callable[[Any, tuple[int, ...]], Any] | None = None
     activations: str = "uint8"
-    method: str = "minmax"
-    percentile: float = 99.99
+    method: str = "auto"
+    percentile: float = PERCENTILE
+    recipe: Recipe | str | Path | None = None
     cpu: bool = True
     save_qdq: str | None = None
-    ranges: Any = None
+    plan: Plan | None = None
+    progress: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     Raises:
         CompileError: the model or the calibration data cannot be used.
     """
-    walk = walk_model(source, options)
+    walk, plan = walk_model(source, options)
     layers = live_layers(walk)
     stages = make_stages(walk, layers)
     cpu = [stage.cpu for stage in stages if stage.cpu is not None]
@@ -101,37 +109,46 @@ def build_network(source: Any, options: FrontOptions) -> Network:
         frozenset(n for n in kept if n),
         dict(walk.model.metadata_props),
         {name: data for name, data in walk.constants.items() if name in tensors},
+        plan.notes() if plan is not None else {},
     )
 
 
-def find_ranges(source: Any, options: FrontOptions) -> Any:
-    """The ranges of a float model's tensors, as onnxruntime keeps them; None where it is quantised already.
+def find_plan(source: Any, options: FrontOptions) -> Plan | None:
+    """How to quantise a float model, at any of its shapes; None where it is quantised already.
 
     Raises:
-        CompileError: the model or the calibration data cannot be used.
+        CompileError: the model, the recipe or the calibration data cannot be used.
     """
     model = read_model(source, options)
-    return None if _is_quantized(model) else calibrate(canonicalize(model), options)
+    return None if _is_quantized(model) else make_plan(canonicalize(model), options)
 
 
-def walk_model(source: Any, options: FrontOptions) -> Walk:
+def walk_model(source: Any, options: FrontOptions) -> tuple[Walk, Plan | None]:
     """Import, canonicalise, quantise (unless the model is quantised already) and walk a model."""
     return _walk(read_model(source, options), options)
 
 
-def _walk(model: ir.Model, options: FrontOptions, explain: Callable[[str, str], None] | None = None) -> Walk:
+def _walk(
+    model: ir.Model, options: FrontOptions, explain: Callable[[str, str], None] | None = None
+) -> tuple[Walk, Plan | None]:
+    plan = None
     dump("imported", lambda: graph_text(model))
     if not _is_quantized(model):
         names = {o.name for o in model.graph.outputs}
         model = canonicalize(model, explain)
         dump("canonical", lambda: graph_text(model))
-        model = quantize(model, options)
+        plan = options.plan or make_plan(model, options)
+        model = quantize(model, plan, options.save_qdq)
         dump("quantized", lambda: graph_text(model))
         assert names == {o.name for o in model.graph.outputs}
+    elif options.recipe is not None:
+        raise CompileError(
+            "the model is quantised already: a recipe cannot change it", "give the float model, or no recipe"
+        )
     round_before_selecting(model)
     walk = Walk(model, RULES, {**MOVERS, **FINDERS}, move_indices)
     walk.run()
-    return walk
+    return walk, plan
 
 
 def read_model(source: Any, options: FrontOptions) -> ir.Model:
@@ -181,8 +198,8 @@ def _type(value: ir.Value) -> str:
     return TYPES.get(value.dtype.name if value.dtype is not None else "FLOAT", "tensor(float)")
 
 
-def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
-    """A verdict for every node of the canonical graph, without calibration data.
+def check_nodes(source: Any, options: FrontOptions) -> tuple[list[NodeVerdict], tuple[Finding, ...]]:
+    """A verdict for every node of the canonical graph, and what the lint finds.
 
     Raises:
         CompileError: the model cannot be used.
@@ -190,7 +207,7 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
     model = read_model(source, options)
     known = {value.name or "" for node in model.graph for value in node.outputs}
     near: dict[str, list[str]] = {}
-    walk = _walk(model, options, lambda node, reason: near.setdefault(node, []).append(reason))
+    walk, plan = _walk(model, options, lambda node, reason: near.setdefault(node, []).append(reason))
     covered = {name for names in walk.covered.values() for name in names}
     rows = []
     for node in walk.model.graph:
@@ -205,7 +222,7 @@ def check_nodes(source: Any, options: FrontOptions) -> list[NodeVerdict]:
             rows.append(
                 NodeVerdict(name, node.op_type, "cpu", "; ".join(dict.fromkeys(reasons)), "; ".join(hints))
             )
-    return rows
+    return rows, plan.findings if plan is not None else ()
 
 
 def _rule(op: str) -> str:

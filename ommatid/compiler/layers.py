@@ -287,7 +287,7 @@ class Network:
     ``tensors`` holds every quantised tensor by name. ``kept`` are those that must lie in DRAM at the end of
     their stage: read by a CPU partition or the host (network outputs). Host and CPU partitions write
     ``fed``: network inputs and CPU results. ``constants`` are the bytes (uint8, in memory order) of tensors
-    that nobody writes: they lie in the constant image.
+    that nobody writes: they lie in the constant image. ``notes`` is what the program says of its quantisation.
     """
 
     tensors: Mapping[str, Tensor]
@@ -298,3 +298,4 @@ class Network:
     kept: frozenset[str]
     metadata: Mapping[str, str]
     constants: Mapping[str, Array] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ import numpy as np
 from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.front import FrontOptions, build_network, find_ranges, read_model
+from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_model
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
@@ -35,15 +35,16 @@ def compile_model(
 ) -> Program:  # fmt: skip
     """Compile an ONNX model (path, bytes or ModelProto) for a target.
 
-    Ranges are found once and serve all variants, so that these have the same scales: at the largest variant, which
-    has the most values to find them in, and to whose size the samples of a folder of images are brought.
+    The quantisation is planned once and serves all variants, so that these have the same scales: at the largest
+    variant, which has the most values to find ranges in, and to whose size the samples of a folder of images are
+    brought.
 
     Args:
         target: the name of a preset, the path of a TOML file, or a Target.
         optimize: 0 keeps every layer apart; 1 and above fuse.
         info: plain data stored in the program: how it was made.
         shapes: of inputs by name; several shapes of one input make as many variants (``shape_variants``).
-        calibrate_at: the inputs' shapes at which ranges are found (None: those of the largest variant).
+        calibrate_at: the inputs' shapes at which the quantisation is planned (None: those of the largest variant).
         options: the other fields of FrontOptions: inputs, outputs, calibration, activations ...
 
     Raises:
@@ -61,14 +62,14 @@ def compile_model(
     if len(variants) > 1 or calibrate_at is not None:
         at = calibrate_at if calibrate_at is not None else largest(variants)
         made["calibrated_at"] = {name: list(shape) for name, shape in at.items()}
-        front = dataclasses.replace(front, ranges=find_ranges(model, dataclasses.replace(front, shapes=at)))
-    programs = []
+        front = dataclasses.replace(front, plan=find_plan(model, dataclasses.replace(front, shapes=at)))
+    programs: list[Program] = []
     for number, variant in enumerate(variants):
         each = dataclasses.replace(front, shapes=variant, save_qdq=_numbered(front.save_qdq, number))
         try:
             network = build_network(model, each)
             dump("network", lambda network=network: network_text(network))  # type: ignore[misc]
-            programs.append(compile_network(network, chip, optimize, made))
+            programs.append(compile_network(network, chip, optimize, made | dict(network.notes)))
         except CompileError as error:
             if len(variants) == 1:
                 raise

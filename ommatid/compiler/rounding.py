@@ -1,50 +1,14 @@
-"""Where values are rounded: fewer roundings and finer ones, and roundings next to what computes the value.
+"""Where values are rounded: fewer roundings, and roundings next to what computes the value.
 
-The first two change which QDQ model is made, and nothing about how it is computed: onnxruntime runs the same
-model. The last moves a rounding where that cannot change a bit.
+The first changes which QDQ model is made, and nothing about how it is computed: onnxruntime runs the same
+model. The second moves a rounding where that cannot change a bit.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler import unary
-
-#: Sigmoid is within half a step of 1/256 of 0 or 1 beyond this.
-SIGMOID_LIMIT = 6.3
-
-
-def saturate(model: ir.Model, ranges: Any) -> None:
-    """Cut calibrated ranges where the only reader of a tensor no longer tells its values apart."""
-    for node in model.graph:
-        limits = _limits(node)
-        value = node.inputs[0] if node.inputs else None
-        if limits is None or value is None or len(value.uses()) != 1 or value.name not in ranges.data:
-            continue
-        found = ranges.data[value.name]
-        low, high = np.float32(limits[0]), np.float32(limits[1])
-        found.lowest = np.clip(found.lowest, low, high).astype(np.float32)
-        found.highest = np.clip(found.highest, low, high).astype(np.float32)
-
-
-def _limits(node: ir.Node) -> tuple[float, float] | None:
-    """Below the first number and above the second the node's result does not change; None: it always does."""
-    if node.domain not in ("", "ai.onnx"):
-        return None
-    if node.op_type == "HardSwish":
-        return -3.0, np.inf
-    if node.op_type == "Sigmoid":
-        return -SIGMOID_LIMIT, SIGMOID_LIMIT
-    if node.op_type == "HardSigmoid":
-        alpha, beta = (
-            float(node.attributes[name].as_float()) if name in node.attributes else default
-            for name, default in (("alpha", 0.2), ("beta", 0.5))
-        )
-        return (-beta / alpha, (1 - beta) / alpha) if alpha > 0 else None
-    return None
 
 
 def drop_inner_roundings(model: ir.Model) -> None:
@@ -64,7 +28,7 @@ def drop_inner_roundings(model: ir.Model) -> None:
         consumers = [use.node for use in back.outputs[0].uses()]
         before = value.producer()
         assert before is not None
-        if len(consumers) == 1 and _is_unary(before) and _is_unary(consumers[0]):
+        if len(consumers) == 1 and is_unary(before) and is_unary(consumers[0]):
             ir.convenience.replace_all_uses_with(back.outputs[0], value)
             model.graph.remove([back, node], safe=True)
 
@@ -130,7 +94,7 @@ def _round(value: ir.Value, reader: ir.Node, like: ir.Node) -> None:
     reader.replace_input_with(0, real)
 
 
-def _is_unary(node: ir.Node) -> bool:
+def is_unary(node: ir.Node) -> bool:
     """Element by element a function of one tensor that is no constant; the others are single numbers."""
     if not unary.is_elementwise(node):
         return False

@@ -21,7 +21,7 @@ from ommatid.compiler.errors import CompileError
 from ommatid.compiler.model import import_model, to_proto
 from ommatid.isa.program import Placed, Program, Quantization
 from ommatid.runtime.host import CpuPartition, dequantize, to_memory, to_onnx
-from ommatid.runtime.session import execute, placed_by_name
+from ommatid.runtime.session import InferenceSession, execute, placed_by_name
 from ommatid.simulator.functional import Machine
 
 Array = np.ndarray[Any, Any]
@@ -223,7 +223,44 @@ def against_float(program: Program, model: onnx.ModelProto, samples: Sequence[Fe
                     report.add(ours, real[name], tensor.quantization.scale)
 
         cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
-        execute(program, machine, placed_by_name(program), dict(feeds), cpu, on_ready=compare)
+        values = dict(feeds)
+        execute(program, machine, placed_by_name(program), values, cpu, on_ready=compare)
+        for port in program.outputs:  # what the host computes lies in no memory of the chip
+            if (
+                port.name in values
+                and port.name in real
+                and np.issubdtype(real[port.name].dtype, np.floating)
+            ):
+                report = reports.setdefault(port.name, TensorReport(port.name, "entire", "float"))
+                report.add(values[port.name], real[port.name], float(np.finfo(np.float32).eps))
+    return list(reports.values())
+
+
+def of_outputs(program: Program, reports: Iterable[TensorReport]) -> list[TensorReport]:
+    """The reports of the network's outputs."""
+    names = {p.name for p in program.outputs} | {p.tensor for p in program.outputs}
+    return [report for report in reports if report.name in names]
+
+
+def accuracy(
+    program: Program, model: str, data: Any, preprocess: Any, shapes: Mapping[str, Sequence[int]],
+    inputs: Sequence[str] = (), outputs: Sequence[str] = (),
+) -> list[TensorReport]:  # fmt: skip
+    """Reports of a program's outputs against the model that it was compiled from with the same options.
+
+    Raises:
+        CompileError: the model or the data cannot be used.
+    """
+    imported = import_model(model, shapes, inputs, outputs)
+    reference = make_reference(to_proto(imported), ())
+    kind = "qdq" if any(node.op_type == "QuantizeLinear" for node in imported.graph) else "float"
+    session = InferenceSession(program)
+    names = [port.name for port in program.outputs]
+    reports = {name: TensorReport(name, "entire", kind) for name in names}
+    for feeds in samples(imported, data, preprocess):
+        real = reference.run(feeds)
+        for name, ours in zip(names, session.run(None, feeds), strict=True):
+            reports[name].add(ours, real[name], float(np.finfo(np.float32).eps))
     return list(reports.values())
 
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ommatid.compiler.cache_folder import cache_folder
+from ommatid.compiler.recipe import read_recipe
 from ommatid.isa import release
 from ommatid.isa.program import Program
 from ommatid.isa.program_file import ProgramFileError, load, save
 from ommatid.isa.target import DEFAULT_TARGET, Target, load_target
-
-
-def cache_folder() -> Path:
-    """``OMMATID_CACHE_DIR``, or the user's cache folder."""
-    given = os.environ.get("OMMATID_CACHE_DIR")
-    if given:
-        return Path(given)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "ommatid"
 
 
 def compiled(source: Any, options: dict[str, Any]) -> Program:
@@ -129,9 +121,16 @@ def _calibration(value: Any) -> str | None:
     return _plain(value)
 
 
+def _recipe(value: Any) -> str | None:
+    """A recipe's contents, not its path."""
+    return str(read_recipe(value)) if isinstance(value, str | Path) else _plain(value)
+
+
 def _target(value: Any) -> str:
     return (value if isinstance(value, Target) else load_target(value)).digest()
 
 
 #: Option: how its value becomes text, where that is not ``_plain``.
-_OPTIONS: dict[str, Callable[[Any], str | None]] = {"target": _target, "calibration": _calibration}
+_OPTIONS: dict[str, Callable[[Any], str | None]] = {
+    "target": _target, "calibration": _calibration, "recipe": _recipe,
+}  # fmt: skip

@@ -13,7 +13,7 @@ import pytest
 from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.model import import_model
 from ommatid.compiler.pipeline import compile_model
-from ommatid.compiler.quantize import QUANTISED
+from ommatid.compiler.qdq import QUANTISED
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.profiler.compare import layerwise

@@ -16,7 +16,7 @@ from tests.workloads import SHAPES, images, source
 
 def compiled(name: str, target: str = "ommatid-1k") -> object:
     shapes = {"x": SHAPES[name]} if name in SHAPES else {}
-    return compile_model(source(name), target, shapes=shapes, calibration=_feeds(name))
+    return compile_model(source(name), target, shapes=shapes, calibration=_feeds(name), method="minmax")
 
 
 def _feeds(name: str) -> list[dict[str, object]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 from ommatid.cli.console import print_json
@@ -23,10 +24,10 @@ from tests.isa.records import same
 KEYS = {
     "compile": "program target npu_node_count cpu_node_count partitions instructions macs cycles lower_bound_cycles "
     "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s "
-    "variants",
+    "variants findings accuracy",
     "run": "outputs cycles latency_ms wall_s",
     "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions layers",
-    "check": "nodes npu_node_count cpu_node_count ok",
+    "check": "nodes npu_node_count cpu_node_count ok findings",
     "compare": "tensors worst",
     "verify": "ok problems",
 }
@@ -146,6 +147,52 @@ def test_compare_with_the_float_model_and_a_minimum(ommatid: Any, files: Path) -
     assert all(row["reference"] == "float" and 20 < row["sqnr_db"] < 90 for row in table["tensors"])
     assert ommatid("compare", *given, "--min-sqnr-db", "100").status == 1
     assert ommatid("compare", *given, "--min-cosine", "0.9999999999").status == 1
+
+
+def test_compile_as_a_gate(ommatid: Any, files: Path) -> None:
+    given = ("compile", files / "model.onnx", "-o", "m.omm", "--calibration", files / "samples.npz")
+    table = result(ommatid(*given, "--json", "--min-sqnr-db", "20", "--min-cosine", "0.9"), "compile")
+    assert [list(row) for row in table["accuracy"]] == [["name", "sqnr_db", "cosine"]]
+    assert table["accuracy"][0]["name"] == "y" and table["findings"] == []
+    compared = result(
+        ommatid("compare", files / "model.onnx", "m.omm", "--data", files / "samples.npz", "--json"),
+        "compare",
+    )
+    (y,) = [row for row in compared["tensors"] if row["name"] == "y"]
+    assert table["accuracy"][0]["sqnr_db"] == pytest.approx(y["sqnr_db"], abs=1e-3)
+    assert [row["sqnr_db"] for row in compared["tensors"]] == sorted(
+        row["sqnr_db"] for row in compared["tensors"]
+    )
+    failed = result(ommatid(*given, "--json", "--min-sqnr-db", "100"), "compile", status=1)
+    assert failed["accuracy"] == table["accuracy"]
+    said = ommatid(*given, "--min-cosine", "0.9999999999")
+    assert said.status == 1 and "error: m.omm: output 'y' has" in said.err
+
+
+def test_recipes(ommatid: Any, files: Path) -> None:
+    given = ("compile", files / "model.onnx", "--calibration", files / "samples.npz", "-q")
+    assert ommatid(*given, "-o", "a.omm", "--save-recipe", "r.toml").status == 0
+    assert ommatid(*given, "-o", "b.omm", "--recipe", "r.toml").status == 0
+    assert Path("a.omm").read_bytes() == Path("b.omm").read_bytes()
+    assert load("a.omm").info["recipe"] == Path("r.toml").read_text()
+    Path("r.toml").write_text(Path("r.toml").read_text().replace('"int8"', '"int16"', 1))
+    refused = ommatid(*given, "-o", "b.omm", "--recipe", "r.toml")
+    assert refused.status == 2 and "precision 'int16' is not supported yet" in refused.err
+
+
+def test_findings(ommatid: Any, files: Path) -> None:
+    made = networks.convolution()
+    weights = numpy_helper.to_array(made.graph.initializer[0]).copy()
+    weights[2] = 0
+    made.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights, "w"))
+    Path("dead.onnx").write_bytes(made.SerializeToString())
+    for command in ("check", "compile"):
+        given = (command, "dead.onnx", "--calibration", files / "samples.npz")
+        (finding,) = result(ommatid(*given, "--json"), command)["findings"]
+        assert list(finding) == ["rule", "node", "figures", "remedy"]
+        assert (finding["rule"], finding["node"]) == ("dead-channels", "first")
+        said = ommatid(*given)
+        assert "dead-channels" in said.out + said.err
 
 
 def test_verify_inspect_targets_ops(ommatid: Any, files: Path) -> None:

@@ -79,7 +79,7 @@ def test_reasons(nodes: list[Any], name: str, reason: str) -> None:
 
 
 def test_check_says_why() -> None:
-    verdicts = {v.name: v for v in check_nodes(networks.with_host_part(), FrontOptions())}
+    verdicts = {v.name: v for v in check_nodes(networks.with_host_part(), FrontOptions())[0]}
     assert {name: v.placement for name, v in verdicts.items()} == {
         "first": "npu",
         "celu": "cpu",

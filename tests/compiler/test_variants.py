@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.front import FrontOptions, build_network, find_ranges
+from ommatid.compiler.front import FrontOptions, build_network, find_plan
 from ommatid.compiler.pipeline import compile_model
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.isa.pieces import share
@@ -56,7 +56,7 @@ def scales(program: Program) -> dict[str, Any]:
     return {p.tensor.name: p.tensor.quantization for p in program.placed}
 
 
-@pytest.mark.parametrize("method", ["minmax", "percentile"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "auto"])
 def test_one_set_of_scales_and_constants(method: str) -> None:
     generator = np.random.default_rng(0)
     samples = [{"x": generator.standard_normal(SHAPES[1]).astype(np.float32)} for _ in range(2)]
@@ -67,6 +67,7 @@ def test_one_set_of_scales_and_constants(method: str) -> None:
     assert program.info["calibrated_at"] == {"x": list(SHAPES[1])}
     assert not any(verify(variant) for variant in program.variants)
     assert len(share(program.variants)[0][1]) == 0  # all constants are the first's
+    assert ("equalize = true" in program.info["recipe"]) == (method == "auto")
     alone = compile_model(networks.resizable(), shapes={"x": SHAPES[1]}, calibration=samples, method=method)
     assert scales(alone) == scales(second)
 
@@ -97,7 +98,8 @@ def test_an_error_names_its_variant() -> None:
 
 def test_ranges_of_another_graph_are_refused() -> None:
     options = FrontOptions(shapes={"x": SHAPES[0]})
-    ranges = find_ranges(networks.resizable(), options)
-    del ranges.data["c"]
+    plan = find_plan(networks.resizable(), options)
+    assert plan is not None
+    short = dataclasses.replace(plan, choices={name: c for name, c in plan.choices.items() if name != "c"})
     with pytest.raises(CompileError, match="tensor 'c' does not exist at the shape where ranges were found"):
-        build_network(networks.resizable(), dataclasses.replace(options, ranges=ranges))
+        build_network(networks.resizable(), dataclasses.replace(options, plan=short))

@@ -12,8 +12,9 @@ import onnx
 import pytest
 
 from ommatid.compiler import pipeline
+from ommatid.compiler.cache_folder import cache_folder
 from ommatid.isa.program_file import to_bytes
-from ommatid.runtime.cache import cache_folder, compiled
+from ommatid.runtime.cache import compiled
 from tests import networks
 from tests.runtime.conftest import Both
 

@@ -11,11 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 
+from ommatid.compiler.cache_folder import cache_folder
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Port, Program, empty_program
 from ommatid.isa.program_file import load, to_bytes
 from ommatid.isa.target import load_target
-from ommatid.runtime.cache import cache_folder
 from ommatid.runtime.session import InferenceSession
 from ommatid.runtime.variants import RunError, plan
 from tests import networks

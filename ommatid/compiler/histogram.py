@@ -1,0 +1,82 @@
+"""What is known of a tensor's values after a stream of samples, in memory that does not grow with them.
+
+A histogram's bins have a power of two as their width and begin at zero, so that a wider one is made by adding
+neighbours: one pass is enough, and the order of samples does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ommatid.isa.compiled import entry
+
+Array = np.ndarray[Any, Any]
+
+#: Of each histogram: at least an eighth of them lie between a tensor's least and greatest value.
+BINS = 8192
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values in rising order with their shares, which sum to one (float64 both), and the exact limits of all."""
+
+    values: Array
+    shares: Array
+    low: float
+    high: float
+
+
+@dataclass
+class Histogram:
+    """How often (int64) and with which sum (float64) values fell into each of BINS bins from ``-reach`` to ``reach``.
+
+    ``low`` and ``high`` are the least and the greatest value.
+    """
+
+    reach: float = 0.0
+    counts: Array = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    sums: Array = field(default_factory=lambda: np.zeros(BINS))
+    low: float = math.inf
+    high: float = -math.inf
+
+    def add(self, values: Array) -> None:
+        """Count values (any shape, finite)."""
+        flat = np.require(values, np.float32, ["C", "W"]).reshape(-1)
+        if not flat.size:
+            return
+        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
+        self._widen(max(-self.low, self.high))
+        _count(flat, BINS / 2 / self.reach, self.counts, self.sums)
+
+    def _widen(self, limit: float) -> None:
+        """Let the bins reach ``limit``."""
+        needed = math.ldexp(1.0, math.frexp(max(limit, 1e-30))[1])
+        while self.reach and self.reach < needed:
+            for name in ("counts", "sums"):
+                array = getattr(self, name)
+                wider = np.zeros_like(array)
+                wider[BINS // 4 : 3 * BINS // 4] = array[::2] + array[1::2]
+                setattr(self, name, wider)
+            self.reach *= 2
+        self.reach = self.reach or needed
+
+    def distribution(self, low: float = -math.inf, high: float = math.inf) -> Distribution:
+        """The values that were counted, those outside ``low`` and ``high`` at these limits."""
+        used = np.flatnonzero(self.counts)
+        counts = self.counts[used]
+        low, high = (float(np.clip(v, low, high)) for v in (self.low, self.high))
+        return Distribution(np.clip(self.sums[used] / counts, low, high), counts / counts.sum(), low, high)
+
+
+@entry
+def _count(values: Array, bins_a_unit: float, counts: Array, sums: Array) -> None:
+    """Add each value to its bin; the last bin's upper limit lies in it."""
+    half = counts.size // 2
+    for value in values:
+        index = half + min(math.floor(value * bins_a_unit), half - 1)
+        counts[index] += 1
+        sums[index] += value

@@ -1,0 +1,111 @@
+"""Observation: a float model's tensors on a stream of samples, in onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.histogram import Histogram
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+
+
+@dataclass
+class Observed:
+    """A tensor over all samples: histogram; least, greatest and mean value of each channel (axis 1; float64).
+
+    Tensors of fewer than three dimensions count as one channel.
+    """
+
+    histogram: Histogram = field(default_factory=Histogram)
+    channel_low: Array = field(default_factory=lambda: np.full(1, np.inf))
+    channel_high: Array = field(default_factory=lambda: np.full(1, -np.inf))
+    channel_sum: Array = field(default_factory=lambda: np.zeros(1))
+    count: int = 0  # values of each channel
+
+    def add(self, array: Array) -> None:
+        """Count one sample's tensor."""
+        self.histogram.add(array)
+        rows = (
+            np.moveaxis(array, 1, 0).reshape(array.shape[1], -1) if array.ndim > 2 else array.reshape(1, -1)
+        )
+        self.channel_low = np.minimum(self.channel_low, rows.min(axis=1))
+        self.channel_high = np.maximum(self.channel_high, rows.max(axis=1))
+        self.channel_sum = self.channel_sum + rows.sum(axis=1, dtype=np.float64)
+        self.count += rows.shape[1]
+
+    @property
+    def channel_mean(self) -> Array:
+        """The mean value of each channel."""
+        return self.channel_sum / max(self.count, 1)
+
+
+def observe(
+    model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], progress: Any = None
+) -> dict[str, Observed]:
+    """What is known of the tensors ``names`` after one pass over the samples.
+
+    Raises:
+        CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
+    """
+    found: dict[str, Observed] = {}
+    names = list(dict.fromkeys(names))
+    inputs = {i.name for i in model.graph.input}
+    run = runner(model, [n for n in names if n not in inputs])
+    for feeds in samples:
+        for name, array in (*feeds.items(), *run(feeds).items()):
+            if name not in names or not np.issubdtype(array.dtype, np.floating) or not array.size:
+                continue
+            if not np.isfinite(array).all():
+                raise CompileError(f"tensor {name!r} becomes infinite on the calibration data", node=name)
+            found.setdefault(name, Observed()).add(array)
+    return found
+
+
+def runner(
+    model: onnx.ModelProto, names: Iterable[str], optimize: bool = False
+) -> Callable[[Feeds], dict[str, Array]]:
+    """A function that gives the tensors ``names`` of a model, in onnxruntime, for feeds.
+
+    Raises:
+        CompileError: onnxruntime cannot run the model.
+    """
+    import onnxruntime
+
+    names = list(names)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    made = {o for node in copy.graph.node for o in node.output}
+    names = [n for n in names if n in made]
+    have = {o.name for o in copy.graph.output}
+    copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in have)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(
+            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise _cannot_run(error) from None
+
+    def run(feeds: Feeds) -> dict[str, Array]:
+        try:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True)) if names else {}
+        except Exception as error:
+            raise _cannot_run(error) from None
+
+    return run
+
+
+def _cannot_run(error: Exception) -> CompileError:
+    return CompileError(
+        f"onnxruntime cannot run the model for calibration: {error}", "check that it runs in onnxruntime"
+    )

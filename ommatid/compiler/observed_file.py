@@ -1,0 +1,84 @@
+"""Observations on disk, by the hash of model and data: calibrating again takes no run of the network."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ommatid.compiler.cache_folder import cache_folder
+from ommatid.compiler.histogram import BINS, Histogram
+from ommatid.compiler.observe import Feeds, Observed, observe
+from ommatid.isa.program_file import write_whole
+
+Array = np.ndarray[Any, Any]
+
+#: Raised when what is observed, or how it is stored, changes.
+VERSION = 1
+
+
+def observed_once(
+    model: onnx.ModelProto, names: Iterable[str], samples: Callable[[], Iterable[Feeds]]
+) -> dict[str, Observed]:
+    """As ``observe``, but from the cache if it holds this model with these samples. ``samples`` begins anew.
+
+    Raises:
+        CompileError: the samples cannot be used, or onnxruntime cannot run the model.
+    """
+    names = list(names)
+    path = cache_folder() / f"observed-{_key(model, names, samples())}.npz"
+    if path.exists():
+        with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
+            return read(path)
+    found = observe(model, names, samples())
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, to_bytes(found))
+    return found
+
+
+def _key(model: onnx.ModelProto, names: list[str], samples: Iterable[Feeds]) -> str:
+    digest = hashlib.sha256(f"{VERSION} {BINS} {sorted(names)}".encode())
+    digest.update(model.SerializeToString(deterministic=True))
+    for feeds in samples:
+        for name, array in sorted(feeds.items()):
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def to_bytes(observed: Mapping[str, Observed]) -> bytes:
+    """Observations as an ``.npz`` file: of every histogram the bins that are not empty."""
+    arrays: dict[str, Array] = {"names": np.array(json.dumps(list(observed)))}
+    for i, o in enumerate(observed.values()):
+        used = np.flatnonzero(o.histogram.counts)
+        arrays |= {
+            f"{i}.used": used, f"{i}.counts": o.histogram.counts[used], f"{i}.sums": o.histogram.sums[used],
+            f"{i}.limits": np.array([o.histogram.reach, o.histogram.low, o.histogram.high]),
+            f"{i}.channels": np.stack([o.channel_low, o.channel_high, o.channel_sum]), f"{i}.count": np.array(o.count),
+        }  # fmt: skip
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def read(path: Path) -> dict[str, Observed]:
+    """The observations that ``to_bytes`` wrote."""
+    found = {}
+    with np.load(path, allow_pickle=False) as file:
+        for i, name in enumerate(json.loads(str(file["names"]))):
+            reach, low, high = (float(v) for v in file[f"{i}.limits"])
+            histogram = Histogram(reach, low=low, high=high)
+            histogram.counts[file[f"{i}.used"]] = file[f"{i}.counts"]
+            histogram.sums[file[f"{i}.used"]] = file[f"{i}.sums"]
+            channel_low, channel_high, channel_sum = file[f"{i}.channels"]
+            found[name] = Observed(histogram, channel_low, channel_high, channel_sum, int(file[f"{i}.count"]))
+    return found

@@ -1,0 +1,150 @@
+"""Ranges of activations: the methods that propose one, and the choice between them by the error they leave.
+
+A method sees the distribution of a tensor's values. The error of a range is the noise that 8 bits of it leave,
+relative to the signal, **as the tensor's readers see it**: through the function of one value that reads it (what
+a sigmoid flattens costs nothing), and as it is for every other reader. Of several readers the mean counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.histogram import Distribution
+
+Array = np.ndarray[Any, Any]
+Range = tuple[float, float]
+View = Callable[[Array], Array]
+STEPS = 255
+
+#: Of few values a histogram says little: the entropy method clamps no more than this share of them.
+MOST_CLAMPED = 0.01
+#: Of all values, what the percentile method leaves in the range (percent).
+PERCENTILE = 99.99
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A tensor's range, the method that proposed it, and the signal over noise that its readers see (dB)."""
+
+    low: float
+    high: float
+    method: str
+    sqnr_db: float
+
+
+def choose(
+    d: Distribution, views: Sequence[View] = (), methods: Iterable[str] = (), percent: float = PERCENTILE
+) -> Choice:
+    """The range of least error among those of ``methods`` (none: all); the first of equals."""
+    error = error_of(d, views)
+    table = METHODS | {"percentile": partial(percentile, percent=percent)}
+    found = [(name, table[name](d, error)) for name in methods or table]
+    name, best = min(found, key=lambda pair: error(*pair[1]))
+    return Choice(*best, name, -10 * float(np.log10(max(error(*best), 1e-12))))
+
+
+def error_of(d: Distribution, views: Sequence[View] = ()) -> Callable[[float, float], float]:
+    """Of a range: noise over signal, as readers see it."""
+    values, shares = d.values, d.shares
+    seen = [(view, view(values)) for view in views or (_as_it_is,)]
+    signals = [max(float(shares @ s**2), 1e-30) for _, s in seen]
+
+    def error(low: float, high: float) -> float:
+        rounded = fake_quantized(values, low, high)
+        noises = [float(shares @ (view(rounded) - s) ** 2) for view, s in seen]
+        return float(np.mean([n / s for n, s in zip(noises, signals, strict=True)]))
+
+    return error
+
+
+def fake_quantized(values: Array, low: float, high: float) -> Array:
+    """Values rounded to the 256 codes of a range, as real values of the same type."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / STEPS
+    if scale <= 0:
+        return np.zeros_like(values)
+    zero = round(-low / scale)
+    return (np.clip(np.rint(values / scale) + zero, 0, STEPS) - zero) * scale
+
+
+def _as_it_is(values: Array) -> Array:
+    return values
+
+
+# --- methods -----------------------------------------------------------------------------------------------
+
+
+def minmax(d: Distribution, error: Any = None) -> Range:
+    """From the least to the greatest value."""
+    return d.low, d.high
+
+
+def percentile(d: Distribution, error: Any = None, percent: float = PERCENTILE) -> Range:
+    """What leaves the same small share of the values out at each end."""
+    values, below = d.values, np.cumsum(d.shares)
+    tail = (1 - percent / 100) / 2
+    low = values[min(int(np.searchsorted(below, tail, side="right")), values.size - 1)]
+    high = values[min(int(np.searchsorted(below, 1 - tail)), values.size - 1)]
+    return _inside(low, high, d)
+
+
+def entropy(d: Distribution, error: Any = None) -> Range:
+    """Least Kullback-Leibler divergence of the rounded from the clamped distribution (Migacz, TensorRT, 2017)."""
+    ranges = [
+        r for r in _clamped(d, 64) if d.shares[(d.values < r[0]) | (d.values > r[1])].sum() <= MOST_CLAMPED
+    ]
+    return min(ranges, key=lambda r: _divergence(d.values, d.shares, *r))
+
+
+def _divergence(values: Array, shares: Array, low: float, high: float) -> float:
+    """Of the clamped values' distribution from that where each code's share is spread evenly over its bins."""
+    inside = (values >= low) & (values <= high)
+    if not inside.any() or high <= low:
+        return np.inf
+    clamped = shares[inside].copy()
+    clamped[0] += shares[values < low].sum()
+    clamped[-1] += shares[values > high].sum()
+    code = np.rint((values[inside] - low) * (STEPS / (high - low))).astype(int)
+    total, bins = (
+        np.bincount(code, weights, STEPS + 1) for weights in (shares[inside], np.ones(inside.sum()))
+    )
+    spread = total[code] / bins[code]
+    return float(clamped @ np.log(clamped / (spread / spread.sum())))
+
+
+def mse(d: Distribution, error: Any = None) -> Range:
+    """Least mean square error at the readers: one limit for both ends, then each end in steps that get finer."""
+    error = error or error_of(d)
+    low, high = min(_clamped(d, 48), key=lambda r: error(*r))
+    best = error(low, high)
+    for step in (0.1, 0.03, 0.01):
+        for end in (0, 1):
+            while True:
+                smaller = (low * (1 - step), high) if end == 0 else (low, high * (1 - step))
+                if (found := error(*smaller)) >= best:
+                    break
+                best, (low, high) = found, smaller
+    return _inside(low, high, d)
+
+
+def _clamped(d: Distribution, count: int) -> list[Range]:
+    """The whole range, and what is left of it between -t and t for ever smaller t."""
+    reach = max(abs(d.low), abs(d.high))
+    return [_inside(max(d.low, -t), min(d.high, t), d) for t in reach * np.geomspace(1, 0.02, count)]
+
+
+def _inside(low: float, high: float, d: Distribution) -> Range:
+    """The range, not wider than that of the values, with zero where they have it on both sides."""
+    low, high = (float(np.clip(v, d.low, d.high)) for v in (low, high))
+    return (min(low, 0.0), max(high, 0.0)) if d.low <= 0 <= d.high else (low, high)
+
+
+Method = Callable[[Distribution, Any], Range]
+
+#: By name; the first wins where errors are equal.
+METHODS: dict[str, Method] = {"minmax": minmax, "percentile": percentile, "entropy": entropy, "mse": mse}
