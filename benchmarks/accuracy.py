@@ -23,6 +23,7 @@ from benchmarks.lines import LINES_A_PAGE, page
 from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import import_model
+from ommatid.compiler.plan import make_plan
 from ommatid.compiler.quantize import quantize
 
 Array = np.ndarray[Any, Any]
@@ -81,7 +82,7 @@ def _file(name: str) -> bytes:
 
 def _quantised(name: str, feeds: list[Array]) -> bytes:
     model = canonicalize(import_model(_file(name), {"x": NETWORKS[name][1]}))
-    made, _ = quantize(model, FrontOptions(calibration=[{"x": x} for x in feeds]))
+    made = quantize(model, make_plan(model, FrontOptions(calibration=[{"x": x} for x in feeds])))
     result: bytes = ir.to_proto(made).SerializeToString()
     return result
 

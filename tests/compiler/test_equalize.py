@@ -15,9 +15,10 @@ from ommatid.compiler.equalize import equalize, gains, numbers, pairs, rounded_w
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import import_model
 from ommatid.compiler.observe import observe
-from ommatid.compiler.plan import adjusted, make_plan
+from ommatid.compiler.plan import make_plan
 from ommatid.compiler.qdq import activations, to_qdq
 from ommatid.compiler.ranges import Choice
+from ommatid.compiler.search import adjusted
 from tests import networks
 from tests.networks import helper
 

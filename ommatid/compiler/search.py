@@ -1,0 +1,162 @@
+"""The search for how to quantise a network: one change after the other, kept if the network's outputs come nearer.
+
+Ranges are chosen by the error that they leave at the tensor. Channels are equalised between those convolutions of
+which the second then has a smaller error; biases are corrected in all convolutions. Either is kept only if it lowers
+the error of the network's outputs, measured in onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ommatid.compiler.correct import correct_bias, helpful_gains, proto_of, shift
+from ommatid.compiler.equalize import EQUALIZED, Array, equalize, is_fixed, pairs
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.observe import Feeds, Observed, observe, runner
+from ommatid.compiler.qdq import share_ranges, to_qdq
+from ommatid.compiler.ranges import METHODS, Choice, choose
+from ommatid.compiler.readers import limits, views
+from ommatid.compiler.recipe import Recipe, TensorRecipe
+
+#: So many samples judge whether equalisation and bias correction help.
+JUDGES = 4
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A float model with the weights and biases to quantise, its tensors as observed, and their ranges.
+
+    ``gains`` are those of equalised pairs by the name of their second convolution, ``shifts`` those taken back in
+    biases by the name of the convolution (float64 by channel).
+    """
+
+    model: ir.Model
+    observed: Mapping[str, Observed]
+    choices: Mapping[str, Choice]
+    gains: Mapping[str, Array] = field(default_factory=dict)
+    shifts: Mapping[str, Array] = field(default_factory=dict)
+
+
+def adjusted(model: ir.Model, gains: Mapping[str, Array], shifts: Mapping[str, Array]) -> ir.Model:
+    """A copy with equalised channels and corrected biases."""
+    copy = ir.from_proto(ir.to_proto(model))
+    copy.metadata_props.update(model.metadata_props)
+    for pair in pairs(copy):
+        if (gain := gains.get(pair.second.name or "")) is not None:
+            equalize(copy, pair, gain)
+    for node in copy.graph:
+        if (by_channel := shifts.get(node.name or "")) is not None:
+            correct_bias(copy, node, by_channel)
+    return copy
+
+
+@dataclass
+class Search:
+    """What a search goes by: a canonical float model, samples (``feeds`` begins anew), recipe and method.
+
+    Raises:
+        CompileError: no such method.
+    """
+
+    model: ir.Model
+    feeds: Callable[[], Iterable[Feeds]]
+    recipe: Recipe
+    method: str
+    percent: float
+    proposed: dict[str, Choice] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", *METHODS):
+            raise CompileError(
+                f"unknown calibration method {self.method!r}", f"use one of auto, {', '.join(METHODS)}"
+            )
+
+    def plain(self, observed: Mapping[str, Observed]) -> Candidate:
+        """Ranges alone."""
+        return Candidate(self.model, observed, self._ranges(self.model, observed))
+
+    def best(self, observed: Mapping[str, Observed]) -> Candidate:
+        """The best that is found."""
+        best, error = self.plain(observed), None
+        for change in (self._equalized, self._corrected):
+            trial, asked = change(best)
+            if trial is None:
+                continue
+            if asked:
+                best, error = trial, None
+                continue
+            error = self._error(best) if error is None else error
+            if (lower := self._error(trial)) < error:
+                best, error = trial, lower
+        return best
+
+    def _ranges(self, model: ir.Model, observed: Mapping[str, Observed]) -> dict[str, Choice]:
+        """A range for every tensor observed: the recipe's, or by the method; alike where tensors share one."""
+        values = ir.convenience.create_value_mapping(model.graph)
+        for name in observed.keys() - self.proposed.keys():
+            entry = self.recipe.tensors.get(name, TensorRecipe())
+            by = self.method if entry.method == "auto" else entry.method
+            d = observed[name].histogram.distribution(*limits(values[name]))
+            methods = METHODS if by == "auto" else (by,)
+            self.proposed[name] = choose(d, views(values[name]), methods, self.percent)
+        choices = {name: self.proposed[name] for name in observed}
+        share_ranges(model, choices)
+        for name, entry in self.recipe.tensors.items():
+            if entry.low is not None and entry.high is not None and name in choices:
+                choices[name] = replace(choices[name], low=entry.low, high=entry.high, method=entry.method)
+        return choices
+
+    def _equalized(self, best: Candidate) -> tuple[Candidate | None, bool]:
+        """With equalised pairs of convolutions, if any help, and whether the recipe asks for it."""
+        found = pairs(self.model)
+        wanted, asked = self._wanted(found, lambda pair: self.recipe.layer(pair.second.name).equalize)
+        gains = helpful_gains(self.model, wanted, best.observed, self._judges(), not asked) if wanted else {}
+        if not gains:
+            return None, asked
+        model = adjusted(self.model, gains, {})
+        names = [value.name or "" for p in found if p.second.name in gains for value in p.between]
+        seen = {name: o for name, o in best.observed.items() if name not in names}
+        seen |= observe(proto_of(model), [f"{name}{EQUALIZED}" for name in names], self.feeds())
+        return Candidate(model, seen, self._ranges(model, seen), gains), asked
+
+    def _corrected(self, best: Candidate) -> tuple[Candidate | None, bool]:
+        """With corrected biases, and whether the recipe asks for it."""
+        convs = [node for node in best.model.graph if is_fixed(node) and _read(node) in best.observed]
+        wanted, asked = self._wanted(convs, lambda node: self.recipe.layer(node.name).correct_bias)
+        shifts = {node.name or "": shift(node, best.observed[_read(node)]) for node in wanted}
+        if not shifts:
+            return None, asked
+        return replace(best, model=adjusted(self.model, best.gains, shifts), shifts=shifts), asked
+
+    def _wanted(self, found: list[Any], says: Callable[[Any], bool | None]) -> tuple[list[Any], bool]:
+        """Those that the recipe asks for, and True; if it asks for none, those that it leaves open, unless a method
+        was named, and False."""
+        asked = [each for each in found if says(each)]
+        return asked or [each for each in found if says(each) is None and self.method == "auto"], bool(asked)
+
+    def _judges(self) -> list[Feeds]:
+        return list(islice(self.feeds(), JUDGES))
+
+    def _error(self, candidate: Candidate) -> float:
+        """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
+        names = [o.name or "" for o in self.model.graph.outputs]
+        real = runner(proto_of(self.model), names, optimize=True)
+        quantised = to_qdq(candidate.model, candidate.choices, self.recipe.activations)
+        rounded = runner(quantised, names, optimize=True)
+        errors = []
+        for feeds in self._judges():
+            a, b = real(feeds), rounded(feeds)
+            both = [(np.asarray(a[n], np.float64), np.asarray(b[n], np.float64)) for n in names]
+            errors += [((x - y) ** 2).sum() / max((x**2).sum(), 1e-30) for x, y in both]
+        return float(np.mean(errors))
+
+
+def _read(conv: ir.Node) -> str:
+    """The name of the tensor that a convolution reads."""
+    return (conv.inputs[0].name or "") if conv.inputs[0] is not None else ""
