@@ -42,7 +42,7 @@ REASONS = {
 CASES = {
     "Abs": 1, "Add": 2, "AveragePool": 20, "BatchNormalization": 4, "Ceil": 2, "Clip": 9, "Concat": 12, "Conv": 6,
     "ConvTranspose": 11, "Cos": 2, "Div": 3, "Dropout": 12, "Elu": 3, "Erf": 1, "Exp": 2, "Expand": 2, "Floor": 2, "Gather":
-    4, "Gelu": 4, "Gemm": 11, "GlobalAveragePool": 2, "GlobalMaxPool": 2, "HardSigmoid": 3, "HardSwish": 1, "Identity": 1,
+    4, "Gelu": 4, "Gemm": 11, "GlobalAveragePool": 2, "GlobalMaxPool": 2, "HardSigmoid": 3, "HardSwish": 1,
     "LRN": 2, "LayerNormalization": 19, "LeakyRelu": 3, "Log": 2, "MatMul": 7, "Max": 4, "MaxPool": 18, "Min": 4, "Mish": 1,
     "Mul": 3, "Neg": 2, "PRelu": 2, "Pow": 8, "RMSNormalization": 19, "Reciprocal": 2, "ReduceL1": 9, "ReduceL2": 9,
     "ReduceMax": 9, "ReduceMean": 8, "ReduceMin": 9, "ReduceSum": 12, "ReduceSumSquare": 9, "Relu": 1, "Resize": 39,
