@@ -1,9 +1,10 @@
 """The timing executor's speed: instructions and cycles a second, in the event loop alone and with decoding.
 
 The event loop is ``events.run`` on instructions that are decoded: queues, tokens, DRAM, banks, fetch and accounts.
-With decoding, it is ``timing.simulate``, of a program that it has not seen. What limits: the loop is a chain of
-branches that depend on the last event's time and can hardly be predicted, two or three an instruction; decoding steps
-the first 2048 beats of each instruction whose words crowd in few banks, and little else counts.
+With decoding, it is ``timing.simulate``, of a program that it has not seen. What limits: the loop is some 400 of the
+host's instructions for each of the program, and in these about one branch that cannot be predicted
+(which engine is through next, whether its successor may start); decoding steps the first 2048 beats of each instruction
+whose words crowd in few banks, and little else counts.
 """
 
 from __future__ import annotations

@@ -25,35 +25,28 @@ def lowest(typing_context: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def least(typing_context: Any, times: Any, at: Any) -> Any:
-    """The least of eight times (float64), from ``at`` on."""
+def first(typing_context: Any, times: Any, at: Any) -> Any:
+    """The least of eight times (float64, not negative), from ``at`` on, and the set of those that are equal to it."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
-        found = [builder.load(builder.gep(first, [ir.IntType(64)(k)])) for k in range(8)]
-        while len(found) > 1:
-            pairs = zip(found[::2], found[1::2], strict=True)
-            found = [builder.select(builder.fcmp_ordered("<", a, b), a, b) for a, b in pairs]
-        return found[0]
-
-    return types.float64(times, types.int64), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def until(typing_context: Any, times: Any, at: Any, now: Any) -> Any:
-    """The set of those of eight times (float64), from ``at`` on, that are not later than ``now``; 0 is the first."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        integer = ir.IntType(64)  # as these bits times that are not negative compare alike, and faster
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        eight = ir.VectorType(ir.DoubleType(), 8)
-        found = builder.load(builder.bitcast(builder.gep(data, [args[1]]), eight.as_pointer()), align=8)
-        bound = builder.insert_element(ir.Constant(eight, ir.Undefined), args[2], ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
-        bound = builder.shuffle_vector(bound, ir.Constant(eight, ir.Undefined), zeros)
-        due = builder.bitcast(builder.fcmp_ordered("<=", found, bound), ir.IntType(8))
-        return builder.zext(due, ir.IntType(64))
+        data = builder.bitcast(builder.gep(data, [args[1]]), integer.as_pointer())
+        found = [(builder.load(builder.gep(data, [integer(k)])), integer(1 << k)) for k in range(8)]
+        while len(found) > 1:
+            found = [earlier(builder, *a, *b) for a, b in zip(found[::2], found[1::2], strict=True)]
+        time, places = found[0]
+        return context.make_tuple(
+            builder, signature.return_type, [builder.bitcast(time, ir.DoubleType()), places]
+        )
 
-    return types.int64(times, types.int64, types.float64), codegen
+    def earlier(builder: Any, a: Any, places_a: Any, b: Any, places_b: Any) -> Any:
+        before, after = builder.icmp_signed("<", a, b), builder.icmp_signed(">", a, b)
+        none = ir.IntType(64)(0)
+        places = builder.or_(builder.select(after, none, places_a), builder.select(before, none, places_b))
+        return builder.select(before, a, b), places
+
+    return types.Tuple((types.float64, types.int64))(times, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -96,3 +89,13 @@ def without(takes: int, held: int) -> int:
 def members(lanes: int) -> int:
     """The set of the lanes that hold a one."""
     return lanes * 0x0102040810204080 >> 56 & 255
+
+
+@inlined
+def size(members: int) -> int:
+    """How many members a set has."""
+    count = 0
+    while members:
+        members &= members - 1
+        count += 1
+    return count

@@ -15,7 +15,7 @@ import numpy as np
 from ommatid.isa.compiled import kernel
 from ommatid.isa.instructions import MOST_CORES as CORES
 from ommatid.simulator.crowding import AHEAD_BEATS
-from ommatid.simulator.state import DRAINED, LANDING, STREAMS
+from ommatid.simulator.state import DRAINED, LANDING, RATES, STREAMS
 
 NONE = 1e-6  # words that are no backlog: what float64 leaves
 
@@ -109,7 +109,7 @@ def leaves_engine(s: Any, q: int, place: int) -> None:
     for k in range(s.streams):
         if s.from_queue[k] == q and s.place[k] < 0:
             s.place[k], s.floor[k] = place, s.done_time[q, place]
-            s.changed = 1
+            s.changed |= RATES
 
 
 @kernel

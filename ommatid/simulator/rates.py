@@ -7,41 +7,69 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import inlined, kernel
-from ommatid.simulator.bits import lowest
+from ommatid.simulator.bits import lowest, size
 from ommatid.simulator.crowding import AHEAD_BEATS, STARVATION_CYCLES
+from ommatid.simulator.state import LANES, RATES
 
 #: A core's engines by their priority at a bank: mx, vx, load, store.
 PRIORITY = (2, 3, 0, 1)
 
 
 @inlined
+def move(s: Any, client: int, cap: float, claim: float) -> None:
+    """A client begins to move its bytes, at most ``cap`` a cycle, and ``claim`` at once if there is credit."""
+    s.cap[client], s.claim[client] = cap, claim
+    s.moving |= 1 << client
+    s.begun |= 1 << client
+    s.changed |= RATES
+
+
+@inlined
+def leave(s: Any, client: int, now: float) -> None:
+    """A client is through, and leaves its share of the DRAM to the others."""
+    s.when[client] = np.inf
+    s.credit += s.rate[client] * (now - s.since[client]) - s.left[client]  # of its last cycle
+    s.moving &= ~(1 << client)
+    s.changed |= RATES
+
+
+@inlined
 def dram_rates(s: Any, now: float) -> None:
     """Solve the shares of the clients that move bytes anew, and with them when each is through.
 
-    Max-min fair: none above its cap; what one leaves goes to the others. What nobody used is credit, for those that
-    begin now.
+    What nobody used is credit, for those that begin now.
     """
     s.credit = min(s.most_credit, s.credit + s.spare * (now - s.solved))
     s.solved = now
-    moving, begun, count, owed = s.moving, 0, 0, 0.0
+    if s.moving & (s.moving - 1):
+        divide(s, now)
+    elif s.moving:
+        c = lowest(s.moving)
+        go_on(s, c, now)
+        if s.spare <= 0 or s.begun:
+            pay(s, c)
+        s.spare = s.bandwidth - min(s.cap[c], s.bandwidth)
+        settle_rate(s, c, min(s.cap[c], s.bandwidth), now)
+    else:
+        s.spare = s.bandwidth
+    s.begun = 0
+
+
+@inlined
+def divide(s: Any, now: float) -> None:
+    """Divide the bandwidth among several clients, max-min fair: none above its cap; what one leaves goes to the others."""
+    moving, count, all_used = s.moving, size(s.moving), s.spare <= 0
     while moving:
-        c = lowest(moving)
+        go_on(s, lowest(moving), now)
         moving &= moving - 1
-        s.left[c] -= s.rate[c] * (now - s.since[c])
-        s.since[c] = now
-        begun |= (s.rate[c] == 0) << c
-        owed += s.left[c] if s.rate[c] > 0 else 0.0
-        count += 1
-    all_used = s.spare <= 0
-    paying = (s.moving if all_used else begun) if s.credit > 0 else 0
+    in_turn = all_used and s.begun and s.begun != s.moving
+    owed = bytes_left(s, s.moving & ~s.begun) if in_turn else 0.0
+    paying = s.moving if all_used else s.begun
     while paying:
-        c = lowest(paying)
+        pay(s, lowest(paying))
         paying &= paying - 1
-        paid = min(s.credit, s.claim[c])
-        s.credit -= paid
-        s.left[c] -= paid * min(1.0, s.cap[c] / s.bandwidth)
-    if all_used and begun and begun != s.moving:
-        take_turns(s, begun, count, owed)
+    if in_turn:
+        take_turns(s, count, owed)
     left, unsettled = s.bandwidth, s.moving
     while unsettled:
         equal, capped, rest = left / count, 0, unsettled
@@ -59,42 +87,55 @@ def dram_rates(s: Any, now: float) -> None:
         unsettled &= ~capped
     s.spare = left
     while unsettled:
-        c = lowest(unsettled)
+        settle_rate(s, lowest(unsettled), equal, now)
         unsettled &= unsettled - 1
-        settle_rate(s, c, equal, now)
 
 
-@kernel
-def take_turns(s: Any, begun: int, count: int, owed: float) -> None:
+@inlined
+def go_on(s: Any, c: int, now: float) -> None:
+    """What a client has moved until now is no longer left."""
+    s.left[c] -= s.rate[c] * (now - s.since[c])
+    s.since[c] = now
+
+
+@inlined
+def pay(s: Any, c: int) -> None:
+    """A client moves bytes at once by credit."""
+    paid = max(0.0, min(s.credit, s.claim[c]))
+    s.credit -= paid
+    s.left[c] -= paid * min(1.0, s.cap[c] / s.bandwidth)
+
+
+@inlined
+def bytes_left(s: Any, clients: int) -> float:
+    """What these clients have left to move."""
+    left = 0.0
+    while clients:
+        left += s.left[lowest(clients)]
+        clients &= clients - 1
+    return left
+
+
+@inlined
+def take_turns(s: Any, count: int, owed: float) -> None:
     """Clients that begin while others use all of the DRAM have their turns before a round of ``count`` is over.
 
     A first burst comes after (count - 2) / 2 of theirs on average, and what is credited to them of the burst under
     way (they are owed so many bytes, of which whole bursts are not granted) is its; so is it ahead of equal rates by
     what follows, and they are behind.
     """
-    burst = s.most_credit - s.bandwidth
-    others, each = s.moving & ~begun, 0.0
+    under_way = np.ceil(owed / s.burst) * s.burst - owed
+    others, begun, each = s.moving & ~s.begun, s.begun, 0.0
     while begun:
         c = lowest(begun)
         begun &= begun - 1
-        ahead = min(s.left[c], burst / 2 + (-owed) % burst / count)
+        ahead = min(s.left[c], s.burst / 2 + under_way / count)
         s.left[c] -= ahead
         each += ahead
-    each /= members_of(others)
+    each /= size(others)
     while others:
-        c = lowest(others)
+        s.left[lowest(others)] += each
         others &= others - 1
-        s.left[c] += each
-
-
-@kernel
-def members_of(places: int) -> int:
-    """How many places a set has."""
-    count = 0
-    while places:
-        places &= places - 1
-        count += 1
-    return count
 
 
 @inlined
@@ -102,6 +143,41 @@ def settle_rate(s: Any, c: int, rate: float, now: float) -> None:
     """A client goes on at this rate."""
     s.rate[c] = rate
     s.when[c] = now + max(0.0, np.ceil(s.left[c] / rate - 1e-6))
+
+
+@inlined
+def ask_banks(work: Any, s: Any, core: int, words: float, now: float) -> None:
+    """An engine asks a core's banks for so many words a cycle; solve speeds where they do not suffice."""
+    s.words[core] += words
+    if s.words[core] > s.enough:
+        share_banks(work, s, core, now)
+
+
+@inlined
+def leave_banks(work: Any, s: Any, core: int, words: float, now: float) -> None:
+    """It asks for them no longer."""
+    s.words[core] -= words
+    if s.slow[core]:
+        share_banks(work, s, core, now)
+
+
+@kernel
+def share_banks(work: Any, s: Any, core: int, now: float) -> None:
+    """Solve the speeds of a core's engines anew."""
+    s.slow[core] = s.words[core] > s.enough
+    left = s.banks
+    for engine in PRIORITY:
+        q = core * LANES + engine
+        if s.running[q] == len(work):
+            continue
+        w = work[s.running[q]]
+        speed = bank_speed(w.words, left)
+        left = max(0.0, left - w.words * speed)
+        if s.moving >> q & 1:
+            s.cap[q] = speed * w.cap
+            s.changed |= RATES
+        else:
+            slow_down(s, q, speed, now)
 
 
 @inlined

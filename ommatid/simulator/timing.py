@@ -25,7 +25,8 @@ from ommatid.isa.target import Target
 from ommatid.simulator import events
 from ommatid.simulator.counters import STALLS, EngineTime, overlap, port_bytes
 from ommatid.simulator.neighbours import ROUNDS, Neighbours
-from ommatid.simulator.state import IDLE, LANES, PLACES, fresh, prepare
+from ommatid.simulator.state import BUSY, IDLE, LANES, PLACES, fresh, prepare
+from ommatid.simulator.tokens import CROSS_CORE_CYCLES
 from ommatid.simulator.words import bank_words
 
 __all__ = ["EngineTime", "SimulationError", "Timing", "simulate"]
@@ -83,7 +84,7 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
         state = _run(program, begin, work)
     start, released, finish = (_whole(work[time]) for time in ("start", "released", "finish"))
     cycles = int(finish.max(initial=0))
-    core, engine = np.divmod(work["queue"], LANES)
+    core, engine = np.divmod(work["queue"].astype(np.int64), LANES)
     engines = _accounts(stream, target, work["queue"], state[0], cycles)
     total = int(work["dram_bytes"].sum()) + len(stream) * INSTRUCTION_BYTES
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
@@ -104,7 +105,7 @@ def _run(program: Program, begin: int, work: Array) -> Array:
 def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
     """WORK records of a stream, for ``events.run``; no data is looked at."""
     cost = cost_cycles(stream, target) + (0 if delays is None else delays)
-    after = np.where(stream["opcode"] == BY_MNEMONIC["send"].opcode, events.CROSS_CORE_CYCLES, 0)
+    after = np.where(stream["opcode"] == BY_MNEMONIC["send"].opcode, CROSS_CORE_CYCLES, 0)
     words, pace = bank_words(stream, cost, target)
     dma = _dma(stream, cost, target)
     pace, after = np.maximum(pace, dma.pop("pace")), after + dma.pop("after")
@@ -157,7 +158,8 @@ def _accounts(stream: Array, target: Target, queue: Array, state: Any, cycles: i
     moved = np.bincount(queue, port_bytes(stream, target), PLACES)
     work = np.bincount(queue, macs(stream, target), PLACES)
     account = state["account"].copy()
-    account[np.arange(PLACES), state["doing"]] += cycles - state["doing_since"]
+    account[np.arange(len(account)), state["doing"]] += cycles - state["doing_since"]
+    account[:, BUSY] = cycles - account[:, BUSY + 1 :].sum(axis=1)
     account = np.diff(np.rint(account.cumsum(axis=1)).astype(np.int64), axis=1, prepend=0)  # sums stay whole
     used = np.bincount(queue, minlength=PLACES) > 0
     rows = []
@@ -177,9 +179,9 @@ def _stuck(program: Program, begin: int, work: Array, state: Any) -> str:
     w = work[i]
     name = f"instruction {begin + i} ({BY_OPCODE[int(program.instructions['opcode'][begin + i])].mnemonic})"
     if w["start"] >= 0:
-        full = [q for q in queues_of_mask(w["signal"]) if q in queues_of_mask(state["full"][w["queue"]])]
+        full = [q for q in queues_of_mask(w["signal"]) if state["short"][w["queue"]] >> q & 1]
         return f"{name} finds no room for its token to {_queue(full[0])}, which takes none"
-    held = state["held"][w["queue"]].view(np.uint8)
+    held = np.ascontiguousarray(state["held"][:, w["queue"]]).view(np.uint8)
     missing = [q for q in queues_of_mask(program.instructions["wait"][begin + i]) if held[q] == 0]
     return f"{name} waits for a token from {_queue(missing[0])} that never comes"
 
