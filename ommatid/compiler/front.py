@@ -12,9 +12,9 @@ import onnx_ir as ir
 from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.dump import dump, graph_text
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.layers import Layer, Network
+from ommatid.compiler.layers import Layer, Network, Stage
 from ommatid.compiler.lint import Finding
-from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model
+from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model, infer_shapes
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.partition import make_stages
 from ommatid.compiler.plan import Plan, make_plan
@@ -25,10 +25,7 @@ from ommatid.compiler.recipe import Recipe
 from ommatid.compiler.rounding import round_before_selecting
 from ommatid.compiler.rules_topk import move_indices
 from ommatid.compiler.storage import operands
-from ommatid.isa.program import Port
-
-TYPES = {"FLOAT": "tensor(float)", "DOUBLE": "tensor(double)", "INT64": "tensor(int64)", "INT32": "tensor(int32)",
-         "UINT8": "tensor(uint8)", "INT8": "tensor(int8)", "BOOL": "tensor(bool)", "FLOAT16": "tensor(float16)"}  # fmt: skip
+from ommatid.isa.program import Partition, Port
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,8 @@ class FrontOptions:
     file for a folder of images; ``activations`` is "int8" or "uint8"; ``method`` is "auto" (ranges chosen by
     tensor, channels equalised and biases corrected where that helps) or one of ``ranges.METHODS``, alone; ``recipe``
     rules over both; ``plan``, of ``find_plan``, stands for all of these; ``progress`` is told what is being
-    done; without ``cpu``, a node that the NPU cannot take is an error.
+    done; without ``cpu``, a node that the NPU cannot take is an error; without ``npu``, all nodes run on the CPU, in
+    float if the model is.
     """
 
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -53,6 +51,7 @@ class FrontOptions:
     percentile: float = PERCENTILE
     recipe: Recipe | str | Path | None = None
     cpu: bool = True
+    npu: bool = True
     save_qdq: str | None = None
     plan: Plan | None = None
     progress: Callable[[str], None] | None = None
@@ -75,6 +74,8 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     Raises:
         CompileError: the model or the calibration data cannot be used.
     """
+    if not options.npu:
+        return _on_the_cpu(read_model(source, options))
     walk, plan = walk_model(source, options)
     layers = live_layers(walk)
     stages = make_stages(walk, layers)
@@ -113,14 +114,37 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     )
 
 
+def _on_the_cpu(model: ir.Model) -> Network:
+    """The network whose only partition is the model, on the CPU."""
+    proto = ir.to_proto(model)
+    if any(value.shape is None for value in model.graph.outputs):
+        infer_shapes(model)  # for the ports alone: it takes some sequences for tensors
+    inputs, outputs = (
+        tuple(_port(v) for v in values) for values in (model.graph.inputs, model.graph.outputs)
+    )
+    nodes = tuple(node.name or "" for node in model.graph)
+    partition = Partition(
+        "cpu", tuple(p.name for p in inputs), tuple(p.name for p in outputs), nodes=nodes,
+        model=proto.SerializeToString(deterministic=True), reasons=("the whole network is placed on the CPU",) * len(nodes),
+    )  # fmt: skip
+    empty: frozenset[str] = frozenset()
+    return Network({}, (Stage(cpu=partition),), inputs, outputs, empty, empty, dict(model.metadata_props))
+
+
+def _port(value: ir.Value) -> Port:
+    """An input or output that no quantised tensor is; a sequence has no shape."""
+    kind = _type(value)
+    return Port(value.name or "", (fixed_shape(value) or ()) if kind.startswith("tensor") else (), kind, None)
+
+
 def find_plan(source: Any, options: FrontOptions) -> Plan | None:
-    """How to quantise a float model, at any of its shapes; None where it is quantised already.
+    """How to quantise a float model, at any of its shapes; None where nothing is quantised here.
 
     Raises:
         CompileError: the model, the recipe or the calibration data cannot be used.
     """
     model = read_model(source, options)
-    return None if _is_quantized(model) else make_plan(canonicalize(model), options)
+    return None if not options.npu or _is_quantized(model) else make_plan(canonicalize(model), options)
 
 
 def walk_model(source: Any, options: FrontOptions) -> tuple[Walk, Plan | None]:
@@ -157,7 +181,7 @@ def read_model(source: Any, options: FrontOptions) -> ir.Model:
     Raises:
         CompileError: it cannot be used.
     """
-    return import_model(source, options.shapes, options.inputs, options.outputs)
+    return import_model(source, options.shapes, options.inputs, options.outputs, not options.npu)
 
 
 def _is_quantized(model: ir.Model) -> bool:
@@ -195,7 +219,10 @@ def _output_port(walk: Walk, value: ir.Value) -> Port:
 
 
 def _type(value: ir.Value) -> str:
-    return TYPES.get(value.dtype.name if value.dtype is not None else "FLOAT", "tensor(float)")
+    """A value's type, as onnxruntime spells it."""
+    if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        return "seq" if isinstance(value.type, ir.SequenceType) else "optional"
+    return f"tensor({(value.dtype or ir.DataType.FLOAT).name.lower()})"
 
 
 def check_nodes(source: Any, options: FrontOptions) -> tuple[list[NodeVerdict], tuple[Finding, ...]]:

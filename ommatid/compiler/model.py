@@ -37,12 +37,14 @@ def import_model(
     shapes: Mapping[str, Sequence[int]] | None = None,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    as_it_is: bool = False,
 ) -> ir.Model:
     """The model in ``source`` (path, bytes or ModelProto), ready for the compiler.
 
     Args:
         shapes: fixed shapes by input name.
         inputs, outputs: names at which the graph is cut; empty: the model's own.
+        as_it_is: for a host that takes all of ONNX: nothing is computed, and any opset, type and value may be in it.
 
     Raises:
         CompileError: it cannot be read, is not a valid model, or has a dimension that is not fixed.
@@ -51,23 +53,23 @@ def import_model(
     for named in (*proto.opset_import, *proto.graph.node):
         if named.domain == "ai.onnx":  # another name of the default domain
             named.domain = ""
-    _check_proto(proto, name)
+    _check_proto(proto, name, 0 if as_it_is else OLDEST_OPSET)
     if not proto.graph.output and not outputs:
         raise CompileError(f"{name}: the graph has no output", "name tensors with --outputs")
     if proto.functions:
         proto = inline_local_functions(proto)
-    _fix_input_shapes(proto, dict(shapes or {}), name)
+    _fix_input_shapes(proto, dict(shapes or {}), name, as_it_is)
     proto.ir_version = max(proto.ir_version, 8)  # initialisers need not be inputs
     model = ir.from_proto(proto)
-    for step in (
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-        common.RemoveInitializersFromInputsPass(),
-    ):
-        step(model)
+    if not as_it_is:
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.RemoveInitializersFromInputsPass()(model)
     if inputs or outputs:
         model = _cut(model, inputs, outputs, name)
     common.TopologicalSortPass()(model)
     name_nodes(model)
+    if as_it_is:
+        return model
     fold(model)
     _check_values(model, name)
     return model
@@ -179,10 +181,10 @@ _PACKED = {
 }
 
 
-def _check_proto(proto: onnx.ModelProto, name: str) -> None:
+def _check_proto(proto: onnx.ModelProto, name: str, oldest: int) -> None:
     opset = next((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), 0)
     newest = onnx.defs.onnx_opset_version()
-    if not OLDEST_OPSET <= opset <= newest:
+    if not oldest <= opset <= newest:
         raise CompileError(
             f"{name}: opset {opset} is not supported", f"export it with opset {OLDEST_OPSET} to {newest}"
         )
@@ -214,7 +216,9 @@ def _check_proto(proto: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], name: str) -> None:
+def _fix_input_shapes(
+    proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], name: str, as_it_is: bool
+) -> None:
     initializers = {i.name for i in proto.graph.initializer}
     inputs = [i for i in proto.graph.input if i.name not in initializers]
     names = [i.name for i in inputs]
@@ -225,6 +229,8 @@ def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], 
                 f"the inputs are {', '.join(names)}",
             )
     for value in inputs:
+        if as_it_is and not value.type.HasField("tensor_type"):
+            continue
         tensor = value.type.tensor_type
         if value.name in shapes:
             wanted = shapes[value.name]
@@ -247,7 +253,7 @@ def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], 
                 f"{name}: input {value.name!r} has the dynamic shape [{shown}]",
                 f"fix it with --shape {value.name}=1,3,224,224 (your sizes)", value.name,
             )  # fmt: skip
-        if any(d == 0 for d in dims):
+        if not as_it_is and any(d == 0 for d in dims):
             raise CompileError(
                 f"{name}: input {value.name!r} has a dimension of size zero: {dims}",
                 "give a real size with --shape",
@@ -256,11 +262,12 @@ def _fix_input_shapes(proto: onnx.ModelProto, shapes: dict[str, Sequence[int]], 
     if shapes:  # what was inferred for other sizes no longer holds
         del proto.graph.value_info[:]
         for output in proto.graph.output:
-            output.type.tensor_type.ClearField("shape")
+            if output.type.HasField("tensor_type"):
+                output.type.tensor_type.ClearField("shape")
 
 
 def _cut(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str], name: str) -> ir.Model:
-    _infer(model)
+    infer_shapes(model)
     values = ir.convenience.create_value_mapping(model.graph)
     for wanted in (*inputs, *outputs):
         if wanted not in values:
@@ -294,7 +301,7 @@ def name_nodes(model: ir.Model) -> None:
 def fold(model: ir.Model) -> None:
     """Infer shapes, compute what is constant, and drop what is not used, until nothing changes."""
     for _ in range(8):
-        _infer(model)
+        infer_shapes(model)
         changed = _drop_no_ops(model) | _drop_empty_windows(model)
         for node in list(model.graph):
             changed |= _fold_node(model, node)
@@ -303,7 +310,12 @@ def fold(model: ir.Model) -> None:
             return
 
 
-def _infer(model: ir.Model) -> None:
+def infer_shapes(model: ir.Model) -> None:
+    """Give values the shapes that follow from those of the inputs.
+
+    Raises:
+        CompileError: they contradict each other.
+    """
     try:
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     except Exception as error:

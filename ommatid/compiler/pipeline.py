@@ -55,7 +55,7 @@ def compile_model(
     variants = shape_variants(shapes or {})
     front = FrontOptions(**options)
     made = {"optimize": optimize, "ommatid": release(), **(info or {})}
-    if front.calibration is None:
+    if front.calibration is None and front.npu:
         made.setdefault(
             "calibration", "none given: seeded random data, unless the model was quantised already"
         )

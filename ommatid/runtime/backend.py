@@ -13,11 +13,16 @@ from ommatid.runtime.session import InferenceSession
 
 
 class OmmatidRep(BackendRep):
-    """A model, compiled when it first runs: without calibration data, its first inputs are these."""
+    """A model, compiled when it first runs: its first inputs are calibration data and fix shapes, if nothing else does."""
 
     def __init__(self, model: onnx.ModelProto, options: dict[str, Any]) -> None:
         initializers = {tensor.name for tensor in model.graph.initializer}
         self.names = [value.name for value in model.graph.input if value.name not in initializers]
+        tensors = {v.name: v.type.tensor_type for v in model.graph.input if v.type.HasField("tensor_type")}
+        self._tensors = set(tensors)
+        self._dynamic = {
+            n for n, t in tensors.items() if not all(d.HasField("dim_value") for d in t.shape.dim)
+        }
         self._model = model
         self._options = options
         self._session: InferenceSession | None = None
@@ -31,20 +36,21 @@ class OmmatidRep(BackendRep):
         """
         feeds = self._feeds(inputs)
         if self._session is None:
-            options = {"calibration": [feeds], **self._options}
+            shapes = {name: feeds[name].shape for name in self._dynamic & set(feeds)}
+            seen = {"calibration": [feeds]} if self._options.get("npu", True) else {}
+            options = {**seen, "shapes": shapes, **self._options}
             self._session = InferenceSession(self._model, **options)
         return tuple(self._session.run(None, feeds))
 
     def _feeds(self, inputs: Any) -> dict[str, Any]:
-        if isinstance(inputs, Mapping):
-            return {name: np.asarray(value) for name, value in inputs.items()}
-        several = isinstance(inputs, Sequence) and not isinstance(inputs, str)
-        values = inputs if several else [inputs]
-        return {name: np.asarray(value) for name, value in zip(self.names, values, strict=False)}
+        if not isinstance(inputs, Mapping):
+            several = isinstance(inputs, Sequence) and not isinstance(inputs, str)
+            inputs = dict(zip(self.names, inputs if several else [inputs], strict=False))
+        return {name: np.asarray(value) if name in self._tensors else value for name, value in inputs.items()}
 
 
 class OmmatidBackend(Backend):
-    """The backend; options of ``prepare`` are those of ``ommatid.compile``."""
+    """The backend; options of ``prepare`` are those of ``ommatid.compile``: ``npu=False`` runs all on the host."""
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:

@@ -22,9 +22,10 @@ from ommatid.simulator.timing import simulate
 
 Array = np.ndarray[Any, Any]
 PROVIDER = "OmmatidExecutionProvider"
-TYPES = {
-    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16, "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(bool)": np.bool_,
+TYPES: dict[str, Any] = {
+    "tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(bool)": np.bool_, "tensor(string)": np.object_,
+    **{f"tensor({kind}{bits})": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    "tensor(float16)": np.float16,
 }  # fmt: skip
 
 
@@ -108,7 +109,8 @@ class InferenceSession:
             if name not in known:
                 raise RunError(f"output {name!r} does not exist", f"the outputs are {', '.join(known)}")
         feeds = self._checked(input_feed)
-        loaded, how = self._planned({name: array.shape for name, array in feeds.items()})
+        tensors = {p.name for p in self.program.inputs if p.dtype.startswith("tensor")}
+        loaded, how = self._planned({n: a.shape if n in tensors else () for n, a in feeds.items()})
         results = loaded.run(feeds, how)
         self.cycles = how.passes * loaded.cycles
         return [results[name] for name in names]
@@ -123,8 +125,13 @@ class InferenceSession:
         for name, port in ports.items():
             if name not in feeds:
                 raise RunError(f"input {name!r} is missing", f"feed {port.dtype} of shape {list(port.shape)}")
+            if not port.dtype.startswith("tensor"):  # a sequence, as it is
+                arrays[name] = feeds[name]
+                continue
             arrays[name] = np.asarray(feeds[name])
-            if arrays[name].dtype != TYPES[port.dtype]:
+            if port.dtype == "tensor(string)":
+                arrays[name] = arrays[name].astype(np.object_)
+            if arrays[name].dtype != TYPES.get(port.dtype):
                 raise RunError(
                     f"input {name!r} has type {arrays[name].dtype}; {port.dtype} is needed",
                     "convert it with .astype",

@@ -66,6 +66,8 @@ def plan(variants: Sequence[Program], feeds: Shapes, pad: bool) -> Plan | None:
 
 def _passes(inputs: Shapes, feeds: Shapes) -> int:
     """Passes of a variant that these feeds take; 0 where they do not fit it."""
+    if inputs == feeds:
+        return 1
     counts = set()
     for name, shape in inputs.items():
         given = feeds[name]
@@ -183,7 +185,7 @@ def _batch(port: Port, chosen: Program, feeds: Shapes, extents: Shape) -> Shape:
 def padded(array: Array, shape: Shape, passes: int, zero: int) -> Array:
     """A feed with ``zero`` behind, up to ``passes`` batches of a variant's input."""
     full = (passes * shape[0], *shape[1:]) if shape else ()
-    if array.shape == full:
+    if not isinstance(array, np.ndarray) or array.shape == full:  # a sequence has no shape
         return array
     whole = np.full(full, zero, array.dtype)
     whole[tuple(slice(size) for size in array.shape)] = array
@@ -199,6 +201,6 @@ def part(array: Array, index: int, passes: int) -> Array:
 def joined(parts: Sequence[Array], shape: Shape) -> Array:
     """The passes' outputs as one, cropped to a shape."""
     whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return (
-        whole if whole.shape == shape else np.ascontiguousarray(whole[tuple(slice(size) for size in shape)])
-    )
+    if not isinstance(whole, np.ndarray) or whole.shape == shape:
+        return whole
+    return np.ascontiguousarray(whole[tuple(slice(size) for size in shape)])
