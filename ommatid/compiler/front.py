@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ommatid.compiler.layers import Layer, Network, Stage
 from ommatid.compiler.lint import Finding
 from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model, infer_shapes
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
+from ommatid.compiler.origins import renamed, sources_of, stand_for
 from ommatid.compiler.partition import make_stages
 from ommatid.compiler.plan import Plan, make_plan
 from ommatid.compiler.quantize import quantize
@@ -78,7 +79,9 @@ def build_network(source: Any, options: FrontOptions) -> Network:
         return _on_the_cpu(read_model(source, options))
     walk, plan = walk_model(source, options)
     layers = live_layers(walk)
-    stages = make_stages(walk, layers)
+    sources = walk.model.meta["sources"]
+    stands = stand_for(sources, sources_of(walk.model))
+    stages = _in_names(make_stages(walk, layers), stands)
     cpu = [stage.cpu for stage in stages if stage.cpu is not None]
     if cpu and not options.cpu:
         raise CompileError(
@@ -111,6 +114,7 @@ def build_network(source: Any, options: FrontOptions) -> Network:
         dict(walk.model.metadata_props),
         {name: data for name, data in walk.constants.items() if name in tensors},
         plan.notes() if plan is not None else {},
+        sources,
     )
 
 
@@ -128,13 +132,37 @@ def _on_the_cpu(model: ir.Model) -> Network:
         model=proto.SerializeToString(deterministic=True), reasons=("the whole network is placed on the CPU",) * len(nodes),
     )  # fmt: skip
     empty: frozenset[str] = frozenset()
-    return Network({}, (Stage(cpu=partition),), inputs, outputs, empty, empty, dict(model.metadata_props))
+    stages, sources = (Stage(cpu=partition),), model.meta["sources"]
+    return Network({}, stages, inputs, outputs, empty, empty, dict(model.metadata_props), sources=sources)
 
 
 def _port(value: ir.Value) -> Port:
     """An input or output that no quantised tensor is; a sequence has no shape."""
     kind = _type(value)
     return Port(value.name or "", (fixed_shape(value) or ()) if kind.startswith("tensor") else (), kind, None)
+
+
+def _in_names(stages: Sequence[Stage], stands: Mapping[str, tuple[str, ...]]) -> tuple[Stage, ...]:
+    """The stages with their nodes called as in the user's model; a layer of none serves the one that reads it."""
+    reader: dict[str, tuple[str, ...]] = {}
+    result: list[Stage] = []
+    for stage in reversed(stages):
+        layers: list[Layer] = []
+        for layer in reversed(stage.layers):
+            nodes = renamed(layer.nodes, stands) or reader.get(layer.output, ())
+            layers.append(replace(layer, nodes=nodes))
+            reader |= dict.fromkeys(operands(layer), nodes[:1])
+        result.append(Stage(tuple(reversed(layers)), stage.cpu and _host_in_names(stage.cpu, stands)))
+    return tuple(reversed(result))
+
+
+def _host_in_names(part: Partition, stands: Mapping[str, tuple[str, ...]]) -> Partition:
+    """A CPU partition with its nodes called as in the user's model, each with its first reason."""
+    reasons: dict[str, str] = {}
+    for node, reason in zip(part.nodes, part.reasons, strict=True):
+        for name in renamed([node], stands):
+            reasons.setdefault(name, reason)
+    return replace(part, nodes=tuple(reasons), reasons=tuple(reasons.values()))
 
 
 def find_plan(source: Any, options: FrontOptions) -> Plan | None:
@@ -155,7 +183,7 @@ def walk_model(source: Any, options: FrontOptions) -> tuple[Walk, Plan | None]:
 def _walk(
     model: ir.Model, options: FrontOptions, explain: Callable[[str, str], None] | None = None
 ) -> tuple[Walk, Plan | None]:
-    plan = None
+    plan, sources = None, model.meta["sources"]
     dump("imported", lambda: graph_text(model))
     if not _is_quantized(model):
         names = {o.name for o in model.graph.outputs}
@@ -172,6 +200,7 @@ def _walk(
     round_before_selecting(model)
     walk = Walk(model, RULES, {**MOVERS, **FINDERS}, move_indices)
     walk.run()
+    model.meta["sources"] = sources
     return walk, plan
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.origins import Source
 from ommatid.isa.program import Partition, Port, Tensor
 
 Array = np.ndarray[Any, Any]
@@ -288,6 +289,7 @@ class Network:
     their stage: read by a CPU partition or the host (network outputs). Host and CPU partitions write
     ``fed``: network inputs and CPU results. ``constants`` are the bytes (uint8, in memory order) of tensors
     that nobody writes: they lie in the constant image. ``notes`` is what the program says of its quantisation.
+    ``sources`` are the user's nodes, by whose names layers and CPU partitions call theirs.
     """
 
     tensors: Mapping[str, Tensor]
@@ -299,3 +301,4 @@ class Network:
     metadata: Mapping[str, str]
     constants: Mapping[str, Array] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()

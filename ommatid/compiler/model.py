@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.origins import constants_of, sources_of
 
 OLDEST_OPSET = 7
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -39,7 +40,7 @@ def import_model(
     outputs: Sequence[str] = (),
     as_it_is: bool = False,
 ) -> ir.Model:
-    """The model in ``source`` (path, bytes or ModelProto), ready for the compiler.
+    """The model in ``source`` (path, bytes or ModelProto), ready for the compiler; ``meta["sources"]``: its nodes as given.
 
     Args:
         shapes: fixed shapes by input name.
@@ -59,6 +60,7 @@ def import_model(
     if proto.functions:
         proto = inline_local_functions(proto)
     _fix_input_shapes(proto, dict(shapes or {}), name, as_it_is)
+    constants = () if as_it_is else constants_of(proto)
     proto.ir_version = max(proto.ir_version, 8)  # initialisers need not be inputs
     model = ir.from_proto(proto)
     if not as_it_is:
@@ -68,6 +70,7 @@ def import_model(
         model = _cut(model, inputs, outputs, name)
     common.TopologicalSortPass()(model)
     name_nodes(model)
+    model.meta["sources"] = sources_of(model, constants)
     if as_it_is:
         return model
     fold(model)

@@ -16,6 +16,7 @@ from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
+from ommatid.compiler.origins import fates
 from ommatid.compiler.positions import rearranging
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.storage import operands
@@ -136,6 +137,7 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
         for layer, size in zip(layers, compulsory, strict=True)
     )
     everything = sum(compulsory)
+    host = [name for p in plan.partitions if p.placement == "cpu" for name in p.nodes]
     return Program(
         target=target,
         instructions=made.stream,
@@ -153,6 +155,7 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
         roofline_cycles=float(sum(row.roofline_cycles for row in rows)),
         compulsory_dram_bytes=everything,
         metadata=dict(network.metadata),
+        nodes=fates(network.sources, [(row.name, row.nodes) for row in rows], host),
         info=info | {"sram_peak_bytes": plan.lowering.sram.peak_bytes},
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 from ommatid.isa.instructions import MAX_OPERANDS, STREAM
 from ommatid.isa.target import Target
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: A named range of memory. ``role`` indexes ROLES; ``layer`` is the layer it serves, -1 for several.
 SYMBOL = np.dtype([("memory", "u1"), ("role", "u1"), ("layer", "<i4"), ("address", "<u4"), ("bytes", "<u4")])
@@ -74,6 +74,20 @@ class Layer:
     roofline_cycles: float
 
 
+#: What may become of a node of the user's model.
+FATES = ("executed", "fused", "folded", "cpu")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the user's model, and what became of it (one of FATES), in which layers, by name."""
+
+    name: str
+    op: str
+    fate: str
+    layers: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Partition:
     """A part of the network that runs in one piece, in program order.
@@ -127,6 +141,7 @@ class Program:
     compulsory_dram_bytes: int
     metadata: dict[str, str] = field(default_factory=dict)  # the ONNX model's own
     info: dict[str, Any] = field(default_factory=dict)  # how it was made: options, versions, preprocessing
+    nodes: tuple[Node, ...] = ()  # the user's, in their order
     others: tuple[Program, ...] = ()  # of the same inputs and outputs by name; these have no others
 
     @property
