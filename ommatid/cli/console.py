@@ -23,7 +23,7 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
         "dram_peak_bytes", "program_bytes", "compile_s", "variants", "findings", "accuracy",
     ),
     "run": ("outputs", "cycles", "latency_ms", "wall_s"),
-    "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers"),
+    "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers", "nodes"),
     "check": ("nodes", "npu_node_count", "cpu_node_count", "ok", "findings"),
     "compare": ("tensors", "worst"),
     "verify": ("ok", "problems"),

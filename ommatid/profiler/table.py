@@ -1,14 +1,90 @@
-"""A profile as a table for people."""
+"""A profile's one table: every view (text, CSV, JSON, trace, HTML) shows columns declared here."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from ommatid.profiler.causes import CAUSES
 from ommatid.profiler.profile import LayerProfile, Profile
+
+_NO_MACS = "it has no MACs"
+_NO_CYCLES = "no cycle is its own"
+
+
+@dataclass(frozen=True)
+class Column:
+    """``value`` gives a row's figure, None where there is none: ``missing`` then says why. ``kind`` is text, names,
+    count, bytes, share or number; ``short`` is the title in a terminal, empty: not shown there."""
+
+    key: str
+    title: str
+    kind: str
+    value: Callable[[LayerProfile, Profile], Any]
+    missing: Callable[[LayerProfile], str] = lambda row: ""
+    short: str = ""
+
+
+def _why(row: LayerProfile) -> str:
+    return _NO_CYCLES if row.macs else _NO_MACS
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("name", "Layer", "text", lambda r, p: r.name, short="layer"),
+    Column("op", "Operator", "text", lambda r, p: r.op, short="op"),
+    Column("nodes", "ONNX nodes", "names", lambda r, p: list(r.nodes), short="ONNX nodes"),
+    Column("cycles", "Cycles", "count", lambda r, p: r.cycles, short="cycles"),
+    Column("share", "Share", "share", lambda r, p: r.cycles / max(p.cycles, 1), short="share"),
+    Column("macs", "MACs", "count", lambda r, p: r.macs, short="M MACs"),
+    Column("utilization", "MACs over peak", "share", lambda r, p: r.utilization, _why),
+    Column("dram_bytes", "DRAM", "bytes", lambda r, p: r.dram_bytes, short="DRAM KiB"),
+    Column("spilled_bytes", "of these for want of SRAM", "bytes", lambda r, p: r.spilled_bytes),
+    Column("sram_peak_bytes", "SRAM peak", "bytes", lambda r, p: r.sram_peak_bytes, short="SRAM KiB"),
+    Column("energy_uj", "Energy, uJ", "number", lambda r, p: r.energy_uj, short="uJ"),
+    Column("instructions", "Instructions", "count", lambda r, p: r.instructions),
+    Column("efficiency", "Roofline over cycles", "share", lambda r, p: r.efficiency, _why, short="roofline"),
+    Column("bound", "Bound", "text", lambda r, p: r.bound, short="bound"),
+    *(
+        Column(f"stall_{cause}_cycles", f"Stalls: {cause}", "count", lambda r, p, i=i: r.stall_cycles[i])  # type: ignore[misc]
+        for i, cause in enumerate(CAUSES)
+    ),
+)
+
+
+def table(result: Profile) -> list[dict[str, Any]]:
+    """Every row, ``idle`` last: the columns by key, and ``unavailable``: why a figure is None, by key."""
+    rows = []
+    for row in result.rows:
+        values = {column.key: column.value(row, result) for column in COLUMNS}
+        missing = {c.key: c.missing(row) for c in COLUMNS if values[c.key] is None}
+        rows.append(values | {"unavailable": missing})
+    return rows
+
+
+def to_csv(result: Profile) -> str:
+    """The table as CSV, node names separated by blanks; its cycles sum to the total."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*(column.key for column in COLUMNS), "unavailable"])
+    for row in table(result):
+        missing = "; ".join(f"{key}: {why}" for key, why in row["unavailable"].items())
+        writer.writerow([*(_csv_cell(row[c.key], c.kind) for c in COLUMNS), missing])
+    return buffer.getvalue()
+
+
+def _csv_cell(value: Any, kind: str) -> Any:
+    if value is None:
+        return ""
+    return " ".join(value) if kind == "names" else value
+
+
+# --- for people -------------------------------------------------------------------------------------------
 
 
 def show(result: Profile, console: Console, most: int | None = None) -> None:
@@ -19,67 +95,54 @@ def show(result: Profile, console: Console, most: int | None = None) -> None:
 
 def summary(result: Profile) -> RenderableType:
     """Cycles, time and the engines' use."""
-    table = Table(header_style="bold")
-    table.add_column("engine")
+    shown = Table(header_style="bold")
+    shown.add_column("engine")
     for name in ("busy", "token", "bandwidth", "latency", "bank", "fetch", "idle"):
-        table.add_column(name, justify="right")
+        shown.add_column(name, justify="right")
     total = max(result.cycles, 1)
     for e in result.engines:
         if e.engine != "ctl":
             token = sum(cycles for cause, cycles in e.stall_cycles.items() if cause.startswith("token"))
             causes = [e.stall_cycles[cause] for cause in ("bandwidth", "latency", "bank", "fetch")]
             shares = [e.busy_cycles, token, *causes, e.idle_cycles]
-            table.add_row(e.engine, *(f"{100 * s / total:.1f}%" for s in shares))
+            shown.add_row(e.engine, *(f"{100 * s / total:.1f}%" for s in shares))
     line = f"{result.cycles:,} cycles, {result.latency_ms:.3f} ms, {result.fps:.1f} frames/s, bound by {result.bound}"
     levels = sorted(result.energy_uj.items(), key=lambda item: -item[1])
     energy = f"{sum(result.energy_uj.values()):,.0f} uJ: " + ", ".join(f"{n} {v:,.0f}" for n, v in levels)
-    return Group(line, table, energy)
+    return Group(line, shown, energy)
 
 
 def layer_table(result: Profile, most: int | None = None) -> Table:
-    """One row a layer, with its ONNX nodes."""
-    rows = list(result.layers)
+    """One row a layer, with its ONNX nodes, and one for idle cycles."""
+    rows = table(result)
     if most is not None:
-        rows = sorted(rows, key=lambda row: -row.cycles)[:most]
-    table = Table(show_header=True, header_style="bold")
-    for name in ("layer", "op"):
-        table.add_column(name, no_wrap=True)
-    for name in ("cycles", "share", "M MACs", "DRAM KiB", "roofline"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("bound", no_wrap=True)
-    table.add_column("ONNX nodes", overflow="ellipsis", no_wrap=True, max_width=40)
+        rows = sorted(rows, key=lambda row: -row["cycles"])[:most]
+    columns = sorted(
+        (c for c in COLUMNS if c.short), key=lambda c: c.kind == "names"
+    )  # what may be cut, last
+    shown = Table(show_header=True, header_style="bold")
+    for column in columns:
+        if column.kind == "names":
+            shown.add_column(column.short, overflow="ellipsis", no_wrap=True, max_width=40)
+        else:
+            shown.add_column(column.short, justify="left" if column.kind == "text" else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*_cells(row, result.cycles))
-    return table
+        shown.add_row(*(_text_cell(column, row[column.key]) for column in columns))
+    return shown
 
 
-def _cells(row: LayerProfile, total: int) -> tuple[str, ...]:
-    return (
-        row.name, row.op, f"{row.cycles:,}", f"{100 * row.cycles / max(total, 1):.1f}%",
-        f"{row.macs / 1e6:,.1f}" if row.macs else "",
-        f"{row.dram_bytes / 1024:,.0f}" if row.dram_bytes else "", f"{100 * row.efficiency:.0f}%" if row.efficiency else "",
-        row.bound if row.cycles else "", ", ".join(row.nodes),
-    )  # fmt: skip
-
-
-def to_csv(result: Profile) -> str:
-    """The layers as CSV, with a row for idle cycles; its cycles sum to the total."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["name", "op", "nodes", "cycles", "macs", "dram_bytes", "efficiency", "bound"])
-    for row in result.layers:
-        efficiency = "" if row.efficiency is None else f"{row.efficiency:.6f}"
-        writer.writerow(
-            [
-                row.name,
-                row.op,
-                " ".join(row.nodes),
-                row.cycles,
-                row.macs,
-                row.dram_bytes,
-                efficiency,
-                row.bound,
-            ]
-        )
-    writer.writerow(["idle", "", "", result.idle_cycles, 0, 0, "", ""])
-    return buffer.getvalue()
+def _text_cell(column: Column, value: Any) -> str:
+    if value in (None, 0):
+        return ""
+    match column.kind:
+        case "names":
+            return ", ".join(value)
+        case "share":
+            return f"{100 * value:.1f}%"
+        case "bytes":
+            return f"{value / 1024:,.0f}"
+        case "number":
+            return f"{value:,.1f}"
+        case "count":
+            return f"{value / 1e6:,.1f}" if column.short.startswith("M ") else f"{value:,}"
+    return str(value)

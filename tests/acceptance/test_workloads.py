@@ -42,7 +42,7 @@ def test_cycles(name: str, most: float | None, overlap: float) -> None:
     assert most is None or result.cycles <= most * program.lower_bound_cycles
     busy = {e.engine: e.busy_cycles for e in result.engines}
     assert result.mx_and_load_cycles >= overlap * min(busy["mx"], busy["load"])
-    assert sum(row.cycles for row in result.layers) + result.idle_cycles == result.cycles
+    assert sum(row.cycles for row in result.rows) == result.cycles
     for e in result.engines:
         assert e.busy_cycles + sum(e.stall_cycles.values()) + e.idle_cycles == result.cycles
 

@@ -26,12 +26,15 @@ KEYS = {
     "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s "
     "variants findings accuracy",
     "run": "outputs cycles latency_ms wall_s",
-    "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions layers",
+    "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions layers nodes",
     "check": "nodes npu_node_count cpu_node_count ok findings",
     "compare": "tensors worst",
     "verify": "ok problems",
 }
-LAYER = "name op nodes cycles macs dram_bytes efficiency bound"
+LAYER = (
+    "name op nodes cycles share macs utilization dram_bytes spilled_bytes sram_peak_bytes energy_uj instructions efficiency "
+    "bound stall_bank_cycles stall_bandwidth_cycles stall_latency_cycles stall_fetch_cycles stall_token_cycles unavailable"
+)
 TENSOR = "name mode reference sqnr_db cosine max_abs_error equal"
 
 
@@ -60,7 +63,7 @@ def test_compile(ommatid: Any, files: Path) -> None:
     table = result(ommatid("compile", files / "model.onnx", "-o", "m.omm", *given), "compile")
     program = load("m.omm")
     assert table["program"] == "m.omm" and table["target"] == "ommatid-1k"
-    assert table["npu_node_count"] == 2 and table["cpu_node_count"] == 0
+    assert table["npu_node_count"] == 3 and table["cpu_node_count"] == 0
     assert table["macs"] == 8 * 8 * (8 * 3 * 9 + 5 * 8) and table["instructions"] == len(program.instructions)
     assert table["cycles"] >= table["lower_bound_cycles"] > 0
     assert table["dram_bytes"] >= table["compulsory_dram_bytes"] > 0
@@ -115,6 +118,11 @@ def test_profile(ommatid: Any, files: Path) -> None:
     assert table["fps"] == pytest.approx(1e3 / table["latency_ms"])
     names = {node for row in table["layers"] for node in row["nodes"]}
     assert {"first", "second"} <= names
+    assert (
+        sum(row["cycles"] for row in table["layers"]) == table["cycles"]
+        and table["layers"][-1]["name"] == "idle"
+    )
+    assert [n["fate"] for n in table["nodes"]] == ["executed", "fused", "executed"]
 
 
 def test_check(ommatid: Any, files: Path) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Program
 from ommatid.profiler.profile import profile
-from ommatid.profiler.table import layer_table, summary, to_csv
+from ommatid.profiler.table import layer_table, summary, table, to_csv
 from ommatid.simulator.timing import simulate
 from tests import networks
 
@@ -39,7 +42,8 @@ def owners(program: Program) -> list[int]:
 def test_every_cycle_belongs_to_one_row(program: Program) -> None:
     result = profile(program)
     wanted = owners(program)
-    assert result.cycles == len(wanted) == sum(row.cycles for row in result.layers) + result.idle_cycles
+    assert result.cycles == len(wanted) == sum(row.cycles for row in result.rows)
+    assert result.idle.cycles == wanted.count(-1)
     for index, row in enumerate(result.layers):
         assert row.cycles == wanted.count(index)
 
@@ -61,14 +65,29 @@ def test_host_partitions(mixed: Program) -> None:
 
 
 def test_what_people_see(program: Program) -> None:
-    import io
-
-    from rich.console import Console
-
     result = profile(program)
     buffer = io.StringIO()
     console = Console(file=buffer, width=140)
     console.print(summary(result), layer_table(result), layer_table(result, 1))
     assert f"{result.cycles:,}" in buffer.getvalue() and "second" in buffer.getvalue()
-    rows = [line.split(",") for line in to_csv(result).splitlines()]
-    assert sum(int(row[3]) for row in rows[1:]) == result.cycles
+
+
+def test_all_views_are_of_one_table(program: Program) -> None:
+    result = profile(program)
+    rows = table(result)
+    assert result.to_dict()["layers"] == rows and rows[-1]["name"] == "idle"
+    printed = list(csv.DictReader(io.StringIO(to_csv(result))))
+    assert [row["name"] for row in printed] == [row["name"] for row in rows]
+    for row, text in zip(rows, printed, strict=True):
+        assert [k for k, v in row.items() if v is None] == list(row["unavailable"])
+        for key, value in row.items():
+            if isinstance(value, int | float):
+                assert float(text[key]) == pytest.approx(value)
+    assert sum(row["cycles"] for row in rows) == result.cycles
+    assert sum(row["energy_uj"] for row in rows) == pytest.approx(sum(result.energy_uj.values()))
+    assert sum(row["instructions"] for row in rows) == len(program.instructions)
+    spans = result.owners
+    assert spans[0, 0] == 0 and spans[-1, 1] == result.cycles and (spans[1:, 0] == spans[:-1, 1]).all()
+    for index, row in enumerate(result.rows):
+        mine = spans[:, 2] == (index if index < len(result.layers) else -1)
+        assert (spans[mine, 1] - spans[mine, 0]).sum() == row.cycles
