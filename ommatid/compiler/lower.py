@@ -75,6 +75,7 @@ class Lowering:
     target: Target
     resident: frozenset[str]
     dram_address: Mapping[str, int]
+    buffers: int = 2  # of a convolution's tiles of one kind
     emitter: Emitter = field(default_factory=Emitter)
     sram: Sram = field(init=False)
     homes: dict[str, Home] = field(default_factory=dict)

@@ -103,7 +103,7 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
     unit_bytes, steps, unit = weight_unit(conv, phases, depthwise, row_mode, target)
     shape = _conv_shape(low, layer, phases, depthwise, unit_bytes, steps, unit)
     budget = max((b - a for a, b in low.sram.gaps()), default=0)
-    plan = plan_conv(shape, target, budget)
+    plan = plan_conv(shape, target, budget, low.buffers)
     low.make_room(sram_bytes(shape, plan))
     blocks = blocks_of(conv, depthwise, plan.block_channels)
     blob, offsets = weight_blob(conv, phases, blocks, depthwise, row_mode, target)

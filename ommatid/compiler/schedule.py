@@ -94,26 +94,31 @@ def schedule(network: Network, target: Target) -> Scheduled:
     storage = plan_storage(network)
     lives = lifetimes(network, storage)
     never: frozenset[str] = frozenset()
+    single: frozenset[int] = frozenset()  # layers that load nothing ahead: they would not fit
     while True:
         resident = choose_resident(network, storage, lives, target, never)
         try:
-            return _lower_all(network, storage, lives, resident, target)
+            return _lower_all(network, storage, lives, resident, target, single)
         except _LayerDoesNotFit as problem:
             at = problem.index
             alive = [n for n in resident if lives[n].first <= at <= lives[n].last]
-            if not alive:
+            if alive:
+                never |= {max(alive, key=lambda n: (storage.buffer_bytes[n], n))}
+            elif at not in single:
+                single |= {at}
+            else:
                 raise CompileError(
                     f"layer {problem.layer.name!r} ({problem.layer.op}) needs {problem.need_bytes} bytes of SRAM "
                     f"for its smallest tile; target {target.name} has {target.sram_bytes}",
                     hint="use a target with more SRAM, or a smaller input (--shape)",
                     node=problem.layer.nodes[0] if problem.layer.nodes else problem.layer.name,
                 ) from None
-            never |= {max(alive, key=lambda n: (storage.buffer_bytes[n], n))}
 
 
 def _lower_all(
-    network: Network, storage: Storage, lives: dict[str, Lifetime], resident: frozenset[str], target: Target
-) -> Scheduled:
+    network: Network, storage: Storage, lives: dict[str, Lifetime], resident: frozenset[str], target: Target,
+    single: frozenset[int],
+) -> Scheduled:  # fmt: skip
     try:
         addresses, activation_bytes = place_in_dram(storage, lives, resident, target.dram_bytes)
     except DoesNotFit as problem:
@@ -133,6 +138,7 @@ def _lower_all(
             continue
         begin = len(low.emitter.rows)
         for layer in stage.layers:
+            low.buffers = 1 if index in single else 2
             _lower_layer(low, lives, index, layer, begin)
             index += 1
         low.emitter.layer = -1

@@ -42,13 +42,17 @@ class ConvShape:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """The tile shape chosen. ``chunk_blocks`` blocks of ``block_channels`` share one load of weights."""
+    """The tile shape chosen. ``chunk_blocks`` blocks of ``block_channels`` share one load of weights.
+
+    Of several tiles of a kind, ``buffers`` are there at a time.
+    """
 
     stripe_rows: int
     block_channels: int
     chunk_blocks: int
     block_pixels: int
     k_parts: int = 1
+    buffers: int = 2
 
     @property
     def chunk_channels(self) -> int:
@@ -56,8 +60,8 @@ class ConvPlan:
         return self.block_channels * self.chunk_blocks
 
 
-def plan_conv(shape: ConvShape, target: Target, free_bytes: int) -> ConvPlan:
-    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM.
+def plan_conv(shape: ConvShape, target: Target, free_bytes: int, buffers: int = 2) -> ConvPlan:
+    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM; with one of a kind, nothing is loaded ahead.
 
     Raises:
         DoesNotFit: not even one row by one block of channels fits.
@@ -68,7 +72,7 @@ def plan_conv(shape: ConvShape, target: Target, free_bytes: int) -> ConvPlan:
         pixels = target.accumulator_bytes // 2 // 4 // block_channels
         for rows in _stripe_rows(shape.rows):
             for chunk in _chunks(shape, block_channels):
-                plan = ConvPlan(rows, block_channels, chunk, pixels)
+                plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers)
                 need = sram_bytes(shape, plan)
                 smallest = min(smallest, need)
                 if need <= free_bytes:
@@ -135,7 +139,7 @@ def _weight_bytes(shape: ConvShape, channels: int) -> int:
 
 
 def sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
-    """Bytes of tile buffers: two of each kind where there are several, for loading ahead of computing."""
+    """Bytes of tile buffers: of each kind ``buffers`` where there are several, for loading ahead of computing."""
     stripes = shape.images * -(-shape.rows // plan.stripe_rows)
     chunks = -(-_blocks(shape, plan) // plan.chunk_blocks)
     chunk_channels = min(plan.chunk_channels, shape.channels)
@@ -144,11 +148,10 @@ def sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
     outputs = aligned(plan.stripe_rows * shape.output_row_bytes * chunk_channels // shape.channels)
     weights = aligned(_weight_bytes(shape, chunk_channels))
     constants = aligned(shape.channels * 8 + 512)
-    twice = min(stripes, 2)
     return (
-        (inputs + operand) * twice
-        + outputs * min(stripes * chunks, 2)
-        + weights * min(chunks, 2)
+        (inputs + operand) * min(stripes, plan.buffers)
+        + outputs * min(stripes * chunks, plan.buffers)
+        + weights * min(chunks, plan.buffers)
         + constants
         + 512
     )

@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from onnx import helper
 
+from ommatid.compiler.pipeline import compile_model
 from ommatid.compiler.sram import DoesNotFit, aligned
 from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts, plan_conv, sram_bytes
 from ommatid.isa.target import load_target
+from ommatid.isa.verifier import verify
+from ommatid.runtime.session import InferenceSession
+from tests import networks
 
 TARGETS = [load_target(name) for name in ("ommatid-256", "ommatid-1k")]
 
@@ -96,6 +102,22 @@ def test_small_weights_are_one_chunk() -> None:
     shape = ConvShape(1, 8, 8, 16, 16, 16 * 16, 1, (1, 1), (1, 1), 1, 8, 8 * 16, 8 * 16, 0, True, False)
     plan = plan_conv(shape, TARGETS[1], 1 << 20)
     assert (plan.block_channels, plan.chunk_blocks, plan.k_parts) == (16, 1, 1)
+
+
+def test_what_does_not_fit_twice_is_not_loaded_ahead() -> None:
+    """A depthwise 5x5 whose rows are 48 kB: five of them lie in 384 KiB, ten do not, nor do all eight."""
+    generator = np.random.default_rng(5)
+    weights = {"w": generator.standard_normal((64, 1, 5, 5)).astype(np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "wide", group=64, pads=[2] * 4)
+    shape = [2, 64, 8, 750]
+    model = networks.model([node], {"x": shape}, {"y": shape}, weights)
+    feeds = {"x": generator.standard_normal(shape).astype(np.float32)}
+    programs = [
+        compile_model(model, name, calibration=[feeds], cpu=False) for name in ("ommatid-256", "ommatid-1k")
+    ]
+    assert verify(programs[0]) == []
+    small, large = (InferenceSession(program).run(None, feeds)[0] for program in programs)
+    assert np.array_equal(small, large)
 
 
 def test_long_rows_of_weights_are_split() -> None:
