@@ -16,13 +16,13 @@ import onnx_ir as ir
 from ommatid.compiler.equalize import is_fixed, numbers, rounded_weights
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.ranges import STEPS, Choice
-from ommatid.compiler.readers import limits
+from ommatid.compiler.readers import limits, views
 
 Array = np.ndarray[Any, Any]
 
 #: A branch dies where it reaches no more than this many steps of the shared scale.
 DYING_STEPS = 3
-#: Of a tensor's values, at most this share is clamped, by more than this share of the range.
+#: Of a tensor's values, at most this share is clamped, by more than this share of the range, as a reader sees both.
 CLAMPED_SHARE, CLAMPED_BY = 0.02, 0.05
 #: Values of a channel from which on it may be called dead: a squeeze has one in a sample.
 ENOUGH = 256
@@ -96,9 +96,12 @@ def _saturating(s: Subject) -> Iterator[Finding]:
             if seen is None or choice is None:
                 continue
             d = seen.histogram.distribution(*limits(value))
-            margin = CLAMPED_BY * STEPS * step_of(choice)
-            outside = (d.values < min(choice.low, 0) - margin) | (d.values > max(choice.high, 0) + margin)
-            if (share := float(d.shares[outside].sum())) > CLAMPED_SHARE:
+            inside = np.clip(d.values, min(choice.low, 0), max(choice.high, 0))
+            lost = np.zeros(d.values.size, bool)
+            for view in views(value):
+                wanted, clamped = view(d.values), view(inside)
+                lost |= np.abs(wanted - clamped) > CLAMPED_BY * np.ptp(clamped)
+            if (share := float(d.shares[lost].sum())) > CLAMPED_SHARE:
                 yield Finding(
                     "saturating", node.name or "",
                     {"clamped_share": share, "low": seen.histogram.low, "high": seen.histogram.high,
@@ -108,7 +111,7 @@ def _saturating(s: Subject) -> Iterator[Finding]:
 
 
 def _dead_channels(s: Subject) -> Iterator[Finding]:
-    """A convolution's channels that are the same number whatever the input."""
+    """A convolution's channels that are the same number whatever the input: not only for the few that were seen."""
     for node in s.model.graph:
         if not is_fixed(node):
             continue
@@ -116,14 +119,20 @@ def _dead_channels(s: Subject) -> Iterator[Finding]:
         dead = np.abs(weights).reshape(len(weights), -1).max(axis=1) == 0
         seen = s.observed.get(node.outputs[0].name or "")
         if seen is not None and len(seen.channel_low) == len(dead) and seen.count >= ENOUGH:
-            after = _clamped(node.outputs[0], s.observed)
-            dead |= after.channel_low == after.channel_high
+            dead |= _shut(seen, _clamped(node.outputs[0], s.observed))
         if dead.any():
             yield Finding(
                 "dead-channels", node.name or "",
                 {"channels": float(dead.sum()), "of": float(len(dead)), "first": float(np.flatnonzero(dead)[0])},
                 "remove the channels and what reads them, or look at the training: they cost cycles and carry nothing",
             )  # fmt: skip
+
+
+def _shut(before: Observed, after: Observed) -> Array:
+    """Channels of one value behind a Relu or Clip, whose values before lie further from it than from each other."""
+    low, high, value = before.channel_low, before.channel_high, after.channel_low
+    distance = np.maximum(value - high, low - value)
+    return (value == after.channel_high) & ((low == high) | (distance > high - low))
 
 
 def _clamped(value: ir.Value, observed: Mapping[str, Observed]) -> Observed:

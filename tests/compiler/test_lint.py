@@ -112,6 +112,29 @@ def test_dead_channels(seed: int) -> None:
     assert figures["channels"] == 1 and figures["first"] == 4
 
 
+def test_a_channel_that_only_these_samples_keep_shut_is_not_dead() -> None:
+    def lower(by: float) -> Any:
+        def change(bias: Array) -> None:
+            bias[4] -= by
+
+        return change
+
+    rules = [[f.rule for f in found(changed(network(1), "b1", lower(by)))] for by in (0, 5, 1000)]
+    assert rules == [[], [], ["dead-channels"]]
+
+
+def test_what_a_reader_flattens_may_be_clamped() -> None:
+    recipe = Recipe(tensors={"scores": TensorRecipe("minmax", -6.0, 6.0)})
+
+    def enlarge(weights: Array) -> None:
+        weights *= 20
+
+    model = changed(network(1), "w_scores", enlarge)
+    assert found(model, recipe) == ()
+    model.graph.node[-3].op_type = "Identity"  # in place of the sigmoid
+    assert "saturating" in {f.rule for f in found(model, recipe)}
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_outlier_weights(seed: int) -> None:
     generator = np.random.default_rng(seed)
