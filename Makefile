@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which `make setup` builds in the checkout.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check golden bench accuracy fidelity mutants docs
+.PHONY: help setup demo test lint check golden baseline bench accuracy fidelity mutants docs
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -50,6 +50,9 @@ check: lint ## lint, and the tests that are not long: before every commit
 
 golden: $(STAMP) ## rewrite the golden files of the tests: read the difference before you commit it
 	GOLDEN=1 $(BIN)/python -m pytest
+
+baseline: $(STAMP) ## write tests/baseline.toml anew: read the difference before you commit it
+	$(BIN)/python -m pytest tests/acceptance/test_baseline.py --ommatid-update
 
 bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 	$(BIN)/python -m benchmarks.run

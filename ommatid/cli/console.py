@@ -26,6 +26,8 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers", "nodes"),
     "check": ("nodes", "npu_node_count", "cpu_node_count", "ok", "findings"),
     "compare": ("tensors", "worst"),
+    "diff": ("before", "after", "changed", "total", "layers"),
+    "ci": ("action", "ok", "networks"),
     "verify": ("ok", "problems"),
     "disasm": ("text",),
     "asm": ("program",),

@@ -18,6 +18,8 @@ COMMANDS = {
     "run": "Run a program on the functional simulator.",
     "profile": "Say where the cycles of a program go.",
     "compare": "Compare a program with ONNX Runtime, tensor by tensor.",
+    "diff": "Say what changed between two programs or profiles.",
+    "ci": "Check networks against a baseline, or update it.",
     "inspect": "Say what made a program, for what, with what.",
     "verify": "Prove that a program is safe on its target.",
     "disasm": "Print a program as assembly.",
@@ -26,8 +28,11 @@ COMMANDS = {
     "ops": "List the operators that run on the NPU.",
 }
 
-#: Those in model_commands.py; the others are in commands.py.
-MODEL_COMMANDS = ("check", "compile", "compare")
+#: The file of a command, where it is not commands.py.
+FILES = {
+    **dict.fromkeys(("check", "compile", "compare"), "model_commands"),
+    **dict.fromkeys(("diff", "ci"), "ci_commands"),
+}
 
 
 class LazyGroup(click.Group):
@@ -41,8 +46,7 @@ class LazyGroup(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        file = "model_commands" if cmd_name in MODEL_COMMANDS else "commands"
-        module = importlib.import_module(f"ommatid.cli.{file}")
+        module = importlib.import_module(f"ommatid.cli.{FILES.get(cmd_name, 'commands')}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
 
