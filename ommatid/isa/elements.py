@@ -13,6 +13,7 @@ class ElementType:
     """What an element of an image is: its bytes, and the numbers it may be."""
 
     name: str
+    dtype: str  # NumPy's name of it
     bytes: int
     low: int
     high: int
@@ -29,11 +30,12 @@ class Table:
 
 
 TYPES = (
-    ElementType("u8", 1, 0, 255),
-    ElementType("i8", 1, -128, 127),
-    ElementType("i16", 2, -32768, 32767),
+    ElementType("u8", "uint8", 1, 0, 255),
+    ElementType("i8", "int8", 1, -128, 127),
+    ElementType("i16", "int16", 2, -32768, 32767),
 )
 I16 = 2  # the place of i16 among them
+NUMBER = {kind.dtype: number for number, kind in enumerate(TYPES)}  # of a type, by NumPy's name
 
 TABLES = (Table("no", 0, 1, 0), Table("bytes", 256, 1, 1), Table("wide", 256, 2, 1), Table("i16", 513, 2, 2))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.isa.elements import NUMBER, TYPES, ElementType
 from ommatid.isa.instructions import MAX_OPERANDS, STREAM
 from ommatid.isa.target import Target
 
@@ -23,11 +24,16 @@ ROLES = ("constants", "instructions", "input", "output", "activation", "weights"
 
 @dataclass(frozen=True)
 class Quantization:
-    """``real = scale * (q - zero_point)``, ``dtype`` is "int8" or "uint8"; scale is a float32 value."""
+    """``real = scale * (q - zero_point)``, ``dtype`` is that of one of ``elements.TYPES``; scale is a float32 value."""
 
     scale: float
     zero_point: int
     dtype: str
+
+    @property
+    def kind(self) -> ElementType:
+        """What a code is."""
+        return TYPES[NUMBER[self.dtype]]
 
 
 @dataclass(frozen=True)
