@@ -132,7 +132,11 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
     compulsory = compulsory_bytes(network, layers)
     rows = tuple(
         ProgramLayer(
-            layer.name, layer.op, layer.nodes, layer.macs, layer_roofline_cycles(layer, size, target)
+            layer.name,
+            layer.op,
+            layer.nodes,
+            layer.macs,
+            layer_roofline_cycles(layer, network.tensors, size, target),
         )
         for layer, size in zip(layers, compulsory, strict=True)
     )
@@ -151,7 +155,7 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
         inputs=network.inputs,
         outputs=network.outputs,
         dram_bytes=dram_bytes,
-        lower_bound_cycles=lower_bound_cycles(layers, everything, target),
+        lower_bound_cycles=lower_bound_cycles(layers, network.tensors, everything, target),
         roofline_cycles=float(sum(row.roofline_cycles for row in rows)),
         compulsory_dram_bytes=everything,
         metadata=dict(network.metadata),
@@ -172,7 +176,8 @@ def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
             size += conv.weights.nbytes + conv.bias.nbytes + conv.multipliers.nbytes
         touched = (unread & set(operands(layer))) | ({layer.output} & network.kept)
         unread -= touched
-        size += sum(int(np.prod(network.tensors[name].shape)) for name in touched)
+        tensors = [network.tensors[name] for name in touched]
+        size += sum(int(np.prod(tensor.shape)) * tensor.quantization.kind.bytes for tensor in tensors)
         sizes.append(size)
     return sizes
 

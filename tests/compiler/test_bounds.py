@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ommatid.compiler.bounds import (
@@ -11,6 +13,7 @@ from ommatid.compiler.bounds import (
     peak_macs_per_cycle,
 )
 from ommatid.compiler.pipeline import compile_model, compulsory_bytes
+from ommatid.isa.program import Quantization
 from ommatid.isa.target import load_target
 from tests import networks
 from tests.compiler.nets import Net, table
@@ -56,11 +59,24 @@ def test_compute_or_bandwidth() -> None:
     net.map("y", "z", table())
     conv, map_ = net.layers
     assert conv.macs == 8 * 8 * 64 * 64 * 9
-    assert layer_roofline_cycles(conv, 0, DEFAULT) == conv.macs / 1024
-    assert layer_roofline_cycles(conv, 10**6, DEFAULT) == 10**6 / 12.8
-    assert layer_roofline_cycles(map_, 10**6, DEFAULT) == 0
-    assert lower_bound_cycles(net.layers, 100, LARGE) == conv.macs / 4096
-    assert lower_bound_cycles(net.layers, 10**6, LARGE) == pytest.approx(10**6 / 34.1)
+    assert layer_roofline_cycles(conv, net.tensors, 0, DEFAULT) == conv.macs / 1024
+    assert layer_roofline_cycles(conv, net.tensors, 10**6, DEFAULT) == 10**6 / 12.8
+    assert layer_roofline_cycles(map_, net.tensors, 10**6, DEFAULT) == 0
+    assert lower_bound_cycles(net.layers, net.tensors, 100, LARGE) == conv.macs / 4096
+    assert lower_bound_cycles(net.layers, net.tensors, 10**6, LARGE) == pytest.approx(10**6 / 34.1)
+
+
+def test_16_bits_run_at_half_rate() -> None:
+    net = Net(x=(1, 8, 8, 64))
+    net.conv("x", "y", 64, 3)
+    (conv,) = net.layers
+    wide = replace(net.tensors["x"], quantization=Quantization(1.0, 0, "int16"))
+    tensors = net.tensors | {"x": wide}
+    assert layer_roofline_cycles(conv, tensors, 0, DEFAULT) == conv.macs / 512
+    assert lower_bound_cycles(net.layers, tensors, 0, LARGE) == conv.macs / 2048
+    network = net.network("y")
+    halves = compulsory_bytes(replace(network, tensors=tensors), net.layers)[0]
+    assert halves == compulsory_bytes(network, net.layers)[0] + 8 * 8 * 64
 
 
 def test_compulsory_bytes_count_once() -> None:
