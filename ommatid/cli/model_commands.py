@@ -108,7 +108,9 @@ def findings_table(findings: Sequence[dict[str, Any]]) -> Table:
 @click.argument("model", type=click.Path())
 @shape_option
 @calibration_options
-@click.option("--activations", type=click.Choice(["int8", "uint8"]), default="uint8", show_default=True)
+@click.option(
+    "--activations", type=click.Choice(["int8", "uint8", "int16"]), default="uint8", show_default=True
+)
 @click.option(
     "--method",
     type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),

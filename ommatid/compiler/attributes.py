@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.model import fixed_shape
-from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.quantized import Walk
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler import unary
+from ommatid.compiler import tables
+from ommatid.compiler.affine import scaled
+from ommatid.compiler.attributes import shape_of
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.layers import Concat, Layer, Map, Operation, Slice, Step, Table, View
-from ommatid.compiler.quantized import Made, Unsupported, Walk
+from ommatid.compiler.quantized import Made, Walk
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
 
 #: A Gather, Tile or Expand of more pieces runs on the CPU: each is an instruction or more.
 MOST_PIECES = 256
+#: Every bit of a byte turned.
+COMPLEMENT = np.arange(256, dtype=np.uint8) ^ 255
 
 
 def of_rank(walk: Walk, name: str, rank: int) -> str:
@@ -132,17 +138,64 @@ def _run(walk: Walk, name: str, axis: int, run: range) -> str:
 
 
 def through_table(walk: Walk, name: str, table: Array, quantization: Quantization, label: str) -> str:
-    """The tensor with every byte looked up in ``table`` (uint8 [256]), which gives it this scale."""
+    """The tensor with every element looked up in ``table``, which gives it this scale."""
     output = f"{name}@{label}"
-    if (table == np.arange(256)).all() and walk.tensor(name).quantization == quantization:
+    if tables.changes_nothing(table) and walk.tensor(name).quantization == quantization:
         return name
     if output not in walk.tensors:
         walk.declare(output, walk.tensor(name).onnx_shape, walk.order(name), quantization)
         if name in walk.constants:
-            walk.constants[output] = table[walk.constants[name]]
+            walk.constants[output] = tables.look_up(table, walk.constants[name])
         else:
             walk.add(Layer(output, "Map", (), Map(), (name,), output, (Table(table),)))
     return output
+
+
+def requantised(walk: Walk, name: str, quantization: Quantization, label: str) -> str:
+    """The tensor at another scale: a table of bytes, a pass over 16-bit numbers."""
+    given = walk.tensor(name).quantization
+    if given.kind.bytes == 1:
+        table = tables.to_codes(tables.real(tables.codes(given), given), quantization)
+        return through_table(walk, name, table, quantization, label)
+    return given_to(walk, name, quantization, label)
+
+
+def given_to(
+    walk: Walk, name: str, quantization: Quantization, label: str, slope: float = 1.0, shift: float = 0.0
+) -> str:
+    """slope * real + shift of the tensor, at this scale."""
+    output = f"{name}@{label}"
+    if output not in walk.tensors and (walk.tensor(name).quantization, slope, shift) != (
+        quantization,
+        1.0,
+        0.0,
+    ):
+        walk.declare(output, walk.tensor(name).onnx_shape, walk.order(name), quantization)
+        operation = scaled(walk, name, quantization, slope, shift)
+        walk.add(Layer(output, "Map", (), operation, (name,), output))
+    return output if output in walk.tensors else name
+
+
+def turned(walk: Walk, name: str) -> str:
+    """The tensor with every bit of its codes turned: the order of numbers is reversed, the least becomes the greatest."""
+    quantization = walk.tensor(name).quantization
+    if quantization.kind.bytes == 1:
+        return through_table(walk, name, COMPLEMENT, quantization, "turned")
+    return given_to(walk, name, quantization, "turned", -1.0, -float(np.float32(quantization.scale)))
+
+
+def rescaled(walk: Walk, node: ir.Node, made: Made, out: Quantization, back: bool = False) -> Made:
+    """A View of a tensor at the scale of the output, its codes turned back first if they were ``turned``."""
+    given = walk.tensor(made.inputs[0]).quantization
+    if given.kind.bytes == 1:
+        table = tables.to_codes(tables.real(tables.codes(given), given), out)
+        table = table[COMPLEMENT] if back else table
+        return made if tables.changes_nothing(table) else replace(made, steps=(Table(table),))
+    if not back and given == out:
+        return made
+    slope, shift = (-1.0, -float(np.float32(given.scale))) if back else (1.0, 0.0)
+    seen = walk.reshaped(made.inputs[0], shape_of(node.outputs[0]), made.order)
+    return Made(scaled(walk, seen, out, slope, shift), (seen,), made.order)
 
 
 def at_scale(walk: Walk, value: ir.Value | None, quantization: Quantization, label: str) -> str:
@@ -153,11 +206,9 @@ def at_scale(walk: Walk, value: ir.Value | None, quantization: Quantization, lab
     """
     constant = walk.constant(value)
     if constant is not None:
-        codes = unary.to_bytes(constant.astype(np.float64), quantization)
+        codes = tables.to_codes(constant.astype(np.float64), quantization)
         return walk.declare_constant(f"{label}@constant", codes.view(quantization.dtype), quantization)
-    name = walk.activation(value)
-    table = unary.to_bytes(unary.real_values(walk.tensor(name).quantization), quantization)
-    return through_table(walk, name, table, quantization, label)
+    return requantised(walk, walk.activation(value), quantization, label)
 
 
 def collapsed(walk: Walk, full: str, other: str) -> tuple[str, str]:

@@ -13,3 +13,7 @@ class CompileError(ValueError):
         super().__init__(message)
         self.hint = hint
         self.node = node
+
+
+class Unsupported(Exception):
+    """A rule's reasons why a node cannot run on the NPU."""

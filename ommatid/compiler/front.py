@@ -35,7 +35,7 @@ class FrontOptions:
 
     ``shapes`` fixes inputs by name; ``inputs`` and ``outputs`` cut the graph; ``calibration`` is a folder, an
     ``.npz`` file or a sequence of feeds (None: seeded random data); ``preprocess`` makes a sample from an image
-    file for a folder of images; ``activations`` is "int8" or "uint8"; ``method`` is "auto" (ranges chosen by
+    file for a folder of images; ``activations`` is "int8", "uint8" or "int16"; ``method`` is "auto" (ranges chosen by
     tensor, channels equalised and biases corrected where that helps) or one of ``ranges.METHODS``, alone; ``recipe``
     rules over both; ``plan``, of ``find_plan``, stands for all of these; ``progress`` is told what is being
     done; without ``cpu``, a node that the NPU cannot take is an error; without ``npu``, all nodes run on the CPU, in
@@ -283,9 +283,7 @@ def check_nodes(source: Any, options: FrontOptions) -> tuple[list[NodeVerdict], 
 
 def _rule(op: str) -> str:
     rule = RULES.get(op) or MOVERS.get(op) or FINDERS.get(op)
-    return (
-        (rule.__doc__ or "").strip() if rule else "A table of 256 entries, or an affine function by channel."
-    )
+    return (rule.__doc__ or "").strip() if rule else "A table, or an affine function by channel."
 
 
 def _cut_hint(node: ir.Node, known: Container[str]) -> list[str]:

@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
+from ommatid.compiler import tables
 from ommatid.compiler.layers import (
     Binary,
     Concat,
@@ -100,13 +99,19 @@ def _orders(layer: Layer) -> list[tuple[str, tuple[Step, ...]]]:
 
 
 def compose(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps with neighbouring tables made one."""
+    """The steps with neighbouring tables made one, but for those that interpolate."""
     result: list[Step] = []
     for step in steps:
-        if isinstance(step, Table) and result and isinstance(result[-1], Table):
-            result[-1] = Table(np.asarray(step.values)[np.asarray(result[-1].values)])
-        else:
+        last = result[-1] if result else None
+        one = (
+            tables.then(last.values, step.values)
+            if isinstance(last, Table) and isinstance(step, Table)
+            else None
+        )
+        if one is None:
             result.append(step)
+        else:
+            result[-1] = Table(one)
     return tuple(result)
 
 

@@ -35,7 +35,7 @@ def nhwc(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Each byte replaced by ``values[byte]`` (uint8[256], indexed by the byte's bits)."""
+    """Each element replaced by what ``values``, as in ``tables.py``, make of it."""
 
     values: Array
 
@@ -117,7 +117,7 @@ class MatMul:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """Element by element. ``affine`` is None (bytes as they are) or float32 [3, c]: shift, multiplier and
+    """Element by element. ``affine`` is None (elements as they are) or float32 [3, c]: shift, multiplier and
     multiplier for negatives of t = fma(q - z, m, shift), requantised to ``mid`` (zero point, dtype)."""
 
     affine: Array | None = None
@@ -156,7 +156,7 @@ class Resize:
 
 @dataclass(frozen=True, eq=False)
 class Softmax:
-    """Over the last dimension; ``table`` uint32 [256]; ``factor`` = fl32(1 / s_y)."""
+    """Over the last dimension; ``table`` uint32 [256], [512] for 16 bits; ``factor`` = fl32(1 / s_y)."""
 
     table: Array
     factor: float
@@ -214,8 +214,8 @@ class Slice:
 
 @dataclass(frozen=True, eq=False)
 class Pad:
-    """Constant padding: ``before`` elements along every dimension of the memory shape, filled with ``value``
-    (the byte's bits)."""
+    """Constant padding: ``before`` elements along every dimension of the memory shape, filled with the code
+    ``value``."""
 
     before: tuple[int, ...]
     value: int
@@ -287,7 +287,7 @@ class Network:
 
     ``tensors`` holds every quantised tensor by name. ``kept`` are those that must lie in DRAM at the end of
     their stage: read by a CPU partition or the host (network outputs). Host and CPU partitions write
-    ``fed``: network inputs and CPU results. ``constants`` are the bytes (uint8, in memory order) of tensors
+    ``fed``: network inputs and CPU results. ``constants`` are the bits (uint8 or int16, in memory order) of tensors
     that nobody writes: they lie in the constant image. ``notes`` is what the program says of its quantisation.
     ``sources`` are the user's nodes, by whose names layers and CPU partitions call theirs.
     """

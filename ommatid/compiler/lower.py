@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler import tables
 from ommatid.compiler.emit import Emitter
 from ommatid.compiler.layers import Binary, Layer, Network, Step, nhwc
 from ommatid.compiler.sram import Sram
 from ommatid.compiler.storage import Storage
+from ommatid.isa.elements import NUMBER, ElementType
 from ommatid.isa.instructions import Memory
 from ommatid.isa.program import Placed, Quantization
 from ommatid.isa.target import Target
@@ -38,7 +40,8 @@ class Home:
 class Region:
     """Rows ``first`` .. ``first + rows`` of one image of a tensor, in SRAM.
 
-    ``address`` is that of element [first, 0, channel 0 of the region]; strides in bytes.
+    ``address`` is that of element [first, 0, channel 0 of the region]; strides in bytes. ``kind`` is what its
+    elements are.
     """
 
     address: int
@@ -49,6 +52,7 @@ class Region:
     rows: int
     columns: int
     channels: int
+    kind: ElementType
     tile: int | None = None  # the SRAM buffer to give back
 
     @property
@@ -58,12 +62,7 @@ class Region:
 
     def at(self, row: int, column: int = 0, channel: int = 0) -> int:
         """The address of an element; ``row`` counts from the tensor's first."""
-        return self.address + (row - self.first) * self.row + column * self.pixel + channel
-
-
-def type_flag(dtype: str) -> int:
-    """The value of a ``*_type`` field."""
-    return {"uint8": 0, "int8": 1}[dtype]
+        return self.address + (row - self.first) * self.row + column * self.pixel + channel * self.kind.bytes
 
 
 @dataclass
@@ -98,15 +97,25 @@ class Lowering:
         """A tensor's scale, zero point and type."""
         return self.network.tensors[name].quantization
 
+    def kind(self, name: str) -> ElementType:
+        """What a tensor's elements are."""
+        return self.quantization(name).kind
+
+    def row_bytes(self, name: str) -> int:
+        """Bytes of a row of a tensor."""
+        _, _, w, c = self.shape(name)
+        return w * c * self.kind(name).bytes
+
     def strides(self, name: str) -> tuple[int, int, int]:
         """Byte strides of (n, h, w) in the tensor's buffer; those of single rows and pixels as if dense."""
+        element = self.kind(name).bytes
         if name in self._rows:
-            return 0, self._rows[name], self.network.tensors[name].shape[-1]
+            return 0, self._rows[name], self.network.tensors[name].shape[-1] * element
         shape, own = self.network.tensors[name].shape, self.storage.spots[name].strides
         padded = (0,) * (2 - len(shape)) + own if len(shape) < 2 else own[-4:]
         full = (padded[0], *(0,) * (4 - len(padded)), *padded[1:])
         _, h, w, c = self.shape(name)
-        pixel = full[2] if w > 1 else c
+        pixel = full[2] if w > 1 else c * element
         row = full[1] if h > 1 else w * pixel
         return full[0], row, pixel
 
@@ -117,7 +126,7 @@ class Lowering:
         """
         steps = {name: self._even_step(name) for name in names}
         if all(
-            step and not (dense and step != self.network.tensors[name].shape[-1])
+            step and not (dense and step != self.network.tensors[name].shape[-1] * self.kind(name).bytes)
             for name, step in steps.items()
         ):
             self._rows |= {name: step for name, step in steps.items() if step}
@@ -127,7 +136,7 @@ class Lowering:
         shape, strides = self.network.tensors[name].shape, self.storage.spots[name].strides
         loops = [(n, s) for n, s in zip(shape[:-1], strides[:-1], strict=True) if n > 1]
         even = all(outer == n * s for (_, outer), (n, s) in itertools.pairwise(loops))
-        return (loops[-1][1] if loops else shape[-1]) if even and shape else None
+        return (loops[-1][1] if loops else shape[-1] * self.kind(name).bytes) if even and shape else None
 
     def home(self, name: str) -> Home:
         """Where the buffer of a tensor lies, placed at its first use."""
@@ -168,10 +177,11 @@ class Lowering:
         """Rows of a tensor for reading: in place, or loaded into a tile that ``drop`` gives back."""
         address, symbol, row, pixel = self._locate(name, image, first)
         _, _, w, c = self.shape(name)
+        kind = self.kind(name)
         if self.stays(name):
-            return Region(address, row, pixel, symbol, first, rows, w, c)
-        region = self.new_tile(rows, w, c, first)
-        run, loops = merged(c, [(w, pixel, c), (rows, row, w * c)])
+            return Region(address, row, pixel, symbol, first, rows, w, c, kind)
+        region = self.new_tile(rows, w, c, first, kind)
+        run, loops = merged(c * kind.bytes, [(w, pixel, region.pixel), (rows, row, region.row)])
         self.dma("load", address, symbol, region.address, region.symbol, run, loops)
         return region
 
@@ -183,18 +193,18 @@ class Lowering:
         channels = channels or c
         if self.stays(name):
             address, symbol, row, pixel = self._locate(name, image, first)
-            return Region(address + channel, row, pixel, symbol, first, rows, w, channels)
-        return self.new_tile(rows, w, channels, first)
+            begin = address + channel * self.kind(name).bytes
+            return Region(begin, row, pixel, symbol, first, rows, w, channels, self.kind(name))
+        return self.new_tile(rows, w, channels, first, self.kind(name))
 
     def close(self, name: str, image: int, region: Region, channel: int = 0, column: int = 0) -> None:
         """Store an opened region, if it was a tile."""
         if region.tile is not None:
             address, symbol, row, pixel = self._locate(name, image, region.first)
-            w, c = region.columns, region.channels
-            run, loops = merged(c, [(w, c, pixel), (region.rows, w * c, row)])
-            self.dma(
-                "store", region.address, region.symbol, address + column * pixel + channel, symbol, run, loops
-            )
+            run = region.channels * region.kind.bytes
+            run, loops = merged(run, [(region.columns, region.pixel, pixel), (region.rows, region.row, row)])
+            to = address + column * pixel + channel * region.kind.bytes
+            self.dma("store", region.address, region.symbol, to, symbol, run, loops)
         self.drop(region)
 
     def drop(self, region: Region) -> None:
@@ -217,10 +227,11 @@ class Lowering:
         address = self.sram.tile(size)
         return address, self.emitter.symbol(Memory.SRAM, "tile", address, size)
 
-    def new_tile(self, rows: int, columns: int, channels: int, first: int) -> Region:
+    def new_tile(self, rows: int, columns: int, channels: int, first: int, kind: ElementType) -> Region:
         """A dense tile for rows of an image; nothing is loaded into it."""
-        address, symbol = self.raw_tile(rows * columns * channels)
-        return Region(address, columns * channels, channels, symbol, first, rows, columns, channels, address)
+        pixel = channels * kind.bytes
+        address, symbol = self.raw_tile(rows * columns * pixel)
+        return Region(address, columns * pixel, pixel, symbol, first, rows, columns, channels, kind, address)
 
     def dma(
         self, mnemonic: str, src: int, src_symbol: int, dst: int, dst_symbol: int, run: int,
@@ -344,7 +355,7 @@ def load_chain(low: Lowering, layer: Layer, parameters: Array | None = None) -> 
     for table in (chain.table1, chain.table2):
         offsets.append(sum(len(p) for p in parts))
         if table is not None:
-            parts.append(np.asarray(table, np.uint8))
+            parts.append(table.view(np.uint8))
     blob = np.concatenate(parts)
     if not len(blob):
         return chain, ChainConstants(0, -1, 0, 0)
@@ -363,12 +374,13 @@ def chain_fields(
     element, ``shape`` the operand's (n, h, w, c)."""
     fields: dict[str, Any] = {}
     symbols: dict[str, int] = {}
-    if chain.table1 is not None:
-        fields |= {"table1_on": 1, "table1": constants.table1}
-        symbols["table1"] = constants.symbol
-    if chain.table2 is not None:
-        fields |= {"table2_on": 1, "table2": constants.table2}
-        symbols["table2"] = constants.symbol
+    for name, table, address in (
+        ("table1", chain.table1, constants.table1),
+        ("table2", chain.table2, constants.table2),
+    ):
+        if table is not None:
+            fields |= {f"{name}_on": tables.number(table), name: address}
+            symbols[name] = constants.symbol
     if chain.binary is not None and operand is not None and shape is not None:
         fields |= binary_fields(chain.binary)
         _, h, w, c = shape
@@ -387,5 +399,5 @@ def binary_fields(step: Binary) -> dict[str, Any]:
     """Step 3's numbers."""
     fields: dict[str, Any] = {"binary": {"add": 1, "mul": 2}[step.kind]}
     for name, (zero, dtype) in (("a", step.a), ("b", step.b), ("r", step.r)):
-        fields |= {f"{name}_zero": zero, f"{name}_type": type_flag(dtype)}
+        fields |= {f"{name}_zero": zero, f"{name}_type": NUMBER[dtype]}
     return fields | {"a_factor": step.a_factor, "b_factor": step.b_factor, "addend": step.addend}

@@ -31,9 +31,9 @@ from ommatid.compiler.lower import (
     Region,
     chain_fields,
     load_chain,
-    type_flag,
 )
 from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts, plan_conv, sram_bytes
+from ommatid.isa.elements import NUMBER
 
 Array = np.ndarray[Any, Any]
 PIECE_BYTES = 16 * 1024  # weights that stay are loaded in pieces, so that the first block can start early
@@ -67,6 +67,7 @@ class Job:
     weight_source: int
     weight_symbol: int
     weight_bytes: int
+    acc_bytes: int
 
 
 def lower_conv(low: Lowering, layer: Layer) -> None:
@@ -97,7 +98,7 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
     phases = phases_of(conv)
     if is_pointwise(conv, phases) and not depthwise:
         _see_tokens_as_rows(low, layer)
-    c = low.shape(layer.input_name)[3]
+    c = low.shape(layer.input_name)[3] * low.kind(layer.input_name).bytes
     pixel = low.strides(layer.input_name)[2] if low.stays(layer.input_name) else c
     row_mode = not depthwise and conv.groups == 1 and conv.window.dilations[1] == 1 and pixel == c
     unit_bytes, steps, unit = weight_unit(conv, phases, depthwise, row_mode, target)
@@ -133,6 +134,7 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
         source,
         symbol,
         blob.nbytes,
+        4 * shape.element,
     )
 
 
@@ -159,7 +161,7 @@ def _conv_shape(
 ) -> ConvShape:
     conv = layer.operation
     assert isinstance(conv, Conv)
-    n, h, w, c = low.shape(layer.input_name)
+    n, h, _, _ = low.shape(layer.input_name)
     _, out_h, out_w, cout = low.shape(layer.output)
     up_h, up_w = conv.upsample
     kh = max(p.weights.shape[1] for p in phases)
@@ -167,8 +169,8 @@ def _conv_shape(
     binary = [step.other for step in layer.steps if hasattr(step, "other")]
     operand_bytes = 0
     for other in binary:
-        _, oh, ow, oc = low.shape(other)
-        operand_bytes += 0 if low.stays(other) or oh == 1 else up_h * ow * oc
+        one_row = low.shape(other)[1] == 1
+        operand_bytes += 0 if low.stays(other) or one_row else up_h * low.row_bytes(other)
     return ConvShape(
         images=n,
         rows=-(-out_h // up_h),
@@ -181,9 +183,11 @@ def _conv_shape(
         stride=conv.window.strides,
         row_span=(kh - 1) * conv.window.dilations[0] + 1 + (1 if up_h > 1 else 0),
         input_rows=h,
-        input_row_bytes=0 if low.stays(layer.input_name) else w * c,
-        output_row_bytes=0 if low.stays(layer.output) else up_h * out_w * cout,
+        input_row_bytes=0 if low.stays(layer.input_name) else low.row_bytes(layer.input_name),
+        output_row_bytes=0 if low.stays(layer.output) else up_h * low.row_bytes(layer.output),
         operand_row_bytes=operand_bytes,
+        element=low.kind(layer.input_name).bytes,
+        widest=max(low.kind(name).bytes for name in (layer.output, *binary)),
         flat=is_pointwise(conv, phases),
         depthwise=depthwise,
     )
@@ -310,7 +314,7 @@ def _compute(
             continue
         for place in _places(job, flat, first, phase_rows, columns):
             for at, block in enumerate(chunk, number):
-                acc = low.accumulators(place.height * place.width * (block.high - block.low) * 4)
+                acc = low.accumulators(place.height * place.width * (block.high - block.low) * job.acc_bytes)
                 for offset, call in zip(job.weight_offsets[at][index], block.calls, strict=True):
                     address = weights.address + offset - weights.offset
                     _multiply(low, job, phase, call, place, source, (address, weights.symbol), acc, block)
@@ -351,7 +355,7 @@ def _window_fields(
         "out_h": height,
         "out_w": width,
         "src_zero": quantization.zero_point,
-        "src_type": type_flag(quantization.dtype),
+        "src_type": NUMBER[quantization.dtype],
     }
 
 
@@ -365,9 +369,9 @@ def _multiply(
     fields = _window_fields(low, job, phase, (kh, kw), phase.pad_top, call.source, place, source)
     fields |= {
         "weights": weights[0],
-        "acc": acc[0] + (call.low - block.low) * 4,
-        "acc_pixel": channels * 4,
-        "acc_bytes": 4,
+        "acc": acc[0] + (call.low - block.low) * job.acc_bytes,
+        "acc_pixel": channels * job.acc_bytes,
+        "acc_bytes": job.acc_bytes,
     }
     symbols = {"src": source.symbol, "weights": weights[1], "acc": acc[1]}
     if job.depthwise:
@@ -405,8 +409,9 @@ def _drain(
     low.emitter.emit(
         "map",
         symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
-        h=height, w=width, c=channels, source=1, src=acc[0], src_row=width * channels * 4, src_pixel=channels * 4,
-        parameters=job.constants.address + 8 * block.low, mid_zero=job.conv.mid[0], mid_type=type_flag(job.conv.mid[1]),
+        h=height, w=width, c=channels, source=1, src=acc[0], src_row=width * channels * job.acc_bytes,
+        src_pixel=channels * job.acc_bytes, acc_bytes=job.acc_bytes,
+        parameters=job.constants.address + 8 * block.low, mid_zero=job.conv.mid[0], mid_type=NUMBER[job.conv.mid[1]],
         dst=target.at(at[0], at[1], block.low - chunk_low), dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
         **fields,
     )  # fmt: skip
@@ -417,34 +422,34 @@ def _compute_in_parts(
     rows: tuple[int, int], number: int,
 ) -> None:  # fmt: skip
     """One block whose weights are loaded and accumulated part by part along K (see ``tile._split_k``)."""
-    phase, call = job.phases[0], block.calls[0]
+    phase = job.phases[0]
     _, kh, kw, cin = phase.weights.shape
     columns = low.shape(job.layer.output)[2]
     place = Place(rows[0], 0, rows[1], columns, False)
-    acc = low.accumulators(rows[1] * columns * (block.high - block.low) * 4)
+    acc = low.accumulators(rows[1] * columns * (block.high - block.low) * job.acc_bytes)
     along_rows = kh >= job.plan.k_parts
-    tile_bytes = low.target.mx_k_bytes * low.target.mx_channels
-    for index, (begin, end) in enumerate(
-        _k_ranges(low, kh if along_rows else cin, job.plan.k_parts, along_rows)
-    ):
-        k = low.target.mx_k_bytes
-        row_steps = -(-kw * cin // k) if job.row_mode else kw * -(-cin // k)
-        first, last = (begin * row_steps, end * row_steps) if along_rows else (begin // k, -(-end // k))
-        offset = job.weight_offsets[number][0][0] + first * tile_bytes
-        size = (last - first) * tile_bytes
-        address, symbol = low.weights(size)
-        low.dma("load", job.weight_source + offset, job.weight_symbol, address, symbol, size)
-        kernel = (end - begin, kw) if along_rows else (kh, kw)
-        pad_top = phase.pad_top - begin * job.conv.window.dilations[0] if along_rows else phase.pad_top
-        channel = call.source if along_rows else call.source + begin
-        fields = _window_fields(low, job, phase, kernel, pad_top, channel, place, source)
-        low.emitter.emit(
-            "conv", {"src": source.symbol, "weights": symbol, "acc": acc[1]},
-            cin=cin if along_rows else end - begin, cout=call.high - call.low,
-            row_mode=int(job.row_mode and along_rows), weights=address, acc=acc[0],
-            acc_pixel=(block.high - block.low) * 4, acc_bytes=4, accumulate=int(index > 0), weights_type=1, **fields,
-        )  # fmt: skip
-        low.sram.release(address)
+    k, tile_bytes = low.target.mx_k_bytes, low.target.mx_k_bytes * low.target.mx_channels
+    row_steps = -(-kw * cin // k) if job.row_mode else kw * -(-cin // k)
+    parts = _k_ranges(low, kh if along_rows else cin, job.plan.k_parts, along_rows)
+    for call, begins in zip(block.calls, job.weight_offsets[number][0], strict=True):
+        for index, (begin, end) in enumerate(parts):
+            first, last = (begin * row_steps, end * row_steps) if along_rows else (begin // k, -(-end // k))
+            size = (last - first) * tile_bytes
+            address, symbol = low.weights(size)
+            weights = job.weight_source + begins + first * tile_bytes
+            low.dma("load", weights, job.weight_symbol, address, symbol, size)
+            kernel = (end - begin, kw) if along_rows else (kh, kw)
+            pad_top = phase.pad_top - begin * job.conv.window.dilations[0] if along_rows else phase.pad_top
+            channel = call.source if along_rows else call.source + begin
+            fields = _window_fields(low, job, phase, kernel, pad_top, channel, place, source)
+            low.emitter.emit(
+                "conv", {"src": source.symbol, "weights": symbol, "acc": acc[1]},
+                cin=cin if along_rows else end - begin, cout=call.high - call.low,
+                row_mode=int(job.row_mode and along_rows), weights=address, weights_type=1,
+                acc=acc[0] + (call.low - block.low) * job.acc_bytes, acc_bytes=job.acc_bytes,
+                acc_pixel=(block.high - block.low) * job.acc_bytes, accumulate=int(index > 0), **fields,
+            )  # fmt: skip
+            low.sram.release(address)
     _drain(low, job, phase, block, place, acc, operand, target, block.low)
 
 

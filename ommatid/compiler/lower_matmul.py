@@ -21,10 +21,10 @@ from ommatid.compiler.lower import (
     chain_fields,
     load_chain,
     merged,
-    type_flag,
 )
-from ommatid.compiler.lower_shape import copy_bytes
+from ommatid.compiler.lower_shape import copy_elements
 from ommatid.compiler.sram import DoesNotFit, aligned
+from ommatid.isa.elements import NUMBER
 from ommatid.isa.instructions import Memory
 from ommatid.isa.target import Target
 
@@ -71,6 +71,12 @@ class Job:
     sizes: Sizes
     chain: Chain
     constants: ChainConstants
+    element: tuple[int, int, int]  # bytes of an element of the first operand, the second, and the result
+
+    @property
+    def acc_bytes(self) -> int:
+        """Of an accumulator."""
+        return 4 * self.element[0]
 
 
 def lower_matmul(low: Lowering, layer: Layer) -> None:
@@ -82,21 +88,27 @@ def lower_matmul(low: Lowering, layer: Layer) -> None:
     product = layer.operation
     assert isinstance(product, MatMul)
     tiled = [not low.stays(name) for name in (*layer.inputs, layer.output)]
-    staged = product.inner > 1 and _strides(low, layer.inputs[0], product.left)[1][1] != 1
-    budget = max((b - a for a, b in low.sram.gaps()), default=0) - 2048 - 8 * min(product.columns, MOST_COUNT)
-    sizes = plan_product(product, low.target, budget, (tiled[0] + staged, tiled[1], tiled[2]))
+    first, second, result = (low.kind(name).bytes for name in (*layer.inputs, layer.output))
+    element = first, second, result
+    staged = product.inner > 1 and _strides(low, layer.inputs[0], product.left)[1][1] != first
+    budget = (
+        max((b - a for a, b in low.sram.gaps()), default=0)
+        - 2048 * max(element)
+        - 8 * min(product.columns, MOST_COUNT)
+    )
+    sizes = plan_product(product, low.target, budget, (tiled[0] + staged, tiled[1], tiled[2]), element)
     parameters = np.concatenate(
         [
             np.zeros(sizes.columns, np.int32),
             np.full(sizes.columns, product.multiplier, np.float32).view(np.int32),
         ]
     )
-    job = Job(layer, product, sizes, *load_chain(low, layer, parameters))
+    job = Job(layer, product, sizes, *load_chain(low, layer, parameters), element)
     groups = [
         list(blocks)
         for _, blocks in itertools.groupby(_blocks(product, sizes), lambda b: _shared(low, job, b))
     ]
-    size = _tile_bytes(low.target, sizes.inner, sizes.columns)
+    size = _tile_bytes(low.target, sizes.inner, sizes.columns) * second
     slots = [low.weights(size)[0] for _ in groups[:2]]
     for address in slots:
         low.keep_for_layer(address)
@@ -107,7 +119,7 @@ def lower_matmul(low: Lowering, layer: Layer) -> None:
             following = _weights(low, job, groups[number][0], slots[number % 2])
         for block in blocks:
             if block.inner[0] == 0:
-                acc = low.accumulators(4 * _size(block.rows) * _size(block.columns))
+                acc = low.accumulators(job.acc_bytes * _size(block.rows) * _size(block.columns))
             _multiply(low, job, block, tiles, acc)
             if block.inner[1] == product.inner:
                 _drain(low, job, block, acc)
@@ -115,33 +127,40 @@ def lower_matmul(low: Lowering, layer: Layer) -> None:
 
 
 def _tile_bytes(target: Target, inner: int, columns: int) -> int:
-    """Weight tiles of a part of the second operand."""
+    """Weight tiles of a part of the second operand, of bytes."""
     k, lanes = target.mx_k_bytes, target.mx_channels
     return -(-columns // lanes) * -(-inner // k) * k * lanes
 
 
-def plan_product(product: MatMul, target: Target, budget: int, tiles: tuple[int, int, int]) -> Sizes:
+def plan_product(
+    product: MatMul,
+    target: Target,
+    budget: int,
+    tiles: tuple[int, int, int],
+    element: tuple[int, int, int] = (1, 1, 1),
+) -> Sizes:
     """The largest blocks for which ``budget`` bytes suffice.
 
     ``tiles`` are the buffers that a part of the first operand, one of the second and a block of the result take
-    besides the weight tiles. K is split last: weight tiles of a part serve one block only.
+    besides the weight tiles, ``element`` the bytes of an element of each. K is split last: weight tiles of a part
+    serve one block only.
 
     Raises:
         DoesNotFit: no block is small enough.
     """
-    k, lanes, half = target.mx_k_bytes, target.mx_channels, target.accumulator_bytes // 8  # half: in numbers
-    busy = target.mx_pixels * -(
-        -k * lanes // target.port_mx_weight_bytes_per_cycle
-    )  # rows that hide a tile's loading
+    k, lanes = target.mx_k_bytes, target.mx_channels
+    half = target.accumulator_bytes // 2 // (4 * element[0])  # in numbers
+    load = -(-k * lanes * element[1] // target.port_mx_weight_bytes_per_cycle)
+    busy = target.mx_pixels * -(-load // (element[0] * element[1]))  # rows that hide a tile's loading
     widest = max(lanes, half // min(product.rows, busy) // lanes * lanes)
     need = 0
     for inner in _halves(min(-(-product.inner // k) * k, MOST_COUNT), k):
         for columns in _halves(min(-(-product.columns // lanes) * lanes, widest, MOST_COUNT), lanes):
             for rows in _halves(min(product.rows, half // min(columns, product.columns)), 1):
-                need = (2 + tiles[1]) * aligned(
-                    columns * inner
-                )  # and two of the others, so that they can take turns
-                need += 2 * (tiles[0] * aligned(rows * inner) + tiles[2] * aligned(rows * columns))
+                need = (2 + tiles[1]) * aligned(columns * inner * element[1])
+                # and two of the others, so that they can take turns
+                need += 2 * tiles[0] * aligned(rows * inner * element[0])
+                need += 2 * tiles[2] * aligned(rows * columns * element[2])
                 if need <= budget:
                     rows = -(-product.rows // -(-product.rows // rows))
                     return Sizes(rows, min(columns, product.columns), min(inner, product.inner))
@@ -216,13 +235,15 @@ def _bring(low: Lowering, name: str, axes: Sequence[int], block: Block, rows: Ra
     address, symbol, (down, across) = _locate(low, name, axes, block, rows, columns)
     if low.stays(name):
         return Part(address, (down, across), symbol)
-    height, width = _size(rows), _size(columns)
-    tile, tile_symbol = low.raw_tile(height * width)
-    if down == 1 and height > 1:
-        strides, loops = (1, height), [(height, down, 1), (width, across, height)]
+    height, width, element = _size(rows), _size(columns), low.kind(name).bytes
+    tile, tile_symbol = low.raw_tile(height * width * element)
+    if down == element and height > 1:
+        strides = (element, height * element)
+        loops = [(height, down, strides[0]), (width, across, strides[1])]
     else:
-        strides, loops = (width, 1), [(width, across, 1), (height, down, width)]
-    run, rest = merged(1, loops)
+        strides = (width * element, element)
+        loops = [(width, across, strides[1]), (height, down, strides[0])]
+    run, rest = merged(element, loops)
     low.dma("load", address, symbol, tile, tile_symbol, run, rest)
     return Part(tile, strides, tile_symbol, tile)
 
@@ -235,10 +256,10 @@ def _drop(low: Lowering, part: Part) -> None:
 def _weights(low: Lowering, job: Job, block: Block, address: int) -> tuple[int, int]:
     """Make the weight tiles of a block at an address, of the second operand's part: (address, symbol)."""
     k, lanes = low.target.mx_k_bytes, low.target.mx_channels
-    depth, width = _size(block.inner), _size(block.columns)
-    name, group = job.layer.inputs[1], -(-depth // k) * k * lanes
+    depth, width, element = _size(block.inner), _size(block.columns), job.element[1]
+    name, group = job.layer.inputs[1], -(-depth // k) * k * lanes * element
     part = _bring(low, name, job.product.right, block, block.inner, block.columns)
-    size = _tile_bytes(low.target, depth, width)
+    size = _tile_bytes(low.target, depth, width) * element
     symbol = low.emitter.symbol(Memory.SRAM, "weights", address, size)
     if depth % k or width % lanes:
         low.emitter.emit(
@@ -248,10 +269,11 @@ def _weights(low: Lowering, job: Job, block: Block, address: int) -> tuple[int, 
     for groups, first, channels in ((width // lanes, 0, lanes), (1, width // lanes, width % lanes)):
         for quads, begin, each in ((depth // 4, 0, 4), (1, depth // 4, depth % 4)):
             if groups and channels and quads and each:
-                copy_bytes(
+                steps = (group, 4 * lanes * element, 4 * element, element)
+                copy_elements(
                     low, (groups, quads, channels, each),
                     (start + first * lanes * across + 4 * begin * down, (lanes * across, 4 * down, across, down), part.symbol),
-                    (address + first * group + 4 * begin * lanes, (group, 4 * lanes, 4, 1), symbol),
+                    (address + first * group + begin * steps[1], steps, symbol), element,
                 )  # fmt: skip
     _drop(low, part)
     return address, symbol
@@ -264,27 +286,28 @@ def _multiply(low: Lowering, job: Job, block: Block, tiles: tuple[int, int], acc
     """One ``conv``: the rows of the first operand are pixels, K its channels."""
     left, right = (low.quantization(name) for name in job.layer.inputs)
     rows, depth, columns = _size(block.rows), _size(block.inner), _size(block.columns)
-    part = _dense(
-        low, _bring(low, job.layer.inputs[0], job.product.left, block, block.rows, block.inner), rows, depth
-    )
+    part = _bring(low, job.layer.inputs[0], job.product.left, block, block.rows, block.inner)
+    part = _dense(low, part, rows, depth, job.element[0])
     low.emitter.emit(
         "conv", {"src": part.symbol, "weights": tiles[1], "acc": acc[1]},
-        src=part.address, src_pixel=part.strides[0] if rows > 1 else depth, in_h=1, in_w=rows, kh=1, kw=1,
-        out_h=1, out_w=rows, cin=depth, cout=columns, src_zero=left.zero_point, src_type=type_flag(left.dtype),
-        weights=tiles[0], weights_zero=right.zero_point, weights_type=type_flag(right.dtype),
-        acc=acc[0], acc_pixel=4 * columns, acc_bytes=4, accumulate=int(block.inner[0] > 0),
+        src=part.address, src_pixel=part.strides[0] if rows > 1 else depth * job.element[0], in_h=1, in_w=rows,
+        kh=1, kw=1, out_h=1, out_w=rows, cin=depth, cout=columns, src_zero=left.zero_point, src_type=NUMBER[left.dtype],
+        weights=tiles[0], weights_zero=right.zero_point, weights_type=NUMBER[right.dtype], acc=acc[0],
+        acc_pixel=job.acc_bytes * columns, acc_bytes=job.acc_bytes, accumulate=int(block.inner[0] > 0),
     )  # fmt: skip
     _drop(low, part)
 
 
-def _dense(low: Lowering, part: Part, rows: int, columns: int) -> Part:
-    """The part with the bytes of a row side by side; copied if they are not."""
-    if part.strides[1] == 1 or columns == 1:
+def _dense(low: Lowering, part: Part, rows: int, columns: int, element: int) -> Part:
+    """The part with the elements of a row side by side; copied if they are not."""
+    if part.strides[1] == element or columns == 1:
         return part
-    tile, symbol = low.raw_tile(rows * columns)
-    copy_bytes(low, (rows, columns), (part.address, part.strides, part.symbol), (tile, (columns, 1), symbol))
+    tile, symbol = low.raw_tile(rows * columns * element)
+    dense = Part(tile, (columns * element, element), symbol, tile)
+    source = (part.address, part.strides, part.symbol)
+    copy_elements(low, (rows, columns), source, (tile, dense.strides, symbol), element)
     _drop(low, part)
-    return Part(tile, (columns, 1), symbol, tile)
+    return dense
 
 
 def _drain(low: Lowering, job: Job, block: Block, acc: tuple[int, int]) -> None:
@@ -292,19 +315,21 @@ def _drain(low: Lowering, job: Job, block: Block, acc: tuple[int, int]) -> None:
     name, axes = job.layer.output, job.product.out
     rows, columns = _size(block.rows), _size(block.columns)
     address, symbol, (down, _) = _locate(low, name, axes, block, block.rows, block.columns)
-    target = Part(address, (down, 1), symbol)
+    element = job.element[2]
+    target = Part(address, (down, element), symbol)
     if not low.stays(name):
-        tile, tile_symbol = low.raw_tile(rows * columns)
-        target = Part(tile, (columns, 1), tile_symbol, tile)
+        tile, tile_symbol = low.raw_tile(rows * columns * element)
+        target = Part(tile, (columns * element, element), tile_symbol, tile)
     fields, symbols = chain_fields(job.chain, job.constants, None, None, (0, 0, 0))
     low.emitter.emit(
         "map", symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
-        h=1, w=rows, c=columns, source=1, src=acc[0], src_row=4 * rows * columns, src_pixel=4 * columns,
+        h=1, w=rows, c=columns, source=1, src=acc[0], src_row=job.acc_bytes * rows * columns,
+        src_pixel=job.acc_bytes * columns, acc_bytes=job.acc_bytes,
         parameters=job.constants.address + 4 * (job.sizes.columns - columns),  # as many zeros, then multipliers
-        mid_zero=job.product.mid[0], mid_type=type_flag(job.product.mid[1]),
+        mid_zero=job.product.mid[0], mid_type=NUMBER[job.product.mid[1]],
         dst=target.address, dst_pixel=target.strides[0], dst_row=rows * target.strides[0], **fields,
     )  # fmt: skip
     if target.tile is not None:
-        run, loops = merged(columns, [(rows, columns, down)])
+        run, loops = merged(columns * element, [(rows, columns * element, down)])
         low.dma("store", target.address, target.symbol, address, symbol, run, loops)
         _drop(low, target)

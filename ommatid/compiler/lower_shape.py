@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from ommatid.compiler.layers import Concat, Layer, Pad, Slice, Transpose
 from ommatid.compiler.lower import Lowering, Region, merged
 from ommatid.compiler.lower_vector import stripe_rows
 from ommatid.compiler.sram import DoesNotFit
 from ommatid.compiler.storage import dense_strides
+from ommatid.isa.elements import NUMBER
 from ommatid.isa.instructions import Memory
 
 
@@ -21,9 +20,7 @@ def lower_concat(low: Lowering, layer: Layer) -> None:
     """Emit copies of the inputs that do not already lie inside the output."""
     concat = layer.operation
     assert isinstance(concat, Concat)
-    tables = {
-        i: low.load_constant(np.asarray(t, np.uint8)) for i, t in enumerate(concat.tables) if t is not None
-    }
+    tables = {i: low.load_constant(t) for i, t in enumerate(concat.tables) if t is not None}
     rank = len(low.network.tensors[layer.output].shape)
     axis = concat.axis + 4 - rank if concat.axis or rank == 1 else 0
     whole = low.storage.spots[layer.output]
@@ -48,9 +45,10 @@ def lower_concat(low: Lowering, layer: Layer) -> None:
 
 def _concat_stripes(low: Lowering, layer: Layer, tables: dict[int, tuple[int, int]]) -> None:
     """A Concat of channels into DRAM: whole rows are put together in SRAM, so that stores are contiguous."""
-    n, h, w, c = low.shape(layer.output)
-    tiles = sum(0 if low.stays(name) else w * low.shape(name)[3] for name in layer.inputs)
-    rows = stripe_rows(low, h, w * c, w * c + tiles)
+    n, h, _, _ = low.shape(layer.output)
+    tiles = sum(0 if low.stays(name) else low.row_bytes(name) for name in layer.inputs)
+    row_bytes = low.row_bytes(layer.output)
+    rows = stripe_rows(low, h, row_bytes, row_bytes + tiles)
     for image, first in itertools.product(range(n), range(0, h, rows)):
         count = min(rows, h - first)
         target = low.open(layer.output, image, first, count)
@@ -70,8 +68,9 @@ def _copy_part(
 ) -> None:
     """One input of a Concat, stripe by stripe; ``at`` is its place along ``axis`` of (n, h, w, c)."""
     n, h, w, c = low.shape(name)
-    tiles = (0 if low.stays(name) else w * c) + (0 if low.stays(layer.output) else w * c)
-    rows = stripe_rows(low, h, w * c, tiles)
+    row_bytes = low.row_bytes(name)
+    tiles = (0 if low.stays(name) else row_bytes) + (0 if low.stays(layer.output) else row_bytes)
+    rows = stripe_rows(low, h, row_bytes, tiles)
     for image, first in itertools.product(range(n), range(0, h, rows)):
         count = min(rows, h - first)
         source = low.bring(name, image, first, count)
@@ -98,7 +97,7 @@ def open_part(
     if low.stays(name):
         whole = low.open(name, image, first, rows)
         return replace(whole, address=whole.at(first, column, channel), columns=columns, channels=channels)
-    return low.new_tile(rows, columns, channels, first)
+    return low.new_tile(rows, columns, channels, first, low.kind(name))
 
 
 def copy_map(low: Lowering, source: Region, target: Region, table: tuple[int, int] | None = None) -> None:
@@ -107,7 +106,7 @@ def copy_map(low: Lowering, source: Region, target: Region, table: tuple[int, in
     symbols = {"src": source.symbol, "dst": target.symbol} | ({"table1": table[1]} if table else {})
     low.emitter.emit(
         "map", symbols, h=target.rows, w=target.columns, c=target.channels,
-        src=source.address, src_row=source.row, src_pixel=source.pixel,
+        src=source.address, src_row=source.row, src_pixel=source.pixel, src_type=NUMBER[source.kind.dtype],
         dst=target.address, dst_row=target.row, dst_pixel=target.pixel, **fields,
     )  # fmt: skip
 
@@ -119,11 +118,11 @@ def lower_slice(low: Lowering, layer: Layer) -> None:
     shape = low.network.tensors[layer.output].shape
     starts, steps = (_four(v, len(shape), fill) for v, fill in ((cut.starts, 0), (cut.steps, 1)))
     n, h, w, c = low.shape(layer.output)
-    in_w, in_c = low.shape(layer.input_name)[2:]
-    tiles = (0 if low.stays(layer.input_name) else in_w * in_c * steps[1]) + (
-        0 if low.stays(layer.output) else w * c
+    row_bytes, element = low.row_bytes(layer.output), low.kind(layer.output).bytes
+    tiles = (0 if low.stays(layer.input_name) else low.row_bytes(layer.input_name) * steps[1]) + (
+        0 if low.stays(layer.output) else row_bytes
     )
-    rows = stripe_rows(low, h, w * c, tiles)
+    rows = stripe_rows(low, h, row_bytes, tiles)
     for image, first in itertools.product(range(n), range(0, h, rows)):
         count = min(rows, h - first)
         begin = starts[1] + first * steps[1]
@@ -134,12 +133,13 @@ def lower_slice(low: Lowering, layer: Layer) -> None:
             view = replace(source, address=address, row=source.row * steps[1], pixel=source.pixel * steps[2])
             copy_map(low, view, target)
         else:
-            strides = (source.row * steps[1], source.pixel * steps[2], steps[3])
-            copy_bytes(
+            strides = (source.row * steps[1], source.pixel * steps[2], steps[3] * element)
+            copy_elements(
                 low,
                 (count, w, c),
                 (address, strides, source.symbol),
-                (target.address, (target.row, target.pixel, 1), target.symbol),
+                (target.address, (target.row, target.pixel, element), target.symbol),
+                element,
             )
         low.close(layer.output, image, target)
         low.drop(source)
@@ -158,11 +158,12 @@ def lower_pad(low: Lowering, layer: Layer) -> None:
     """Emit a constant padding: fill each stripe, then copy what of the input falls into it."""
     pad = layer.operation
     assert isinstance(pad, Pad)
-    n, h, w, c = low.shape(layer.output)
+    n, h, _, _ = low.shape(layer.output)
     in_n, in_h, in_w, in_c = low.shape(layer.input_name)
     before = _four(pad.before, len(low.network.tensors[layer.output].shape), 0)
-    tiles = (0 if low.stays(layer.output) else w * c) + (0 if low.stays(layer.input_name) else in_w * in_c)
-    rows = stripe_rows(low, h, w * c, tiles)
+    sides = (layer.output, layer.input_name)
+    tiles = sum(0 if low.stays(name) else low.row_bytes(name) for name in sides)
+    rows = stripe_rows(low, h, low.row_bytes(layer.output), tiles)
     for image, first in itertools.product(range(n), range(0, h, rows)):
         count = min(rows, h - first)
         target = low.open(layer.output, image, first, count)
@@ -180,14 +181,22 @@ def lower_pad(low: Lowering, layer: Layer) -> None:
 
 
 def _fill(low: Lowering, region: Region, value: int) -> None:
-    run, loops = merged(
-        region.channels,
-        [(region.columns, region.pixel, region.pixel), (region.rows, region.row, region.row)],
-    )
+    """Every element becomes this code: all bytes at once if they are equal, else each of an element in turn."""
+    element = region.kind.bytes
+    bytes_ = [value >> 8 * i & 255 for i in range(element)]
+    pixels = [(region.columns, region.pixel, region.pixel), (region.rows, region.row, region.row)]
+    run, loops = merged(region.channels * element, pixels)
+    if len(set(bytes_)) > 1:
+        run, loops = merged(1, [(region.channels, element, element), *pixels])
+    else:
+        bytes_ = bytes_[:1]
     fields: dict[str, int] = {}
     for i, (count, _, stride) in enumerate(loops, 1):
         fields |= {f"n{i}": count, f"dst_s{i}": stride}
-    low.emitter.emit("fill", {"dst": region.symbol}, dst=region.address, run=run, value=value, **fields)
+    for i, byte in enumerate(bytes_):
+        low.emitter.emit(
+            "fill", {"dst": region.symbol}, dst=region.address + i, run=run, value=byte, **fields
+        )
 
 
 # --- transpose -------------------------------------------------------------------------------------------
@@ -216,14 +225,16 @@ def _rearrange(low: Lowering, layer: Layer, shape: tuple[int, ...], perm: tuple[
     outer = math.prod(shape[:fixed])
     inner_shape = shape[fixed:]
     inner_perm = tuple(axis - fixed for axis in perm[fixed:])
-    inner = math.prod(inner_shape)
+    element = low.kind(layer.output).bytes
+    inner = math.prod(inner_shape) * element
     for at, count in _outer_parts(low, layer, outer, inner):
         source = bring_flat(low, layer.input_name, at * inner, count * inner)
         target = open_flat(low, layer.output, at * inner, count * inner)
-        in_strides = dense_strides(inner_shape)
+        in_strides = dense_strides(inner_shape, element)
         dims = (count, *(inner_shape[axis] for axis in inner_perm))
         strides = (inner, *(in_strides[axis] for axis in inner_perm))
-        copy_bytes(low, dims, (source[0], strides, source[1]), (target[0], dense_strides(dims), target[1]))
+        to = (target[0], dense_strides(dims, element), target[1])
+        copy_elements(low, dims, (source[0], strides, source[1]), to, element)
         close_flat(low, layer.output, at * inner, count * inner, target)
         if source[2]:
             low.sram.release(source[0])
@@ -264,7 +275,7 @@ def close_flat(low: Lowering, name: str, at: int, size: int, tile: tuple[int, in
 Side = tuple[int, tuple[int, ...], int]  # address, strides outermost first, symbol
 
 
-def copy_bytes(low: Lowering, dims: tuple[int, ...], src: Side, dst: Side) -> None:
+def copy_elements(low: Lowering, dims: tuple[int, ...], src: Side, dst: Side, element: int) -> None:
     """``copy`` over any number of dimensions (outermost first), in as few instructions as its loops allow."""
     loops = _merged_loops(dims, src[1], dst[1])
     inner, outer = loops[:4], loops[4:]
@@ -276,7 +287,7 @@ def copy_bytes(low: Lowering, dims: tuple[int, ...], src: Side, dst: Side) -> No
         }
         for k, (count, s, d) in enumerate(inner):
             fields |= {f"n{k}": count, f"src_s{k}": s, f"dst_s{k}": d}
-        low.emitter.emit("copy", {"src": src[2], "dst": dst[2]}, **fields)
+        low.emitter.emit("copy", {"src": src[2], "dst": dst[2]}, element_bytes=element, **fields)
 
 
 def _merged_loops(
@@ -292,7 +303,7 @@ def _merged_loops(
             loops.append((n * count, s0, d0))
         else:
             loops.append((count, s, d))
-    return [part for loop in loops or [(1, 1, 1)] for part in _split_count(*loop)]
+    return [part for loop in loops for part in _split_count(*loop)]
 
 
 def _split_count(count: int, s: int, d: int) -> list[tuple[int, int, int]]:

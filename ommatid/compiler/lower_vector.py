@@ -15,9 +15,9 @@ from ommatid.compiler.lower import (
     Region,
     chain_fields,
     load_chain,
-    type_flag,
 )
 from ommatid.compiler.sram import DoesNotFit
+from ommatid.isa.elements import NUMBER
 from ommatid.isa.program import Quantization
 
 #: Stripes that a layer is cut into where its rows allow, so that neighbours in the queue overlap.
@@ -53,21 +53,16 @@ def _tile_bytes(low: Lowering, name: str, row_bytes: int) -> int:
     return 0 if low.stays(name) else row_bytes
 
 
-def _row_bytes(low: Lowering, name: str) -> int:
-    _, _, w, c = low.shape(name)
-    return w * c
-
-
 def _stripes(
     low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0
 ) -> Iterator[tuple[int, int, int]]:
     """(image, first row, rows) of the stripes of a layer's output; ``ratio`` input rows stand under one."""
     n, h, _, _ = low.shape(layer.output)
     name = layer.input_name
-    tiles = int(_tile_bytes(low, name, _row_bytes(low, name)) * ratio) + _tile_bytes(
-        low, layer.output, _row_bytes(low, layer.output)
+    tiles = int(_tile_bytes(low, name, low.row_bytes(name)) * ratio) + _tile_bytes(
+        low, layer.output, low.row_bytes(layer.output)
     )
-    rows = stripe_rows(low, h, _row_bytes(low, layer.output), tiles + extra, halo_bytes)
+    rows = stripe_rows(low, h, low.row_bytes(layer.output), tiles + extra, halo_bytes)
     for image in range(n):
         for first in range(0, h, rows):
             yield image, first, min(rows, h - first)
@@ -77,7 +72,7 @@ def source_fields(region: Region, quantization: Quantization) -> dict[str, Any]:
     """The fields of an input image of the vector engine."""
     return {
         "src": region.address, "src_row": region.row, "src_pixel": region.pixel,
-        "src_zero": quantization.zero_point, "src_type": type_flag(quantization.dtype),
+        "src_zero": quantization.zero_point, "src_type": NUMBER[quantization.dtype],
     }  # fmt: skip
 
 
@@ -85,7 +80,7 @@ def target_fields(region: Region, quantization: Quantization | None = None) -> d
     """The fields of an output image of the vector engine."""
     fields: dict[str, Any] = {"dst": region.address, "dst_row": region.row, "dst_pixel": region.pixel}
     if quantization is not None:
-        fields |= {"dst_zero": quantization.zero_point, "dst_type": type_flag(quantization.dtype)}
+        fields |= {"dst_zero": quantization.zero_point, "dst_type": NUMBER[quantization.dtype]}
     return fields
 
 
@@ -97,11 +92,11 @@ def lower_map(low: Lowering, layer: Layer) -> None:
     other = chain.binary.other if chain.binary else None
     operand_bytes = 0
     names = [layer.input_name, layer.output, *([other] if other is not None else [])]
-    _, h, w, c = low.shape(layer.output)
-    if len({low.shape(name) for name in names}) == 1 and (h == 1 or 8 * w * c > low.target.sram_bytes):
+    h, row_bytes = low.shape(layer.output)[1], low.row_bytes(layer.output)
+    if len({low.shape(name) for name in names}) == 1 and (h == 1 or 8 * row_bytes > low.target.sram_bytes):
         low.see_as_rows(*names)
     if other is not None and low.shape(other)[1] > 1:
-        operand_bytes = _tile_bytes(low, other, _row_bytes(low, other))
+        operand_bytes = _tile_bytes(low, other, low.row_bytes(other))
     for image, first, rows in _stripes(low, layer, operand_bytes):
         operand = bring_operand(low, chain, image, first, rows)
         source = low.bring(layer.input_name, image, first, rows)
@@ -135,7 +130,7 @@ def emit_map(
     if operation.affine is not None and operation.mid is not None:
         fields |= {
             "source": 2, "parameters": constants.address,
-            "mid_zero": operation.mid[0], "mid_type": type_flag(operation.mid[1]),
+            "mid_zero": operation.mid[0], "mid_type": NUMBER[operation.mid[1]],
         }  # fmt: skip
         symbols["parameters"] = constants.symbol
     fields |= {"h": target.rows, "w": target.columns, "c": target.channels, **target_fields(target)}
@@ -159,7 +154,7 @@ def lower_pool(low: Lowering, layer: Layer) -> None:
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.strides, window.dilations
     height, width = low.shape(layer.input_name)[1:3]
     span = (kh - 1) * dh + 1
-    halo = _tile_bytes(low, layer.input_name, _row_bytes(low, layer.input_name)) * max(span - sh, 0)
+    halo = _tile_bytes(low, layer.input_name, low.row_bytes(layer.input_name)) * max(span - sh, 0)
     for image, first, rows in _stripes(low, layer, 0, halo, sh):
         top = first * sh - window.pads[0]
         begin = min(max(top, 0), height - 1)
@@ -188,7 +183,8 @@ def lower_mean(low: Lowering, layer: Layer) -> None:
         [np.zeros(c, np.int32).view(np.uint8), np.full(c, mean.factor, np.float32).view(np.uint8)]
     )
     chain, constants = load_chain(low, layer, parameters)
-    rows = stripe_rows(low, h, w * c, _tile_bytes(low, layer.input_name, w * c))
+    row_bytes = low.row_bytes(layer.input_name)
+    rows = stripe_rows(low, h, row_bytes, _tile_bytes(low, layer.input_name, row_bytes))
     for image in range(n):
         acc, acc_symbol = low.accumulators(c * 4)
         for first in range(0, h, rows):
@@ -205,7 +201,7 @@ def lower_mean(low: Lowering, layer: Layer) -> None:
         low.emitter.emit(
             "map", symbols | {"acc": acc_symbol, "parameters": constants.symbol, "dst": target.symbol},
             h=1, w=1, c=c, source=1, src=acc, parameters=constants.address,
-            mid_zero=mean.mid[0], mid_type=type_flag(mean.mid[1]), **target_fields(target), **fields,
+            mid_zero=mean.mid[0], mid_type=NUMBER[mean.mid[1]], **target_fields(target), **fields,
         )  # fmt: skip
         low.close(layer.output, image, target)
         if operand is not None:
@@ -220,7 +216,7 @@ def lower_resize(low: Lowering, layer: Layer) -> None:
     columns, columns_symbol = low.load_constant(resize.columns.astype(np.uint16))
     _, in_h, in_w, _ = low.shape(layer.input_name)
     out_h = low.shape(layer.output)[1]
-    halo = 2 * _tile_bytes(low, layer.input_name, _row_bytes(low, layer.input_name))
+    halo = 2 * _tile_bytes(low, layer.input_name, low.row_bytes(layer.input_name))
     for image, first, rows in _stripes(low, layer, 8, halo, in_h / out_h):
         table = resize.rows[first : first + rows].astype(np.int64)
         begin, end = int(table[:, :2].min()), int(table[:, :2].max()) + 1

@@ -20,6 +20,8 @@ from ommatid.compiler.origins import constants_of, sources_of
 OLDEST_OPSET = 7
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _DEFAULT_DOMAINS = ("", "ai.onnx")
+CONTRIBUTED = "com.microsoft"  # onnxruntime's own domain, where quantisers of 16 bits stand before opset 21
+OPSET_OF_16_BITS = 21
 logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(
     logging.ERROR
 )  # it would print tracebacks
@@ -64,6 +66,7 @@ def import_model(
     proto.ir_version = max(proto.ir_version, 8)  # initialisers need not be inputs
     model = ir.from_proto(proto)
     if not as_it_is:
+        standard_quantizers(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     if inputs or outputs:
@@ -76,6 +79,26 @@ def import_model(
     fold(model)
     _check_values(model, name)
     return model
+
+
+def standard_quantizers(model: ir.Model) -> None:
+    """Let quantisers of onnxruntime's own domain be those of ONNX, which before opset 21 had no 16 bits."""
+    for node in model.graph:
+        if node.op_type in QUANTIZERS and node.domain == CONTRIBUTED:
+            node.domain = ""
+
+
+def contributed_quantizers(model: onnx.ModelProto) -> None:
+    """The other way round, for onnxruntime: quantisers of 16 bits, where the opset's have none."""
+    opset = next(o.version for o in model.opset_import if o.domain in _DEFAULT_DOMAINS)
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    wide = (onnx.TensorProto.INT16, onnx.TensorProto.UINT16)
+    nodes = [n for n in model.graph.node if n.op_type in QUANTIZERS and len(n.input) > 2]
+    nodes = [n for n in nodes if opset < OPSET_OF_16_BITS and kinds.get(n.input[2]) in wide]
+    for node in nodes:
+        node.domain = CONTRIBUTED
+    if nodes and CONTRIBUTED not in {o.domain for o in model.opset_import}:
+        model.opset_import.append(onnx.helper.make_opsetid(CONTRIBUTED, 1))
 
 
 def read_proto(source: Any) -> tuple[onnx.ModelProto, str]:

@@ -10,11 +10,13 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from ommatid.compiler.affine import scaled
 from ommatid.compiler.attributes import integer, ints, shape_of, text
 from ommatid.compiler.broadcast import of_rank, picked, repeated, tiled
-from ommatid.compiler.layers import Layer, Map, Operation, Slice, Table, View
+from ommatid.compiler.errors import Unsupported
+from ommatid.compiler.layers import Layer, Operation, Slice, View
 from ommatid.compiler.model import trains, used
-from ommatid.compiler.quantized import TRUTH, Unsupported, Walk
+from ommatid.compiler.quantized import TRUTH, Walk
 
 
 def finish(
@@ -62,8 +64,8 @@ def dropout(walk: Walk, node: ir.Node) -> None:
         source, label = walk.activation(node.inputs[0]), f"{node.name}@mask"
         walk.declare(mask.name or "", shape_of(mask), walk.order(source), TRUTH)
         walk.deq[mask.name or ""] = mask.name or ""
-        step = Table(np.ones(256, np.uint8))
-        walk.add(Layer(label, node.op_type, (node.name or "",), Map(), (source,), mask.name or "", (step,)))
+        ones = scaled(walk, source, TRUTH, 0.0, 1.0)
+        walk.add(Layer(label, node.op_type, (node.name or "",), ones, (source,), mask.name or ""))
         walk.covered[label] = [node.name or ""]
 
 

@@ -87,6 +87,8 @@ def runner(
     copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in have)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # activations of 16 bits by int8 weights in float32
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

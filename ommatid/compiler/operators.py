@@ -80,7 +80,7 @@ def table() -> list[tuple[str, str, str]]:
     rows |= {name: (name, "NPU", (finder.__doc__ or "").strip()) for name, finder in FINDERS.items()}
     for name in (*unary.UNARY, "Clip"):
         rows.setdefault(
-            name, (name, "NPU", "A table of 256 entries; chains of such operators are one table.")
+            name, (name, "NPU", "A table, of 16 bits interpolated; chains of such operators are one table.")
         )
     for name in unary.LOGIC:
         rows.setdefault(

@@ -10,8 +10,8 @@ from ommatid.compiler.operators import table
 HEAD = """# Operators
 
 Written by `make docs` from `ommatid/compiler/operators.py`. What is not listed, and what a rule refuses, runs on
-the CPU through ONNX Runtime with its reason (`ommatid check` shows both). Weights are int8, activations int8 or
-uint8; both must be quantised (ommatid does it if the model is not).
+the CPU through ONNX Runtime with its reason (`ommatid check` shows both). Weights are int8, activations int8,
+uint8 or int16; both must be quantised (ommatid does it if the model is not).
 
 | operator | placement | rule |
 |---|---|---|

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.layers import Layer, Stage
+from ommatid.compiler.model import contributed_quantizers
 from ommatid.compiler.quantized import Walk
 from ommatid.compiler.storage import operands
 from ommatid.isa.program import Partition
@@ -176,6 +178,7 @@ def _cpu_partition(
     model = onnx.helper.make_model(
         proto, opset_imports=opsets, ir_version=min(10, max(8, walk.model.ir_version or 8))
     )
+    contributed_quantizers(model)
     reasons = tuple(
         "; ".join(walk.reasons.get(n.name or "", ["an input or output of it is not quantised"]))
         for n in nodes
@@ -195,14 +198,17 @@ def _dequantise_moved(
     for name in [n for n in inputs if n in walk.deq]:
         tensor = walk.tensors[walk.deq[name]]
         q = tensor.quantization
-        kind = onnx.TensorProto.INT8 if q.dtype == "int8" else onnx.TensorProto.UINT8
+        kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(q.dtype))
         scale, zero = f"{name}__scale", f"{name}__zero"
-        protos.insert(0, onnx.helper.make_node("DequantizeLinear", [tensor.name, scale, zero], [name]))
+        real = name if name != tensor.name else f"{name}__real"
+        for proto in protos:
+            proto.input[:] = [real if given == name else given for given in proto.input]
+        protos.insert(0, onnx.helper.make_node("DequantizeLinear", [tensor.name, scale, zero], [real]))
         constants.append(onnx.helper.make_tensor(scale, onnx.TensorProto.FLOAT, [], [q.scale]))
         constants.append(onnx.helper.make_tensor(zero, kind, [], [q.zero_point]))
+        del inputs[name]
         if tensor.name not in inputs and tensor.name not in {i.name for i in infos}:
             infos.append(onnx.helper.make_tensor_value_info(tensor.name, kind, tensor.onnx_shape))
-        del inputs[name]
     return infos, constants
 
 

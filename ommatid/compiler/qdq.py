@@ -6,6 +6,7 @@ range, so that putting them together costs nothing; and tensors that must not sh
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from ommatid.compiler.lint import dies
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.ranges import Choice
+from ommatid.compiler.recipe import Recipe
 
 QUANTISED = sorted(
     {
@@ -38,6 +40,12 @@ QUANTISED = sorted(
         "PRelu",
     }
 )
+
+
+#: Operators that onnxruntime's quantiser takes for a rounding's own clamps.
+CLAMPS = ("Relu", "Clip")
+#: Operators of two operands alike, of which one may be constant.
+PAIRED = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Concat", "Where")
 
 
 def activations(model: ir.Model) -> list[str]:
@@ -115,18 +123,47 @@ def _tensors_data(choices: Mapping[str, Choice]) -> Any:
     )
 
 
-def to_qdq(
-    model: ir.Model, choices: Mapping[str, Choice], kind: str, apart: frozenset[str] = frozenset()
-) -> onnx.ModelProto:
-    """The model with QuantizeLinear and DequantizeLinear: int8 weights by channel, 8-bit activations by tensor.
+def sixteen(model: ir.Model, recipe: Recipe) -> frozenset[str]:
+    """The tensors of 16 bits: those that layers of this precision read and write, and what only moves their codes."""
+    found: set[str] = set()
+    for node in model.graph:
+        if node.op_type in QUANTISED and recipe.has_16_bits(node.name):
+            found |= _read_and_written(node)
+    before = -1
+    while before < len(found):
+        before = len(found)
+        for node in model.graph:
+            if node.op_type in (*MOVERS, "MaxPool") and found & (both := _read_and_written(node)):
+                found |= both
+    return frozenset(found)
 
-    ``kind`` is "int8" or "uint8"; nodes of ``apart`` stay in float.
+
+def _read_and_written(node: ir.Node) -> set[str]:
+    """The names of a node's activations, and of constants that are quantised as these are."""
+    constants = node.op_type in PAIRED
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    return {
+        v.name or "" for v in values if v.dtype == ir.DataType.FLOAT and (constants or v.const_value is None)
+    }
+
+
+def to_qdq(
+    model: ir.Model, choices: Mapping[str, Choice], recipe: Recipe, apart: frozenset[str] = frozenset()
+) -> onnx.ModelProto:
+    """The model with QuantizeLinear and DequantizeLinear: int8 weights by channel, activations by tensor.
+
+    Nodes of ``apart`` stay in float.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    wide = {"quant_type": QuantType.QInt16, "symmetric": True}  # so that the zero point is 0
+    overrides = {name: [dict(wide)] for name in sorted(sixteen(model, recipe))}
     proto = proto_of(model)
+    clamps = [node for node in proto.graph.node if node.op_type in CLAMPS and node.output[0] in overrides]
+    numbers = {name for node in clamps for name in node.input[1:]}
+    kept = copy.deepcopy((clamps, [i for i in proto.graph.initializer if i.name in numbers]))
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
@@ -135,12 +172,12 @@ def to_qdq(
             True,
             False,
             QuantType.QInt8,
-            types[kind],
+            types[recipe.bytes_type],
             _tensors_data(choices),
             [],
             sorted(apart.union(_left_out(proto))),
             QUANTISED,
-            {},
+            {"TensorQuantOverrides": overrides},
         )
         for value in proto.graph.input:
             # The quantiser leaves what only moves or compares bytes as it is, unless its input is quantised.
@@ -153,7 +190,24 @@ def to_qdq(
     finally:
         logging.getLogger().setLevel(level)
     result: onnx.ModelProto = quantizer.model.model
+    _restore(result.graph, *kept)
     return result
+
+
+def _restore(graph: onnx.GraphProto, clamps: list[onnx.NodeProto], numbers: list[onnx.TensorProto]) -> None:
+    """Put back those clamps that the quantiser took out.
+
+    It lets a rounding clamp, whose least code then has to be the least number; a zero point of 0 has that at neither end.
+    """
+    have, held = {node.name for node in graph.node}, {i.name for i in graph.initializer}
+    gone = [node for node in clamps if node.name not in have]
+    for clamp in reversed(gone):
+        at = next(i for i, node in enumerate(graph.node) if clamp.output[0] in node.output)
+        outputs = graph.node[at].output
+        outputs[list(outputs).index(clamp.output[0])] = clamp.input[0]
+        graph.node.insert(at + 1, clamp)
+    read = {name for node in gone for name in node.input[1:]} - held
+    graph.initializer.extend(i for i in numbers if i.name in read)
 
 
 def _left_out(proto: onnx.ModelProto) -> list[str]:

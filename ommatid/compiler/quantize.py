@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ommatid.compiler.model import fold, name_nodes
+from ommatid.compiler.model import fold, name_nodes, standard_quantizers
 from ommatid.compiler.plan import Plan, prepared
 from ommatid.compiler.qdq import to_qdq
 from ommatid.compiler.rounding import drop_inner_roundings
@@ -13,19 +13,20 @@ from ommatid.isa.program_file import write_whole
 
 
 def quantize(model: ir.Model, plan: Plan, save_qdq: str | None = None) -> ir.Model:
-    """The canonical model in QDQ form as planned: int8 weights by channel, 8-bit activations by tensor.
+    """The canonical model in QDQ form as planned: int8 weights by channel, activations by tensor.
 
     Raises:
         CompileError: the plan is of another graph.
     """
     real = prepared(model, plan)
-    result = ir.from_proto(to_qdq(real, plan.choices, plan.recipe.activations, plan.apart))
+    result = ir.from_proto(to_qdq(real, plan.choices, plan.recipe, plan.apart))
     drop_inner_roundings(result)
     result.metadata_props.clear()  # the quantiser leaves a mark of its own
     result.metadata_props.update(model.metadata_props)
     common.TopologicalSortPass()(result)
     if save_qdq:
         write_whole(save_qdq, ir.to_proto(result).SerializeToString())
+    standard_quantizers(result)
     name_nodes(result)
     fold(result)
     return result

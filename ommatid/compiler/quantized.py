@@ -16,14 +16,16 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler import unary
-from ommatid.compiler.layers import Layer, Map, Operation, Step, Table, Transpose, View
+from ommatid.compiler.affine import LINEAR, affine, scaled_16_bits
+from ommatid.compiler.clamps import clamp_steps, strip_clamps
+from ommatid.compiler.errors import Unsupported
+from ommatid.compiler.layers import Layer, Map, Operation, Step, Transpose, View
 from ommatid.compiler.model import fixed_shape, used
+from ommatid.compiler.regions import function_of_one
+from ommatid.isa.elements import NUMBER
 from ommatid.isa.program import Quantization, Tensor
 
 Array = np.ndarray[Any, Any]
-
-#: Operators of an affine function by channel, where their second operands are constant.
-LINEAR = ("Add", "Sub", "Mul", "Div", "BatchNormalization", "PRelu")
 
 #: Operators of whose results more than the first may be read.
 SEVERAL = {"Split", "TopK", "Dropout"}
@@ -34,10 +36,6 @@ LAST_AXIS = {"MatMul", "LayerNormalization", "RMSNormalization"}
 
 #: Of a tensor of ones (true) and zeros (false).
 TRUTH = Quantization(1.0, 0, "uint8")
-
-
-class Unsupported(Exception):
-    """A rule's reasons why a node cannot run on the NPU."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,9 @@ class Walk:
     unflattened: dict[str, str] = field(default_factory=dict)  # flattened tensor: the one of four dimensions
     indices: dict[str, str] = field(default_factory=dict)  # value of integers: the index tensor that it is
     fed: set[str] = field(default_factory=set)
-    constants: dict[str, Array] = field(default_factory=dict)  # tensor: its bytes in memory order
+    constants: dict[str, Array] = field(
+        default_factory=dict
+    )  # tensor: its bits in memory order (uint8 or int16)
     reasons: dict[str, list[str]] = field(default_factory=dict)
     covered: dict[str, list[str]] = field(default_factory=dict)  # layer: names of its ONNX nodes
     done_q: set[str] = field(default_factory=set)
@@ -112,18 +112,19 @@ class Walk:
         """The scale and zero point of a QuantizeLinear or DequantizeLinear of an activation.
 
         Raises:
-            Unsupported: not constant, not per tensor, or not of 8 bits.
+            Unsupported: not constant, not per tensor, or of a type that is not known.
         """
         scale = self.constant(node.inputs[1])
         zero = self.constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if scale is None or scale.size != 1:
             raise Unsupported("activations must be quantised per tensor, by a constant scale")
         dtype = "uint8" if zero is None else str(zero.dtype)
-        if dtype not in ("int8", "uint8"):
-            raise Unsupported(f"activations of type {dtype} are not supported; use int8 or uint8")
-        return Quantization(
-            float(np.float32(scale.item())), int(zero.item()) if zero is not None else 0, dtype
-        )
+        if dtype not in NUMBER:
+            raise Unsupported(f"activations of type {dtype} are not supported; use {', '.join(NUMBER)}")
+        point = int(zero.item()) if zero is not None else 0
+        if dtype == "int16" and point != 0:
+            raise Unsupported(f"activations of type int16 with zero point {point}: only 0")
+        return Quantization(float(np.float32(scale.item())), point, dtype)
 
     def tensor(self, name: str) -> Tensor:
         """A quantised tensor by name."""
@@ -167,10 +168,11 @@ class Walk:
         return True
 
     def declare_constant(self, name: str, data: Array, quantization: Quantization) -> str:
-        """Make a tensor of constant codes (int8 or uint8, in ONNX's order)."""
+        """Make a tensor of constant codes (in ONNX's order)."""
         order = default_order(data.ndim)
         self.declare(name, data.shape, order, quantization)
-        self.constants[name] = np.ascontiguousarray(data.transpose(order)).view(np.uint8)
+        held = np.ascontiguousarray(data.transpose(order))
+        self.constants[name] = held if held.itemsize == 2 else held.view(np.uint8)
         return name
 
     def reshaped(self, name: str, shape: Sequence[int], order: Sequence[int]) -> str:
@@ -269,179 +271,15 @@ class Walk:
             return
         if self.constant(source) is not None:
             return
-        if self._table(node, source, quantization) or self._affine(node, source, quantization):
+        makers = (scaled_16_bits, function_of_one, affine)
+        if any(make(self, node, source, quantization) for make in makers):
             return
         self._anchored(node, source, quantization)
-
-    # --- a table of one quantised tensor ---------------------------------------------------------------
-
-    def _table(self, node: ir.Node, source: ir.Value, quantization: Quantization) -> bool:
-        nodes: list[str] = []
-        found = self.function_of_one(source, nodes)
-        if found is None:
-            return False
-        root, values = found
-        table = unary.to_bytes(values, quantization)
-        base = self.tensors[root]
-        shape = fixed_shape(node.outputs[0])
-        if shape != base.onnx_shape:
-            return False
-        output = self.declare(node.outputs[0].name or "", shape, self.order(root), quantization)
-        self.root[output] = (root, table)
-        same = base.quantization == quantization and bool((table == np.arange(256)).all())
-        names = tuple(reversed(nodes)) or (node.name or "",)
-        op = self.ops[names[-1]] if nodes else "Requantize"
-        operation: Operation = View() if same else Map()
-        steps = () if same else (Table(table),)
-        self.add(Layer(names[-1], op, names, operation, (root,), output, steps))
-        self.covered[names[-1]] = [*names, node.name or ""]
-        return True
-
-    def function_of_one(self, value: ir.Value, nodes: list[str]) -> tuple[str, Array] | None:
-        """(tensor, the value for each of its 256 bytes, float64) of an element-wise region, its nodes added to
-        ``nodes``; None if there is another tensor in it."""
-        leaves: set[str] = set()
-        if not self._roots(value, leaves, nodes, 0) or len(leaves) != 1:
-            return None
-        root = leaves.pop()
-        values = self._evaluate(value, root)
-        return None if values is None else (root, np.broadcast_to(values, (256,)).astype(np.float64))
-
-    def _roots(self, value: ir.Value, leaves: set[str], nodes: list[str], depth: int) -> bool:
-        """Collect the quantised tensors that an element-wise region is made of; False if it is not one."""
-        name = value.name or ""
-        if name in self.deq:
-            tensor = self.deq[name]
-            leaves.add(self.root[tensor][0] if tensor in self.root else tensor)
-            return True
-        constant = self.constant(value)
-        if constant is not None:
-            return bool(constant.size == 1)
-        node = value.producer()
-        if node is None or not unary.is_elementwise(node) or depth > 64:
-            return False
-        if node.name not in nodes:
-            nodes.append(node.name or "")
-        return all(v is None or self._roots(v, leaves, nodes, depth + 1) for v in node.inputs)
-
-    def _evaluate(self, value: ir.Value, root: str) -> Array | None:
-        """The value for each of the 256 bytes of ``root`` (float64), or None."""
-        name = value.name or ""
-        if name in self.deq:
-            tensor = self.deq[name]
-            table = self.root[tensor][1] if tensor in self.root else None
-            return unary.real_values(self.tensors[tensor].quantization, table)
-        constant = self.constant(value)
-        if constant is not None:
-            return np.float64(constant.reshape(-1)[0])  # type: ignore[return-value]
-        node = value.producer()
-        assert node is not None
-        present = list(node.inputs)
-        arguments: list[Any] = []
-        for position, v in enumerate(present):
-            if v is None:
-                arguments.append(np.float64(-np.inf if position == 1 else np.inf))
-                continue
-            part = self._evaluate(v, root)
-            if part is None:
-                return None
-            arguments.append(part)
-        return unary.apply(node, arguments)
-
-    # --- an affine function by channel -----------------------------------------------------------------
-
-    def _affine(self, node: ir.Node, source: ir.Value, quantization: Quantization) -> bool:
-        clamps, inner = self._strip_clamps(source)
-        nodes: list[str] = []
-        found = self._linear(inner, nodes)
-        if found is None or not nodes:
-            return False
-        root, slope, shift, negative = found
-        base = self.tensors[root]
-        if fixed_shape(node.outputs[0]) != base.onnx_shape:
-            return False
-        channels = base.shape[-1]
-        scale_in, scale_out = (
-            np.float64(np.float32(base.quantization.scale)),
-            np.float64(np.float32(quantization.scale)),
-        )
-        affine = np.stack([
-            np.broadcast_to(np.asarray(part, np.float64) * factor, (channels,))
-            for part, factor in ((shift, 1 / scale_out), (slope, scale_in / scale_out), (negative, scale_in / scale_out))
-        ]).astype(np.float32)  # fmt: skip
-        output = self.declare(node.outputs[0].name or "", base.onnx_shape, self.order(root), quantization)
-        steps = self._clamp_steps(clamps, quantization)
-        names = (*reversed(nodes), *(c.name or "" for c in reversed(clamps)))
-        mid = (quantization.zero_point, quantization.dtype)
-        self.add(Layer(names[0], self.ops[names[0]], names, Map(affine, mid), (root,), output, steps))
-        self.covered[names[0]] = [*names, node.name or ""]
-        return True
-
-    def _linear(self, value: ir.Value, nodes: list[str]) -> tuple[str, Any, Any, Any] | None:
-        """(tensor, slope, shift, slope of negatives) by channel of a chain of scalings and shifts, or None."""
-        if value.name in self.deq:
-            return self.deq[value.name or ""], 1.0, 0.0, 1.0
-        node = value.producer()
-        if node is None or node.op_type not in LINEAR:
-            return None
-        if any(used(output) for output in node.outputs[1:]):
-            return None
-        turned = node.op_type in ("Add", "Mul") and self.constant(node.inputs[0]) is not None
-        first = node.inputs[1] if turned else node.inputs[0]
-        if first is None:
-            return None
-        inner = self._linear(first, nodes)
-        if inner is None:
-            return None
-        root, slope, shift, negative = inner
-        constants = [self._by_channel(v, root) for v in node.inputs if v is not first]
-        if any(c is None for c in constants):
-            return None
-        nodes.insert(0, node.name or "")
-        c: Any = constants[0]
-        if node.op_type == "PRelu":
-            return (root, slope, shift, np.asarray(c)) if nodes == [node.name] else None
-        if np.any(np.asarray(negative) != np.asarray(slope)):
-            return None
-        if node.op_type == "BatchNormalization":
-            gamma, beta, mean, variance = (np.asarray(k, np.float64) for k in constants)
-            epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
-            factor = gamma / np.sqrt(variance + epsilon)
-            return root, slope * factor, (shift - mean) * factor + beta, slope * factor
-        if node.op_type in ("Add", "Sub"):
-            return root, slope, shift + (c if node.op_type == "Add" else -c), slope
-        factor = c if node.op_type == "Mul" else 1 / c
-        return root, slope * factor, shift * factor, slope * factor
-
-    def _by_channel(self, value: ir.Value | None, name: str) -> Array | None:
-        """A constant as one number for each channel of the tensor's memory, or one for all; None if it is neither."""
-        array = self.constant(value)
-        if array is None:
-            return None
-        if array.size == 1:
-            return array.reshape(1).astype(np.float64)
-        tensor = self.tensors[name]
-        rank, axis = len(tensor.onnx_shape), self.order(name)[-1]
-        node_is_vector = (
-            array.ndim == 1
-            and value is not None
-            and any(u.node.op_type == "BatchNormalization" for u in value.uses())
-        )
-        if node_is_vector:
-            return array.astype(np.float64) if axis == 1 and array.size == tensor.shape[-1] else None
-        padded = (1,) * (rank - array.ndim) + array.shape
-        if (
-            len(padded) != rank
-            or any(d != 1 for i, d in enumerate(padded) if i != axis)
-            or padded[axis] != tensor.onnx_shape[axis]
-        ):
-            return None
-        return array.reshape(-1).astype(np.float64)
 
     # --- an operator with clamps behind it -------------------------------------------------------------
 
     def _anchored(self, node: ir.Node, source: ir.Value, quantization: Quantization) -> None:
-        clamps, inner = self._strip_clamps(source)
+        clamps, inner = strip_clamps(self, source)
         anchor = inner.producer()
         if anchor is None:
             raise Unsupported("it quantises what no operator computes")
@@ -464,7 +302,7 @@ class Walk:
         shape = fixed_shape(inner)
         assert shape is not None
         output = self.declare(node.outputs[0].name or "", shape, made.order, quantization)
-        steps = (*made.steps, *self._clamp_steps(clamps, quantization))
+        steps = (*made.steps, *clamp_steps(self, clamps, quantization))
         names = (anchor.name or "", *(c.name or "" for c in reversed(clamps)))
         layer = Layer(names[0], anchor.op_type, names, made.operation, made.inputs, output, steps, made.macs)
         if (
@@ -477,41 +315,6 @@ class Walk:
             layer = Layer(f"{names[0]}@clamp", anchor.op_type, names, Map(), (middle,), output, steps)
         self.add(layer)
         self.covered[layer.name] = [*names, node.name or ""]
-
-    def _strip_clamps(self, value: ir.Value) -> tuple[list[ir.Node], ir.Value]:
-        """The Relu and Clip nodes behind an operator's result (last first), and that result."""
-        clamps: list[ir.Node] = []
-        node = value.producer()
-        while node is not None and node.op_type in ("Relu", "Clip") and value.name not in self.deq:
-            if (
-                any(self.constant(v) is None for v in node.inputs[1:] if v is not None)
-                or node.inputs[0] is None
-            ):
-                break
-            clamps.append(node)
-            value = node.inputs[0]
-            node = value.producer()
-        return clamps, value
-
-    def _clamp_steps(self, clamps: list[ir.Node], quantization: Quantization) -> tuple[Step, ...]:
-        """Clamps before a rounding are the same as clamps of the codes after it."""
-        if not clamps:
-            return ()
-        values = unary.real_values(quantization)
-        for node in reversed(clamps):
-            arguments: list[Any] = [values]
-            for position, v in enumerate(node.inputs[1:], 1):
-                constant = self.constant(v)
-                arguments.append(
-                    np.float64(constant.item())
-                    if constant is not None
-                    else np.float64(np.inf if position == 2 else -np.inf)
-                )
-            result = unary.apply(node, arguments)
-            assert result is not None
-            values = result
-        table = unary.to_bytes(values, quantization)
-        return () if bool((table == np.arange(256)).all()) else (Table(table),)
 
 
 def default_order(rank: int) -> tuple[int, ...]:

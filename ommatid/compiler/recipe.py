@@ -19,10 +19,9 @@ from ommatid.compiler.errors import CompileError
 from ommatid.compiler.ranges import METHODS
 
 SCHEMA = "ommatid.recipe/1"
-ACTIVATIONS = ("uint8", "int8")
-#: Of a layer's activations. "int16" is named by the file's form and not built yet.
-PRECISIONS = ("int8",)
-RESERVED_PRECISIONS = ("int16",)
+ACTIVATIONS = ("uint8", "int8", "int16")
+#: Of a layer's activations, those that it reads and those that it writes; "int8" is either type of 8 bits.
+PRECISIONS = ("int8", "int16")
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,9 @@ class TensorRecipe:
 
 @dataclass(frozen=True)
 class LayerRecipe:
-    """How a layer is computed; None: as the error says."""
+    """How a layer is computed; None: as the recipe's ``activations``, or as the error says."""
 
-    precision: str = "int8"
+    precision: str | None = None
     equalize: bool | None = None
     correct_bias: bool | None = None
 
@@ -50,6 +49,15 @@ class Recipe:
     activations: str = "uint8"
     tensors: Mapping[str, TensorRecipe] = field(default_factory=dict)
     layers: Mapping[str, LayerRecipe] = field(default_factory=dict)
+
+    @property
+    def bytes_type(self) -> str:
+        """The type of activations that have 8 bits."""
+        return "int8" if self.activations == "int16" else self.activations
+
+    def has_16_bits(self, name: str | None) -> bool:
+        """Whether a layer's activations have 16 bits."""
+        return (self.layer(name).precision or self.activations) == "int16"
 
     def layer(self, name: str | None) -> LayerRecipe:
         """A layer's entry, or one that leaves all to the error."""
@@ -135,12 +143,9 @@ def _tensor(entry: Any, where: str) -> TensorRecipe:
 
 def _layer(entry: Any, where: str) -> LayerRecipe:
     _only(entry, ("precision", "equalize", "correct_bias"), where)
-    precision = entry.get("precision", "int8")
-    if precision in RESERVED_PRECISIONS:
-        raise CompileError(
-            f"{where}: precision {precision!r} is not supported yet", f"use {', '.join(PRECISIONS)}"
-        )
-    _one_of(precision, PRECISIONS, f"{where}: precision")
+    precision = entry.get("precision")
+    if precision is not None:
+        _one_of(precision, PRECISIONS, f"{where}: precision")
     for key in ("equalize", "correct_bias"):
         if not isinstance(entry.get(key, False), bool):
             raise CompileError(f"{where}: {key} must be true or false")

@@ -14,7 +14,7 @@ from ommatid.compiler import unary
 def drop_inner_roundings(model: ir.Model) -> None:
     """Remove each QuantizeLinear and DequantizeLinear pair between two functions of one value.
 
-    Such a chain is one table of 256 entries on the NPU: rounding inside it would only lose accuracy.
+    Such a chain is one table on the NPU: rounding inside it would only lose accuracy.
     """
     for node in list(model.graph):
         if node.op_type != "QuantizeLinear" or node.graph is None:

@@ -20,9 +20,10 @@ from ommatid.compiler.attributes import (
     two,
     ungrouped,
 )
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.layers import Conv, Window
-from ommatid.compiler.quantized import Made, Unsupported, Walk
-from ommatid.compiler.rules_product import product
+from ommatid.compiler.quantized import Made, Walk
+from ommatid.compiler.rules_product import most_sum, product
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
@@ -88,6 +89,8 @@ def requantisation(
 ) -> tuple[Array, Array]:
     """int32 bias and float32 multipliers (design 3.4); ``weights`` have output channels first.
 
+    int32 accumulators hold sums of 8-bit activations, 48-bit ones those of 16 bits.
+
     Raises:
         Unsupported: an accumulator could overflow.
     """
@@ -95,16 +98,17 @@ def requantisation(
     products = (scale * weight_scales).astype(np.float32)
     biases = quantised_bias(walk, bias, products, len(weights))
     quantization = walk.tensor(name).quantization
-    info = np.iinfo(quantization.dtype)
-    low, high = info.min - quantization.zero_point, info.max - quantization.zero_point
+    kind, limit = quantization.kind, most_sum(quantization)
+    low, high = kind.low - quantization.zero_point, kind.high - quantization.zero_point
     wide = weights.astype(np.int64).reshape(len(weights), -1)
     positive, negative = np.maximum(wide, 0).sum(axis=1), np.minimum(wide, 0).sum(axis=1)
     largest = biases + positive * high + negative * low
     smallest = biases + positive * low + negative * high
-    if largest.max(initial=0) >= 2**31 or smallest.min(initial=0) < -(2**31):
+    if largest.max(initial=0) >= limit or smallest.min(initial=0) < -limit:
         channel = int(np.argmax(np.maximum(largest, -smallest)))
         raise Unsupported(
-            f"the int32 accumulator of output channel {channel} could overflow (its bias is {biases[channel]})"
+            f"the int{limit.bit_length()} accumulator of output channel {channel} could overflow "
+            f"(its bias is {biases[channel]})"
         )
     return biases, (products / np.float32(out.scale)).astype(np.float32)
 

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, number
 from ommatid.compiler.broadcast import seen_as
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.layers import Norm
-from ommatid.compiler.quantized import Made, Unsupported, Walk
+from ommatid.compiler.quantized import Made, Walk
 from ommatid.isa.program import Quantization
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import ints, middle
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.layers import MatMul
-from ommatid.compiler.quantized import Made, Unsupported, Walk
+from ommatid.compiler.quantized import Made, Walk
 from ommatid.isa.program import Quantization
 
 MOST_RANK = 6
@@ -51,9 +52,12 @@ def product(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     if left.size(walk, left.column) != right.size(walk, right.row) or max(len(batch) + 2, 2) > MOST_RANK:
         raise Unsupported(f"operands of shapes {[walk.tensor(name).onnx_shape for name in names]}")
     inner = left.size(walk, left.column)
-    largest = math.prod(_largest(walk.tensor(name).quantization) for name in names)
-    if inner * largest >= 2**31:
-        raise Unsupported(f"the int32 accumulator could overflow: {inner} products of {largest} at most")
+    given = [walk.tensor(name).quantization for name in names]
+    largest, limit = math.prod(_largest(q) for q in given), max(most_sum(q) for q in given)
+    if inner * largest >= limit:
+        raise Unsupported(
+            f"the int{limit.bit_length()} accumulator could overflow: {inner} products of {largest} at most"
+        )
     row, column = (len(batch) if left.row >= 0 else -1), len(batch) + (left.row >= 0)
     column = column if right.column >= 0 else -1
     rank = len(batch) + (row >= 0) + (column >= 0)
@@ -64,13 +68,11 @@ def product(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         _copies(walk, left, right, wanted, column),
         _copies(walk, right.turned(), left.turned(), wanted, row),
     )
-    if turned < straight:
+    first, second = (q.kind.bytes for q in given)
+    turn = second > first or (second == first and turned < straight)  # 16-bit weights need such activations
+    if turn:
         left, right, row, column = right.turned(), left.turned(), column, row
-    order = (
-        wanted
-        if wanted is not None and wanted[-1] == column
-        else _order(len(batch), row, column, turned < straight)
-    )
+    order = wanted if wanted is not None and wanted[-1] == column else _order(len(batch), row, column, turn)
     sizes = left.size(walk, left.row), inner, right.size(walk, right.column)
     inputs = tuple(_dense(walk, operand) for operand in (left, right))
     scales = [np.float32(walk.tensor(name).quantization.scale) for name in names]
@@ -99,10 +101,15 @@ def _operands(walk: Walk, a: str, b: str) -> tuple[Operand, Operand, tuple[int, 
     return left, right, tuple(int(n) for n in batch)
 
 
+def most_sum(quantization: Quantization) -> int:
+    """What sums of products with this operand must stay below: an accumulator has 32 bits, or 48 for 16-bit work."""
+    return 2**47 if quantization.kind.bytes == 2 else 2**31
+
+
 def _largest(quantization: Quantization) -> int:
     """The greatest distance of a code from the zero point."""
-    info = np.iinfo(quantization.dtype)
-    return int(max(info.max - quantization.zero_point, quantization.zero_point - info.min))
+    kind = quantization.kind
+    return max(kind.high - quantization.zero_point, quantization.zero_point - kind.low)
 
 
 def _wanted(node: ir.Node, rank: int) -> tuple[int, ...] | None:

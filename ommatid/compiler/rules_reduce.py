@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler import unary
 from ommatid.compiler.attributes import integer, ints, middle, shape_of
 from ommatid.compiler.broadcast import (
     at_scale,
@@ -17,16 +16,16 @@ from ommatid.compiler.broadcast import (
     joined,
     of_rank,
     repeated,
+    rescaled,
     seen_as,
-    through_table,
+    turned,
     volume,
 )
-from ommatid.compiler.layers import Conv, Mean, Pool, Table, Window
-from ommatid.compiler.quantized import Made, Unsupported, Walk
+from ommatid.compiler.errors import Unsupported
+from ommatid.compiler.layers import Conv, Mean, Pool, Window
+from ommatid.compiler.quantized import Made, Walk
 from ommatid.isa.program import Quantization
 
-#: Every bit of a byte turned: the order of numbers is reversed, so that the least becomes the greatest.
-COMPLEMENT = np.arange(256, dtype=np.uint8) ^ 255
 #: Elements along one dimension of a window, or along K (fields of 16 bits).
 MOST = 65535
 
@@ -47,7 +46,8 @@ def sum_or_mean(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     name = walk.activation(node.inputs[0])
     axes = reduced_axes(walk, node, len(walk.tensor(name).onnx_shape))
     seen = _arrange(walk, node, name, axes, free_last=True)
-    if seen.reduced * 255 >= 2**31:
+    kind = walk.tensor(name).quantization.kind
+    if seen.reduced * (kind.high - kind.low) >= 2**31:
         raise Unsupported("the sum could overflow")
     count = 1 if node.op_type == "ReduceSum" else seen.reduced
     scale = np.float32(walk.tensor(name).quantization.scale)
@@ -76,17 +76,14 @@ def greatest_or_least(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     least = node.op_type == "ReduceMin"
     quantization = walk.tensor(name).quantization
     if least:
-        name = through_table(walk, name, COMPLEMENT, quantization, "turned")
+        name = turned(walk, name)
     seen = _arrange(walk, node, name, axes, free_last=False)
     if seen.reduced > MOST:
         raise Unsupported(f"the greatest of {seen.reduced} elements (at most {MOST})")
     found = Pool("max", Window((seen.reduced, 1)))
-    table = unary.to_bytes(unary.real_values(quantization), out)
-    if least:
-        table = table[COMPLEMENT]
     whole, result = (seen.before, seen.reduced, 1, seen.after), (seen.before, 1, 1, seen.after)
     made = seen_as(walk, node, quantization, found, seen.name, whole, seen.order, (), result)
-    return Made(made.operation, made.inputs, made.order, _steps(table))
+    return rescaled(walk, node, made, out, least)
 
 
 def greatest_of_several(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -105,13 +102,13 @@ def greatest_of_several(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     rows = []
     for name in names:
         if least:
-            name = through_table(walk, name, COMPLEMENT, out, "turned")
+            name = turned(walk, name)
         full = walk.in_order(repeated(walk, name, result), order)
         rows.append(walk.reshaped(full, images, (0, 1, 2, 3)))
     found = Pool("max", Window((len(rows), 1)))
     stacked = (images[0], len(rows), *images[2:])
     made = seen_as(walk, node, out, found, joined(walk, rows, 1), stacked, order, (), images)
-    return Made(made.operation, made.inputs, order, _steps(COMPLEMENT) if least else ())
+    return rescaled(walk, node, replace(made, order=order), out, least)
 
 
 def reduced_axes(walk: Walk, node: ir.Node, rank: int) -> list[int]:
@@ -155,7 +152,3 @@ def _arrange(walk: Walk, node: ir.Node, name: str, axes: Sequence[int], free_las
     left = sorted([*kept, *(gone if keep else ())])
     result = tuple(left.index(d) for d in (*before, *(gone if keep else ()), *after))
     return Reduction(moved, volume(shape, before), volume(shape, gone), volume(shape, after), result)
-
-
-def _steps(table: np.ndarray) -> tuple[Table, ...]:
-    return () if (table == np.arange(256)).all() else (Table(table),)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler import unary
+from ommatid.compiler import tables
 from ommatid.compiler.attributes import image, integer, ints, number, shape_of, text
 from ommatid.compiler.broadcast import at_scale, joined, picked
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.interpolation import (
     WHOLE,
     axes_of,
@@ -21,7 +22,7 @@ from ommatid.compiler.interpolation import (
     positions,
 )
 from ommatid.compiler.layers import Concat, Layer, Pad, Resize, View
-from ommatid.compiler.quantized import Made, Unsupported, Walk, default_order
+from ommatid.compiler.quantized import Made, Walk, default_order
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
@@ -32,7 +33,7 @@ def concat(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     rank = len(shape_of(node.outputs[0]))
     names = [
         at_scale(walk, v, out, f"{node.name}.{i}")
-        if rank > 4 or walk.constant(v) is not None
+        if rank > 4 or walk.constant(v) is not None or _wide(walk, v, out)
         else walk.activation(v)
         for i, v in enumerate(node.inputs)
     ]
@@ -41,12 +42,17 @@ def concat(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     if rank > 4:
         return Made(View(), (joined(walk, names, integer(node, "axis", 0) % rank),), order)
     axis = order.index(integer(node, "axis", 0) % rank)
-    tables: list[Array | None] = []
+    of_each: list[Array | None] = []
     for name in names:
-        quantization = walk.tensor(name).quantization
-        table = unary.to_bytes(unary.real_values(quantization), out)
-        tables.append(None if quantization == out else table)
-    return Made(Concat(axis, tuple(tables)), tuple(names), order)
+        given = walk.tensor(name).quantization
+        table = tables.to_codes(tables.real(tables.codes(given), given), out)
+        of_each.append(None if given == out else table)
+    return Made(Concat(axis, tuple(of_each)), tuple(names), order)
+
+
+def _wide(walk: Walk, value: ir.Value | None, out: Quantization) -> bool:
+    """Whether either has 16 bits: no table leads to the other scale in place."""
+    return 2 in (walk.tensor(walk.activation(value)).quantization.kind.bytes, out.kind.bytes)
 
 
 #: Which element stands at place i of an axis of n elements, outside it, by the mode of Pad.
@@ -81,9 +87,8 @@ def pad(walk: Walk, node: ir.Node, out: Quantization) -> Made:
 
 
 def code_of(value: float, out: Quantization) -> int:
-    """The bits of the byte that stands for a number, or for the nearest one that the scale can hold."""
-    info = np.iinfo(out.dtype)
-    return int(np.clip(np.rint(value / out.scale) + out.zero_point, info.min, info.max)) & 255
+    """The code that stands for a number, or for the nearest one that the scale can hold."""
+    return int(np.clip(np.rint(value / out.scale) + out.zero_point, out.kind.low, out.kind.high))
 
 
 def _pads(walk: Walk, node: ir.Node, rank: int) -> tuple[list[int], list[int]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from ommatid.compiler.attributes import integer, ints, shape_of
+from ommatid.compiler.errors import Unsupported
 from ommatid.compiler.layers import INDEX_BYTES, Layer, TopK, View
 from ommatid.compiler.movers import finish, reshaped_order
-from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.quantized import Walk
 from ommatid.isa.program import Quantization
 
 BYTES = Quantization(1.0, 0, "uint8")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ommatid.compiler import tables
 from ommatid.compiler.attributes import (
     image,
     integer,
@@ -18,9 +19,19 @@ from ommatid.compiler.attributes import (
     spatial_pads,
     two,
 )
-from ommatid.compiler.broadcast import at_scale, collapsed, of_rank, repeated, seen_as, through_table
-from ommatid.compiler.layers import Binary, Layer, Lrn, Map, Pool, Softmax, Window
-from ommatid.compiler.quantized import TRUTH, Made, Unsupported, Walk
+from ommatid.compiler.broadcast import (
+    at_scale,
+    collapsed,
+    of_rank,
+    repeated,
+    rescaled,
+    seen_as,
+    through_table,
+)
+from ommatid.compiler.errors import Unsupported
+from ommatid.compiler.layers import Binary, Layer, Lrn, Map, Pool, Softmax, View, Window
+from ommatid.compiler.quantized import TRUTH, Made, Walk
+from ommatid.compiler.regions import evaluate, root_of
 from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
@@ -118,11 +129,15 @@ def _mask(walk: Walk, node: ir.Node, turned: bool) -> str:
     label = f"{node.name}@mask{int(turned)}"
     if constant is not None:
         return walk.declare_constant(label, (constant.astype(np.bool_) ^ turned).astype(np.uint8), TRUTH)
-    found = walk.function_of_one(condition, [])
-    if found is None:
+    root = root_of(walk, condition, [])
+    if root is None:
         raise Unsupported("its condition is neither constant nor a comparison of one activation with numbers")
-    table = ((found[1] != 0) ^ turned).astype(np.uint8)
-    return through_table(walk, found[0], table, TRUTH, label)
+    quantization = walk.tensor(root).quantization
+    found = evaluate(walk, condition, root, tables.codes(quantization))
+    if found is None or quantization.kind.bytes == 2:
+        raise Unsupported("its condition is a comparison of 16-bit numbers, which no table holds")
+    table = ((found != 0) ^ turned).astype(np.uint8)
+    return through_table(walk, root, table, TRUTH, label)
 
 
 def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
@@ -135,9 +150,12 @@ def pool(walk: Walk, node: ir.Node, out: Quantization) -> Made:
     window = Window(kernel, strides, dilations, pads)
     quantization = walk.tensor(name).quantization
     if node.op_type == "MaxPool":
-        if quantization != out:
-            raise Unsupported("input and output of MaxPool have different scales")
-        return Made(Pool("max", window), (name,), order)
+        if quantization == out:
+            return Made(Pool("max", window), (name,), order)
+        pooled, label = f"{node.name}@pooled", node.name or ""
+        walk.declare(pooled, shape_of(node.outputs[0]), order, quantization)
+        walk.add(Layer(pooled, node.op_type, (label,), Pool("max", window), (name,), pooled))
+        return rescaled(walk, node, Made(View(), (pooled,), order), out)
     counted = bool(integer(node, "count_include_pad", 0)) and any(pads)
     if counted and integer(node, "ceil_mode", 0):
         raise Unsupported("count_include_pad with ceil_mode")
@@ -175,8 +193,16 @@ def softmax(walk: Walk, node: ir.Node, out: Quantization) -> Made:
         order = (*(d for d in order if d != axis), axis)
     if shape[axis] > 65535:
         raise Unsupported(f"shape {shape}")
-    scale = float(np.float32(walk.tensor(name).quantization.scale))
-    table = np.array([round(math.exp(-i * scale) * 2.0**31) for i in range(256)], np.uint64).astype(np.uint32)
+    table = _exponentials(walk.tensor(name).quantization)
     return Made(
         Softmax(table, float(np.float32(1) / np.float32(out.scale))), (walk.in_order(name, order),), order
     )
+
+
+def _exponentials(quantization: Quantization) -> Array:
+    """uint32 exponentials of 0, -1, ... -255 steps; of 16 bits, before them those of 0, -256, ... -65280 steps."""
+    scale = float(np.float32(quantization.scale))
+    steps, unit = list(range(256)), 2.0**31
+    if quantization.kind.bytes == 2:
+        steps, unit = [*range(0, 65536, 256), *steps], 2.0**32 - 1
+    return np.array([round(math.exp(-i * scale) * unit) for i in steps], np.uint64).astype(np.uint32)

@@ -155,7 +155,7 @@ def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: L
             low.home(name)
         if layer.name not in low.storage.free_layers:
             names = [name for name in (*operands(layer), layer.output) if not low.stays(name)]
-            rows = [math.prod(low.network.tensors[name].shape[2:]) for name in names]
+            rows = [math.prod(low.network.tensors[n].shape[2:]) * low.kind(n).bytes for n in names]
             low.make_room(4 * sum(rows))
             LOWER[type(layer.operation)](low, layer)
     except DoesNotFit as problem:

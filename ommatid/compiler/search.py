@@ -19,7 +19,7 @@ from ommatid.compiler.correct import correct_bias, helpful_gains, proto_of, shif
 from ommatid.compiler.equalize import EQUALIZED, Array, equalize, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.observe import Feeds, Observed, observe, runner
-from ommatid.compiler.qdq import share_ranges, to_qdq
+from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
 from ommatid.compiler.readers import limits, views
 from ommatid.compiler.recipe import Recipe, TensorRecipe
@@ -99,11 +99,13 @@ class Search:
     def _ranges(self, model: ir.Model, observed: Mapping[str, Observed]) -> dict[str, Choice]:
         """A range for every tensor observed: the recipe's, or by the method; alike where tensors share one."""
         values = ir.convenience.create_value_mapping(model.graph)
+        wide = sixteen(model, self.recipe)
         for name in observed.keys() - self.proposed.keys():
             entry = self.recipe.tensors.get(name, TensorRecipe())
             by = self.method if entry.method == "auto" else entry.method
             d = observed[name].histogram.distribution(*limits(values[name]))
-            methods = METHODS if by == "auto" else (by,)
+            # 16 bits hold all of a range: there is nothing to cut off
+            methods = (by,) if by != "auto" else ("minmax",) if name in wide else METHODS
             self.proposed[name] = choose(d, views(values[name]), methods, self.percent)
         choices = {name: self.proposed[name] for name in observed}
         share_ranges(model, choices)
@@ -147,7 +149,7 @@ class Search:
         """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
         names = [o.name or "" for o in self.model.graph.outputs]
         real = runner(proto_of(self.model), names, optimize=True)
-        quantised = to_qdq(candidate.model, candidate.choices, self.recipe.activations)
+        quantised = to_qdq(candidate.model, candidate.choices, self.recipe)
         rounded = runner(quantised, names, optimize=True)
         errors = []
         for feeds in self._judges():

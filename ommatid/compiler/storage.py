@@ -35,9 +35,9 @@ class Storage:
     free_layers: frozenset[str]
 
 
-def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Byte strides of a row-major tensor of one-byte elements."""
-    strides = [1]
+def dense_strides(shape: Sequence[int], element: int = 1) -> tuple[int, ...]:
+    """Byte strides of a row-major tensor of elements of so many bytes."""
+    strides = [element]
     for dim in reversed(shape[1:]):
         strides.append(strides[-1] * dim)
     return tuple(reversed(strides[: len(shape)]))
@@ -55,6 +55,7 @@ def plan_storage(network: Network) -> Storage:
     one buffer; then views and slices follow the tensors that they rename.
     """
     shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
+    element = {name: tensor.quantization.kind.bytes for name, tensor in network.tensors.items()}
     layers = [layer for stage in network.stages for layer in stage.layers]
     dense = _must_be_dense(layers)
     sliced = {layer.output for layer in layers if isinstance(layer.operation, Slice)}
@@ -64,8 +65,8 @@ def plan_storage(network: Network) -> Storage:
 
     def own(name: str) -> Spot:
         if name not in spots:
-            spots[name] = Spot(name, 0, dense_strides(shapes[name]))
-            sizes[name] = math.prod(shapes[name])
+            spots[name] = Spot(name, 0, dense_strides(shapes[name], element[name]))
+            sizes[name] = math.prod(shapes[name]) * element[name]
         return spots[name]
 
     for layer in reversed(layers):
@@ -96,9 +97,8 @@ def plan_storage(network: Network) -> Storage:
     for layer in layers:
         source = layer.inputs[0]
         if isinstance(layer.operation, View) and layer.output not in spots:
-            spots[layer.output] = Spot(
-                own(source).buffer, own(source).offset, dense_strides(shapes[layer.output])
-            )
+            strides = dense_strides(shapes[layer.output], element[layer.output])
+            spots[layer.output] = Spot(own(source).buffer, own(source).offset, strides)
             free.add(layer.name)
         elif isinstance(layer.operation, Slice) and layer.output not in spots and layer.output not in dense:
             spot, cut = own(source), layer.operation

@@ -38,6 +38,8 @@ class ConvShape:
     operand_row_bytes: int
     flat: bool  # pixels of a stripe can be taken in one row
     depthwise: bool
+    element: int = 1  # bytes of an activation: as many passes of the array
+    widest: int = 1  # bytes of what the vector engine works on
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def plan_conv(shape: ConvShape, target: Target, free_bytes: int, buffers: int = 
     best: tuple[float, ConvPlan] | None = None
     smallest = math.inf
     for block_channels in _block_channels(shape, target):
-        pixels = target.accumulator_bytes // 2 // 4 // block_channels
+        pixels = _accumulators(shape, target) // block_channels
         for rows in _stripe_rows(shape.rows):
             for chunk in _chunks(shape, block_channels):
                 plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers)
@@ -87,8 +89,8 @@ def plan_conv(shape: ConvShape, target: Target, free_bytes: int, buffers: int = 
 def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -> ConvPlan:
     """Weights of one block of channels loaded in parts: for rows of weights longer than the SRAM."""
     unit = shape.block_unit
-    pixels = target.accumulator_bytes // 2 // 4 // unit
-    if not shape.depthwise and shape.rows * shape.columns <= pixels:
+    pixels = _accumulators(shape, target) // unit
+    if not shape.depthwise and unit <= target.mx_channels and shape.rows * shape.columns <= pixels:
         most = 32 if shape.kernel == (1, 1) else shape.kernel[0]
         weightless = replace(shape, weight_bytes_per_unit=0)
         rest = sram_bytes(weightless, ConvPlan(shape.rows, unit, 1, pixels))
@@ -98,9 +100,14 @@ def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -
     raise DoesNotFit(smallest)
 
 
+def _accumulators(shape: ConvShape, target: Target) -> int:
+    """How many fit in half of their memory."""
+    return target.accumulator_bytes // 2 // (4 * shape.element)
+
+
 def _block_channels(shape: ConvShape, target: Target) -> list[int]:
     """Multiples of the unit, doubling; at least 16 pixels must fit in half the accumulators."""
-    limit = target.accumulator_bytes // 2 // 4 // 16
+    limit = _accumulators(shape, target) // 16
     sizes = [shape.block_unit]
     while sizes[-1] < shape.channels and sizes[-1] * 2 <= limit:
         sizes.append(sizes[-1] * 2)
@@ -147,7 +154,7 @@ def sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
     operand = aligned(plan.stripe_rows * shape.operand_row_bytes)
     outputs = aligned(plan.stripe_rows * shape.output_row_bytes * chunk_channels // shape.channels)
     weights = aligned(_weight_bytes(shape, chunk_channels))
-    constants = aligned(shape.channels * 8 + 512)
+    constants = aligned(shape.channels * 8 + (512 if shape.widest == 1 else 2052))
     return (
         (inputs + operand) * min(stripes, plan.buffers)
         + outputs * min(stripes * chunks, plan.buffers)
@@ -182,11 +189,13 @@ def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> t
     for height, width in blocks:
         if shape.depthwise:
             pixels = target.depthwise_macs_per_cycle // k
-            span = (pixels - 1) * shape.stride[1] + shape.kernel[1]
-            row = max(shape.kernel[1], -(-span * k // target.port_mx_activation_bytes_per_cycle))
+            span = ((pixels - 1) * shape.stride[1] + shape.kernel[1]) * shape.element
+            row = max(
+                shape.element * shape.kernel[1], -(-span * k // target.port_mx_activation_bytes_per_cycle)
+            )
             cycles += -(-channels // k) * height * -(-width // pixels) * shape.kernel[0] * row + 16
         else:
-            pixel_cycles = -(-height * width // target.mx_pixels)
+            pixel_cycles = -(-height * width // target.mx_pixels) * shape.element
             cycles += -(-channels // lanes) * shape.steps * max(pixel_cycles, load) + load + 8
     return cycles * channel_blocks, len(blocks) * channel_blocks
 
@@ -205,7 +214,7 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     stripes = shape.images * -(-shape.rows // plan.stripe_rows)
     array, instructions = _mx_cycles(shape, plan, target, plan.stripe_rows)
     array *= shape.images * shape.rows / plan.stripe_rows
-    elements = shape.images * shape.rows * shape.columns * shape.channels
+    elements = shape.images * shape.rows * shape.columns * shape.channels * shape.widest
     vector = elements / target.vx_elements_per_cycle + 16 * instructions * stripes
     input_bytes = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
     output_bytes = plan.stripe_rows * shape.output_row_bytes * _burst_waste(shape, plan, target)

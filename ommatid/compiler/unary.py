@@ -1,7 +1,6 @@
-"""Unary functions: the float operators that a 256-entry table can stand for.
+"""Unary functions: the float operators that a table can stand for.
 
-Evaluated in float64, one value at a time with Python's ``math``; results are rounded to nine decimals of an
-output step before they are rounded to a code, so that the last bits of a math library cannot show.
+Evaluated in float64, one value at a time with Python's ``math``.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
-from ommatid.isa.program import Quantization
 
 Array = np.ndarray[Any, Any]
 Attributes = Callable[[str, float], float]
@@ -102,27 +99,8 @@ LOGIC: dict[str, Callable[..., Array]] = {
 }
 
 
-def codes(quantization: Quantization) -> Array:
-    """The 256 integers that bytes 0 to 255 stand for (float64)."""
-    return np.arange(256, dtype=np.uint8).view(quantization.dtype).astype(np.float64)
-
-
-def real_values(quantization: Quantization, table: Array | None = None) -> Array:
-    """What bytes 0 to 255 (or the bytes that a table makes of them) stand for (float64 [256])."""
-    values = codes(quantization) if table is None else table.view(quantization.dtype).astype(np.float64)
-    return (values - quantization.zero_point) * float(np.float32(quantization.scale))
-
-
-def to_bytes(values: Array, quantization: Quantization) -> Array:
-    """Real values as bytes of a quantised tensor (uint8)."""
-    info = np.iinfo(quantization.dtype)
-    steps = np.nan_to_num(values / float(np.float32(quantization.scale)), nan=0.0, posinf=1e9, neginf=-1e9)
-    rounded = np.rint(np.round(steps, 9)) + quantization.zero_point
-    return np.clip(rounded, info.min, info.max).astype(quantization.dtype).view(np.uint8)
-
-
 def apply(node: ir.Node, arguments: Sequence[Array]) -> Array | None:
-    """The node's value from those of its inputs (float64 [256] or scalars), or None if it is no such operator."""
+    """The node's value from those of its inputs (float64 [n] or scalars), or None if it is no such operator."""
 
     def attribute(name: str, default: float) -> float:
         return float(node.attributes[name].as_float()) if name in node.attributes else default

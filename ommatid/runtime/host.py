@@ -57,6 +57,8 @@ class CpuPartition:
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3
             options.add_session_config_entry("session.qdqisint8allowed", "1")
+            # activations of 16 bits by int8 weights in float32
+            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
             self._session = onnxruntime.InferenceSession(
                 self.partition.model, options, providers=["CPUExecutionProvider"]
             )

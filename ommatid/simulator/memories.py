@@ -47,14 +47,16 @@ class Memories:
         """A tensor's bytes in memory as an array of its memory shape and type, without copying."""
         memory = self.dram if placed.memory == Memory.DRAM else self.sram[0]
         dtype = np.dtype(placed.tensor.quantization.dtype)
-        return as_strided(memory[placed.address :].view(dtype), placed.tensor.shape, placed.strides)
+        held = memory[placed.address :]
+        held = held[: len(held) // dtype.itemsize * dtype.itemsize].view(dtype)
+        return as_strided(held, placed.tensor.shape, placed.strides)
 
     def write(self, placed: Placed, values: Array) -> None:
-        """Put a tensor (its memory shape, int8 or uint8) where it lies."""
+        """Put a tensor (its memory shape and type) where it lies."""
         self.window(placed)[...] = values
 
     def read(self, placed: Placed) -> Array:
-        """A copy of a tensor (its memory shape, int8 or uint8)."""
+        """A copy of a tensor (its memory shape and type)."""
         return self.window(placed).copy()
 
 

@@ -183,9 +183,16 @@ def test_recipes(ommatid: Any, files: Path) -> None:
     assert ommatid(*given, "-o", "b.omm", "--recipe", "r.toml").status == 0
     assert Path("a.omm").read_bytes() == Path("b.omm").read_bytes()
     assert load("a.omm").info["recipe"] == Path("r.toml").read_text()
-    Path("r.toml").write_text(Path("r.toml").read_text().replace('"int8"', '"int16"', 1))
-    refused = ommatid(*given, "-o", "b.omm", "--recipe", "r.toml")
-    assert refused.status == 2 and "precision 'int16' is not supported yet" in refused.err
+    text = Path("r.toml").read_text()
+    for precision, status in (("int16", 0), ("int3", 2)):
+        edited = text.replace('[layers."first"]', f'[layers."first"]\nprecision = "{precision}"')
+        Path("r.toml").write_text(edited)
+        made = ommatid(*given, "-o", "b.omm", "--recipe", "r.toml")
+        assert made.status == status and ("precision is 'int3'" in made.err) == (status == 2)
+    kinds = {p.tensor.quantization.dtype for p in load("b.omm").placed}
+    assert kinds == {"uint8", "int16"}
+    assert ommatid(*given, "-o", "c.omm", "--activations", "int16").status == 0
+    assert {p.tensor.quantization.dtype for p in load("c.omm").placed} == {"int16"}
 
 
 def test_findings(ommatid: Any, files: Path) -> None:

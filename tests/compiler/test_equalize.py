@@ -18,6 +18,7 @@ from ommatid.compiler.observe import observe
 from ommatid.compiler.plan import make_plan
 from ommatid.compiler.qdq import activations, to_qdq
 from ommatid.compiler.ranges import Choice
+from ommatid.compiler.recipe import Recipe
 from ommatid.compiler.search import adjusted
 from tests import networks
 from tests.networks import helper
@@ -56,7 +57,7 @@ def sqnr_db(model: ir.Model, exact: onnx.ModelProto) -> float:
     """Of the model quantised by least and greatest values."""
     seen = observe(proto_of(model), activations(model), SAMPLES)
     ranges = {n: Choice(o.histogram.low, o.histogram.high, "minmax", 0) for n, o in seen.items()}
-    quantised = to_qdq(model, ranges, "uint8")
+    quantised = to_qdq(model, ranges, Recipe())
     signal = noise = 0.0
     for feeds in SAMPLES:
         real = run(exact, feeds)

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions
-from ommatid.compiler.model import import_model
+from ommatid.compiler.model import contributed_quantizers, import_model
 from ommatid.compiler.plan import make_plan
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.recipe import LayerRecipe, Recipe
@@ -134,3 +134,24 @@ def test_what_onnxruntime_cannot_run() -> None:
         quantised(networks.convolution(), calibration=[{}])
     with pytest.raises(CompileError, match="unknown calibration method 'mean'"):
         quantised(networks.convolution(), method="mean")
+
+
+def test_clamps_stay_where_a_zero_point_is_at_no_end() -> None:
+    """Of 16 bits no rounding clamps what is below zero: Relu and Clip stay, in one piece with the convolution."""
+    made = networks.convolution()
+    clip = [node("Clip", "r low high", "k")]
+    made.graph.node.insert(2, clip[0])
+    made.graph.node[3].input[0] = "k"
+    made.graph.initializer.extend(
+        numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0.1), ("high", 2.0))
+    )
+    narrow, wide = (quantised(made, activations=kind, method="minmax") for kind in ("uint8", "int16"))
+    assert {"Relu", "Clip"} & {n.op_type for n in narrow.graph.node} == set()
+    ops = [n.op_type for n in wide.graph.node if n.op_type not in ("DequantizeLinear", "QuantizeLinear")]
+    assert ops == ["Conv", "Relu", "Clip", "Conv"]
+    (clamped,) = [n for n in wide.graph.node if n.op_type == "Clip"]
+    (relu,) = [n for n in wide.graph.node if n.op_type == "Relu"]
+    assert (relu.input[0], relu.output[0], clamped.output[0]) == ("c", "r", "k")
+    contributed_quantizers(wide)  # which this opset does not have
+    real, rounded = (run(each, SAMPLES[0]) for each in (made, wide))
+    assert abs(real - rounded).max() < 0.03 * abs(real).max()  # of 8-bit weights

@@ -27,8 +27,10 @@ TENSORS = st.builds(
 )  # fmt: skip
 SWITCH = st.sampled_from([None, True, False])
 RECIPES = st.builds(
-    Recipe, st.sampled_from(["uint8", "int8"]), st.dictionaries(NAMES, TENSORS, max_size=4),
-    st.dictionaries(NAMES, st.builds(LayerRecipe, st.just("int8"), SWITCH, SWITCH), max_size=4),
+    Recipe, st.sampled_from(["uint8", "int8", "int16"]), st.dictionaries(NAMES, TENSORS, max_size=4),
+    st.dictionaries(
+        NAMES, st.builds(LayerRecipe, st.sampled_from([None, "int8", "int16"]), SWITCH, SWITCH), max_size=4
+    ),
 )  # fmt: skip
 
 
@@ -57,7 +59,6 @@ HEAD = 'schema = "ommatid.recipe/1"\n'
         (HEAD + "[tensors.x]\nlow = 1.0", "tensor 'x': has only one of low and high"),
         (HEAD + "[tensors.x]\nlow = 1.0\nhigh = inf", "tensor 'x': low and high must be finite"),
         (HEAD + "[tensors.x]\nlow = 1.0\nhigh = 0.0", "tensor 'x': low = 1.0 is above high = 0.0"),
-        (HEAD + '[layers.c]\nprecision = "int16"', "layer 'c': precision 'int16' is not supported yet"),
         (HEAD + '[layers.c]\nprecision = "int3"', "layer 'c': precision is 'int3'"),
         (HEAD + '[layers.c]\nequalize = "yes"', "layer 'c': equalize must be true or false"),
     ],
@@ -93,8 +94,28 @@ def test_what_a_layer_says_is_done() -> None:
         made = compile_model(networks.convolution(), calibration=SAMPLES, recipe=recipe)
         return from_toml(made.info["recipe"]).layers["second"]
 
-    assert layers(equalize=False, correct_bias=False) == LayerRecipe("int8", False, False)
+    assert layers(equalize=False, correct_bias=False) == LayerRecipe(None, False, False)
     assert layers(equalize=False, correct_bias=True).equalize is False
+
+
+@pytest.mark.parametrize("activations", ["uint8", "int16"])
+def test_a_layer_of_another_precision(activations: str) -> None:
+    """What a layer reads and writes has its precision, all else that of the recipe; 16 bits win."""
+    other = {"uint8": "int16", "int16": "int8"}[activations]
+    recipe = Recipe(activations, layers={"second": LayerRecipe(other)})
+    made = compile_model(networks.convolution(), calibration=SAMPLES, recipe=recipe, optimize=0)
+    assert [p.placement for p in made.partitions] == ["npu"]
+    kinds = {
+        p.tensor.name.removesuffix("_QuantizeLinear_Output"): p.tensor.quantization.dtype for p in made.placed
+    }
+    first, *_, last = (node.name for node in networks.convolution().graph.node)
+    assert (first, last) == ("first", "second")
+    wanted = {"uint8": {"x": "uint8", "y": "int16"}, "int16": {"x": "int16", "y": "int8"}}[activations]
+    assert wanted.items() <= kinds.items() and set(kinds.values()) == set(wanted.values())
+    again = compile_model(
+        networks.convolution(), calibration=SAMPLES, recipe=from_toml(made.info["recipe"]), optimize=0
+    )
+    assert to_bytes(again) == to_bytes(made)
 
 
 def test_names_that_the_model_does_not_have() -> None:

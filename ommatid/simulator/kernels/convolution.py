@@ -22,7 +22,15 @@ from ommatid.isa.compiled import kernel
 from ommatid.isa.elements import I16
 from ommatid.simulator.kernels.arithmetic import columns, portion, rows
 from ommatid.simulator.kernels.multiply import multiply
-from ommatid.simulator.kernels.vectors import LANES, load_longs, store_longs, wrapped
+from ommatid.simulator.kernels.vectors import (
+    LANES,
+    ints,
+    load_longs,
+    load_shorts,
+    store,
+    store_longs,
+    wrapped,
+)
 
 MOST_QUADS = 8192  # whose products fit in int32: 32768 * 255 * 255 < 2 ** 31
 
@@ -151,16 +159,11 @@ def staged(f: Any, sram: Any, plane: Any, like: Any, sign: int, less: int, paddi
         run, count = (cin, stop - start) if pixel != size * cin else ((stop - start) * cin, 1)
         for x in range(count):
             to = out[start * cin + x * run : start * cin + (x + 1) * run]
-            convert(run_of(sram, at + x * pixel, run, plane), flip, less, to)
+            if plane is None:
+                convert(sram[at + x * pixel : at + x * pixel + run], flip, less, to)
+            else:
+                convert_plane(sram, at + x * pixel + plane, sign, less, to)
     return image, row, cin, -first * row
-
-
-@kernel
-def run_of(sram: Any, at: int, count: int, plane: Any) -> Any:
-    """The bytes of so many elements, or of a plane of 16-bit ones."""
-    if plane is None:
-        return sram[at : at + count]
-    return sram[at + plane : at + plane + 2 * count - 1 : 2]
 
 
 @kernel
@@ -204,6 +207,15 @@ def plane_tiles(f: Any, array: Any, sram: Any, plane: int) -> Any:
     for i in range(size):
         apart[i] = weights[2 * i + plane]
     return tiles(f, array, apart, plane == 1, 0)
+
+
+@kernel
+def convert_plane(sram: Any, at: int, sign: int, less: int, out: Any) -> None:
+    """As ``convert``, of every other byte."""
+    flip, lower, low = ints(np.int32(sign)), ints(np.int32(less)), ints(np.int32(255))
+    for i in range(0, len(out), LANES):
+        left = len(out) - i
+        store(out, i, left, ((load_shorts(sram, at + 2 * i, left) & low) ^ flip) - lower)
 
 
 @kernel
