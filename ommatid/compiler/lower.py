@@ -74,7 +74,9 @@ class Lowering:
     target: Target
     resident: frozenset[str]
     dram_address: Mapping[str, int]
-    buffers: int = 2  # of a convolution's tiles of one kind
+    buffers: int = (
+        2  # of a convolution's tiles of one kind; 1: where not even that fits, layers are cut finer
+    )
     emitter: Emitter = field(default_factory=Emitter)
     sram: Sram = field(init=False)
     homes: dict[str, Home] = field(default_factory=dict)
@@ -173,16 +175,16 @@ class Lowering:
 
     # --- tiles ---------------------------------------------------------------------------------------
 
-    def bring(self, name: str, image: int, first: int, rows: int) -> Region:
-        """Rows of a tensor for reading: in place, or loaded into a tile that ``drop`` gives back."""
-        address, symbol, row, pixel = self._locate(name, image, first)
-        _, _, w, c = self.shape(name)
-        kind = self.kind(name)
-        if self.stays(name):
-            return Region(address, row, pixel, symbol, first, rows, w, c, kind)
-        region = self.new_tile(rows, w, c, first, kind)
-        run, loops = merged(c * kind.bytes, [(w, pixel, region.pixel), (rows, row, region.row)])
-        self.dma("load", address, symbol, region.address, region.symbol, run, loops)
+    def bring(
+        self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0
+    ) -> Region:
+        """Rows (and a range of channels) of a tensor for reading: in place, or a tile that ``drop`` gives back."""
+        region = self.open(name, image, first, rows, channel, channels)
+        if region.tile is not None:
+            address, symbol, row, pixel = self._locate(name, image, first)
+            address, run = address + channel * region.kind.bytes, region.channels * region.kind.bytes
+            run, loops = merged(run, [(region.columns, pixel, region.pixel), (rows, row, region.row)])
+            self.dma("load", address, symbol, region.address, region.symbol, run, loops)
         return region
 
     def open(

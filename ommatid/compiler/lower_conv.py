@@ -7,7 +7,7 @@ A transposed convolution is one plain convolution for each phase of its output g
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -240,12 +240,16 @@ def _stripe(
     out_h = low.shape(layer.output)[1]
     begin, end = _input_rows(job, first, rows, low.shape(layer.input_name)[1])
     out_first, out_rows = first * up, min(rows * up, out_h - first * up)
-    source = low.bring(layer.input_name, image, begin, end - begin)
+    narrow = job.plan.narrow
+    source = None if narrow else low.bring(layer.input_name, image, begin, end - begin)
     operand = _bring_operand(low, job, image, out_first, out_rows)
     done = 0
     for chunk in chunks:
         whole = len(chunks) == 1
         channels = chunk[-1].high - chunk[0].low
+        if narrow:
+            source = _bring_channels(low, job, image, (begin, end), chunk[0].low, channels)
+        assert source is not None
         target = low.open(layer.output, image, out_first, out_rows, chunk[0].low, channels)
         if job.plan.k_parts > 1:
             _compute_in_parts(low, job, chunk[0], source, operand, target, (first, rows), done)
@@ -256,9 +260,18 @@ def _stripe(
                 low.sram.release(weights.address)
         low.close(layer.output, image, target, 0 if whole else chunk[0].low)
         done += len(chunk)
-    low.drop(source)
+        if narrow or chunk is chunks[-1]:
+            low.drop(source)
     if operand is not None:
         low.drop(operand)
+
+
+def _bring_channels(
+    low: Lowering, job: Job, image: int, rows: tuple[int, int], channel: int, channels: int
+) -> Region:
+    """A part of the input's channels, addressed as if all were there."""
+    part = low.bring(job.layer.input_name, image, rows[0], rows[1] - rows[0], channel, channels)
+    return replace(part, address=part.address - channel * part.kind.bytes)
 
 
 def _input_rows(job: Job, first: int, rows: int, height: int) -> tuple[int, int]:

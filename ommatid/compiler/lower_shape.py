@@ -203,7 +203,7 @@ def _fill(low: Lowering, region: Region, value: int) -> None:
 
 
 def lower_transpose(low: Lowering, layer: Layer) -> None:
-    """Emit a transposition: leading dimensions that stay in place are cut into parts that fit.
+    """Emit a transposition: leading dimensions that stay in place are cut into parts that fit, then the next one.
 
     Raises:
         DoesNotFit: what must be in SRAM at once does not fit.
@@ -227,7 +227,14 @@ def _rearrange(low: Lowering, layer: Layer, shape: tuple[int, ...], perm: tuple[
     inner_perm = tuple(axis - fixed for axis in perm[fixed:])
     element = low.kind(layer.output).bytes
     inner = math.prod(inner_shape) * element
-    for at, count in _outer_parts(low, layer, outer, inner):
+    try:
+        parts = list(_outer_parts(low, layer, outer, inner))
+    except DoesNotFit:
+        if low.buffers > 1:
+            raise
+        _rearrange_in_parts(low, layer, outer, inner_shape, inner_perm)
+        parts = []
+    for at, count in parts:
         source = bring_flat(low, layer.input_name, at * inner, count * inner)
         target = open_flat(low, layer.output, at * inner, count * inner)
         in_strides = dense_strides(inner_shape, element)
@@ -239,6 +246,38 @@ def _rearrange(low: Lowering, layer: Layer, shape: tuple[int, ...], perm: tuple[
         if source[2]:
             low.sram.release(source[0])
     low.end_layer()
+
+
+def _rearrange_in_parts(
+    low: Lowering, layer: Layer, outer: int, shape: tuple[int, ...], perm: tuple[int, ...]
+) -> None:
+    """As ``_rearrange`` of ``outer`` blocks of this shape: cut along what is the outermost dimension in the output."""
+    element, axis = low.kind(layer.output).bytes, perm[0]
+    strides, size = dense_strides(shape, element), math.prod(shape) * element
+    row = size // shape[axis]
+    tiles = row * sum(not low.stays(name) for name in (layer.input_name, layer.output))
+    rows = stripe_rows(low, shape[axis], row, tiles)
+    home, stays = low.home(layer.input_name), low.stays(layer.input_name)
+    begins = home.address + low.storage.spots[layer.input_name].offset
+    for at, first in itertools.product(range(outer), range(0, shape[axis], rows)):
+        count = min(rows, shape[axis] - first)
+        address = begins + at * size + first * strides[axis]
+        symbol, steps = home.symbol, strides
+        if not stays:
+            run = count * strides[axis]
+            tile, symbol = low.raw_tile(count * row)
+            steps = dense_strides((*shape[:axis], count, *shape[axis + 1 :]), element)
+            loops = _split_count(math.prod(shape[:axis]), shape[axis] * strides[axis], run)
+            low.dma("load", address, home.symbol, tile, symbol, *merged(run, loops))
+            address = tile
+        begin = at * size + first * row
+        target = open_flat(low, layer.output, begin, count * row)
+        dims = (count, *(shape[a] for a in perm[1:]))
+        to = (target[0], dense_strides(dims, element), target[1])
+        copy_elements(low, dims, (address, tuple(steps[a] for a in perm), symbol), to, element)
+        close_flat(low, layer.output, begin, count * row, target)
+        if not stays:
+            low.sram.release(address)
 
 
 def _outer_parts(low: Lowering, layer: Layer, outer: int, inner: int) -> Iterator[tuple[int, int]]:

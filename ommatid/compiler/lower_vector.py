@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,15 +56,19 @@ def _tile_bytes(low: Lowering, name: str, row_bytes: int) -> int:
 
 
 def _stripes(
-    low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0
+    low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0, share: float = 1.0
 ) -> Iterator[tuple[int, int, int]]:
-    """(image, first row, rows) of the stripes of a layer's output; ``ratio`` input rows stand under one."""
+    """(image, first row, rows) of the stripes of a layer's output; ``ratio`` input rows stand under one.
+
+    ``share`` of the channels is there at a time.
+    """
     n, h, _, _ = low.shape(layer.output)
     name = layer.input_name
     tiles = int(_tile_bytes(low, name, low.row_bytes(name)) * ratio) + _tile_bytes(
         low, layer.output, low.row_bytes(layer.output)
     )
-    rows = stripe_rows(low, h, low.row_bytes(layer.output), tiles + extra, halo_bytes)
+    tile_bytes = math.ceil(tiles * share) + extra
+    rows = stripe_rows(low, h, low.row_bytes(layer.output), tile_bytes, math.ceil(halo_bytes * share))
     for image in range(n):
         for first in range(0, h, rows):
             yield image, first, min(rows, h - first)
@@ -155,12 +161,15 @@ def lower_pool(low: Lowering, layer: Layer) -> None:
     height, width = low.shape(layer.input_name)[1:3]
     span = (kh - 1) * dh + 1
     halo = _tile_bytes(low, layer.input_name, low.row_bytes(layer.input_name)) * max(span - sh, 0)
-    for image, first, rows in _stripes(low, layer, 0, halo, sh):
+    parts = _channel_parts(low, layer, halo, sh)
+    for (channel, channels), (image, first, rows) in itertools.product(
+        parts, _stripes(low, layer, 0, halo, sh, parts[0][1] / low.shape(layer.output)[3])
+    ):
         top = first * sh - window.pads[0]
         begin = min(max(top, 0), height - 1)
         end = max(min(top + (rows - 1) * sh + span, height), begin + 1)
-        source = low.bring(layer.input_name, image, begin, end - begin)
-        target = low.open(layer.output, image, first, rows)
+        source = low.bring(layer.input_name, image, begin, end - begin, channel, channels)
+        target = low.open(layer.output, image, first, rows, channel, channels)
         low.emitter.emit(
             "pool", {"src": source.symbol, "dst": target.symbol},
             **source_fields(source, low.quantization(layer.input_name)),
@@ -169,9 +178,21 @@ def lower_pool(low: Lowering, layer: Layer) -> None:
             stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw, out_h=rows, out_w=target.columns,
             c=target.channels, kind=int(pool.kind == "average"), count_pad=int(pool.count_pad), factor=pool.factor,
         )  # fmt: skip
-        low.close(layer.output, image, target)
+        low.close(layer.output, image, target, channel)
         low.drop(source)
     low.end_layer()
+
+
+def _channel_parts(low: Lowering, layer: Layer, halo: int, ratio: float) -> list[tuple[int, int]]:
+    """(first, count) of the channels to take at a time: all, unless not even a row of them fits in all of the SRAM."""
+    channels = each = low.shape(layer.output)[3]
+    while each > 1 and low.buffers == 1:
+        try:
+            next(_stripes(low, layer, 0, halo, ratio, each / channels))
+            break
+        except DoesNotFit:
+            each = -(-each // 2)
+    return [(at, min(each, channels - at)) for at in range(0, channels, each)]
 
 
 def lower_mean(low: Lowering, layer: Layer) -> None:

@@ -8,7 +8,6 @@ a *chunk* is the run of channel blocks whose weights are loaded as one.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 from ommatid.compiler.sram import DoesNotFit, aligned
@@ -46,7 +45,8 @@ class ConvShape:
 class ConvPlan:
     """The tile shape chosen. ``chunk_blocks`` blocks of ``block_channels`` share one load of weights.
 
-    Of several tiles of a kind, ``buffers`` are there at a time.
+    Of several tiles of a kind, ``buffers`` are there at a time. ``narrow``: of a depthwise convolution, a chunk brings
+    its own channels of the input only.
     """
 
     stripe_rows: int
@@ -55,6 +55,7 @@ class ConvPlan:
     block_pixels: int
     k_parts: int = 1
     buffers: int = 2
+    narrow: bool = False
 
     @property
     def chunk_channels(self) -> int:
@@ -63,27 +64,39 @@ class ConvPlan:
 
 
 def plan_conv(shape: ConvShape, target: Target, free_bytes: int, buffers: int = 2) -> ConvPlan:
-    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM; with one of a kind, nothing is loaded ahead.
+    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM.
+
+    With one buffer of a kind nothing is loaded ahead; a depthwise convolution is then cut by its channels, if two fit so.
 
     Raises:
         DoesNotFit: not even one row by one block of channels fits.
     """
+    plan = None
+    if buffers == 1 and shape.depthwise:
+        plan, _ = _cheapest(shape, target, free_bytes, 2, narrow=True)
+    if plan is None:
+        plan, smallest = _cheapest(shape, target, free_bytes, buffers)
+    return plan or _split_k(shape, target, free_bytes, smallest)
+
+
+def _cheapest(
+    shape: ConvShape, target: Target, free_bytes: int, buffers: int, narrow: bool = False
+) -> tuple[ConvPlan | None, int]:
+    """The cheapest plan that fits, if any does, and what the smallest needs."""
     best: tuple[float, ConvPlan] | None = None
-    smallest = math.inf
+    smallest = 1 << 62
     for block_channels in _block_channels(shape, target):
         pixels = _accumulators(shape, target) // block_channels
         for rows in _stripe_rows(shape.rows):
             for chunk in _chunks(shape, block_channels):
-                plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers)
+                plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers, narrow=narrow)
                 need = sram_bytes(shape, plan)
                 smallest = min(smallest, need)
                 if need <= free_bytes:
                     price = _price(shape, plan, target)
                     if best is None or price < best[0]:
                         best = (price, plan)
-    if best is not None:
-        return best[1]
-    return _split_k(shape, target, free_bytes, int(smallest))
+    return (best[1] if best else None), smallest
 
 
 def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -> ConvPlan:
@@ -150,13 +163,16 @@ def sram_bytes(shape: ConvShape, plan: ConvPlan) -> int:
     stripes = shape.images * -(-shape.rows // plan.stripe_rows)
     chunks = -(-_blocks(shape, plan) // plan.chunk_blocks)
     chunk_channels = min(plan.chunk_channels, shape.channels)
-    inputs = aligned(_input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes)
+    inputs = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
+    if plan.narrow:
+        inputs = inputs * chunk_channels // shape.channels
     operand = aligned(plan.stripe_rows * shape.operand_row_bytes)
     outputs = aligned(plan.stripe_rows * shape.output_row_bytes * chunk_channels // shape.channels)
     weights = aligned(_weight_bytes(shape, chunk_channels))
     constants = aligned(shape.channels * 8 + (512 if shape.widest == 1 else 2052))
     return (
-        (inputs + operand) * min(stripes, plan.buffers)
+        aligned(inputs) * min(stripes * (chunks if plan.narrow else 1), plan.buffers)
+        + operand * min(stripes, plan.buffers)
         + outputs * min(stripes * chunks, plan.buffers)
         + weights * min(chunks, plan.buffers)
         + constants
@@ -200,12 +216,12 @@ def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> t
     return cycles * channel_blocks, len(blocks) * channel_blocks
 
 
-def _burst_waste(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
-    """Bytes that storing a chunk's channels moves, over those it needs: short runs cost whole bursts."""
-    run, burst = plan.chunk_channels, target.dram_burst_bytes
-    if run >= shape.channels:
+def _burst_waste(shape: ConvShape, plan: ConvPlan, target: Target, element: int) -> float:
+    """Bytes that moving a chunk's channels costs, over those it needs: short runs cost whole bursts."""
+    run, pixel, burst = plan.chunk_channels * element, shape.channels * element, target.dram_burst_bytes
+    if run >= pixel:
         return 1.0
-    bursts = -(-run // burst) + (0 if run % burst == 0 and shape.channels % burst == 0 else 1)
+    bursts = -(-run // burst) + (0 if run % burst == 0 and pixel % burst == 0 else 1)
     return bursts * burst / run
 
 
@@ -216,8 +232,10 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     array *= shape.images * shape.rows / plan.stripe_rows
     elements = shape.images * shape.rows * shape.columns * shape.channels * shape.widest
     vector = elements / target.vx_elements_per_cycle + 16 * instructions * stripes
-    input_bytes = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
-    output_bytes = plan.stripe_rows * shape.output_row_bytes * _burst_waste(shape, plan, target)
+    input_bytes: float = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
+    if plan.narrow:
+        input_bytes *= _burst_waste(shape, plan, target, shape.element)
+    output_bytes = plan.stripe_rows * shape.output_row_bytes * _burst_waste(shape, plan, target, shape.widest)
     operand_bytes = plan.stripe_rows * shape.operand_row_bytes
     weights = _weight_bytes(shape, shape.channels)
     loads = weights * (1 if _stays(shape, plan) else stripes)

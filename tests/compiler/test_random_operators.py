@@ -593,6 +593,23 @@ def test_a_grouped_convolution_whose_weights_come_in_parts(tmp_path: Path) -> No
     check(Case([grouped], {"x": (1, 51, 4, 5)}, {"w": weights}), TINY, "uint8", 0, tmp_path / "qdq.onnx")
 
 
+@pytest.mark.parametrize("perm", [(0, 2, 3, 1), (0, 3, 2, 1), (0, 3, 1, 2)])
+@pytest.mark.parametrize("activations", ["uint8", "int16"])
+def test_a_transposition_of_more_than_fits(perm: tuple[int, ...], activations: str, tmp_path: Path) -> None:
+    nodes = [node("Relu", "x", "r"), node("Transpose", "r", "t", perm=perm), node("Sigmoid", "t")]
+    check(Case(nodes, {"x": (2, 50, 33, 20)}), TINY, activations, 0, tmp_path / "qdq.onnx")
+
+
+@pytest.mark.parametrize("kind", ["Conv", "MaxPool", "AveragePool"])
+@pytest.mark.parametrize("activations", ["uint8", "int16"])
+def test_rows_of_more_channels_than_fit(kind: str, activations: str, tmp_path: Path) -> None:
+    attributes: dict[str, Any] = {"kernel_shape": [5, 5], "pads": [2] * 4}
+    weights = np.random.default_rng(0).standard_normal((250, 1, 5, 5)).astype(np.float32)
+    attributes |= {"group": 250} if kind == "Conv" else {"strides": [2, 2]}
+    made = node(kind, "x w" if kind == "Conv" else "x", **attributes)
+    check(Case([made], {"x": (1, 250, 7, 41)}, {"w": weights}), TINY, activations, 2, tmp_path / "qdq.onnx")
+
+
 def check(case: Case, target: Target, activations: str, optimize: int, path: Path) -> None:
     """The model on the NPU beside onnxruntime."""
     model = build(case)
