@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ommatid.compiler import (
     movers,
+    rules_element,
     rules_matrix,
     rules_norm,
     rules_reduce,
@@ -23,6 +24,8 @@ RULES: dict[str, Rule] = {
     "Sum": rules_vector.add,
     "Sub": rules_vector.add,
     "Mul": rules_vector.mul,
+    "Div": rules_element.quotient,
+    "Pow": rules_element.power,
     "Where": rules_vector.where,
     "MaxPool": rules_vector.pool,
     "AveragePool": rules_vector.pool,
@@ -87,8 +90,6 @@ def table() -> list[tuple[str, str, str]]:
             name,
             (name, "NPU", "With numbers, or of one tensor: part of a table, or the condition of a Where."),
         )
-    for name in ("Div", "Pow"):
-        rows.setdefault(name, (name, "NPU", "With a constant number, or of one tensor: part of a table."))
     for name in ("BatchNormalization", "PRelu"):
         rows.setdefault(
             name, (name, "NPU", "An affine function by channel; folded into a convolution where legal.")

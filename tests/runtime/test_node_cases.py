@@ -35,7 +35,6 @@ ONE_ACTIVATION = {
 REASONS = {
     "more than inference by one result": "only its first output is computed",
     "it draws random numbers": "for training",
-    "no exact form in 8 bits: a quotient or power of two activations": "is not quantised",
     "a tensor without elements": "size zero",
 }
 #: An operator's cases in a type that the NPU takes; another number is a change that belongs here, too.
@@ -54,7 +53,7 @@ CASES = {
 }  # fmt: skip
 #: Those of them that have a reason.
 REFUSED = {
-    "Div": 3, "Dropout": 4, "MaxPool": 2, "Pow": 4, "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceMax": 1,
+    "Dropout": 4, "MaxPool": 2, "ReduceL1": 1, "ReduceL2": 1, "ReduceLogSum": 1, "ReduceMax": 1,
     "ReduceMin": 1, "ReduceSum": 2, "ReduceSumSquare": 1, "Reshape": 1, "Slice": 1, "Split": 2,
 }  # fmt: skip
 #: Cases of which onnxruntime makes something else: it counts whole elements where the standard has fractions.
