@@ -25,6 +25,16 @@ def lowest(typing_context: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def size(typing_context: Any, bits: Any) -> Any:
+    """How many members a set has."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def first(typing_context: Any, times: Any, at: Any) -> Any:
     """The least of eight times (float64, not negative), from ``at`` on, and the set of those that are equal to it."""
 
@@ -89,13 +99,3 @@ def without(takes: int, held: int) -> int:
 def members(lanes: int) -> int:
     """The set of the lanes that hold a one."""
     return lanes * 0x0102040810204080 >> 56 & 255
-
-
-@inlined
-def size(members: int) -> int:
-    """How many members a set has."""
-    count = 0
-    while members:
-        members &= members - 1
-        count += 1
-    return count

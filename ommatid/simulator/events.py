@@ -170,7 +170,7 @@ def free(work: Any, s: Any, q: int, now: float) -> int:
             return ask | put(w, s, q, signal, now)
         s.short[q] = short
     at = (s.done_first[q] + s.done_count[q]) % DONE
-    done = max(s.moved[q] + w.tail, w.start + w.cost + 1) + w.after if w.dma else now + w.after
+    done = max(s.moved[q] + w.tail, w.start + w.cost + 1) + w.after + w.late if w.dma else now + w.after
     s.done[q, at], s.done_time[q, at] = i, done
     s.done_count[q] += 1
     s.blocked |= (s.done_count[q] == s.done_most[q]) << q

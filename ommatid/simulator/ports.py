@@ -14,7 +14,7 @@ import numpy as np
 
 from ommatid.isa.compiled import kernel
 from ommatid.isa.instructions import MOST_CORES as CORES
-from ommatid.simulator.crowding import AHEAD_BEATS
+from ommatid.simulator.banks import AHEAD_BEATS
 from ommatid.simulator.state import DRAINED, LANDING, RATES, STREAMS
 
 NONE = 1e-6  # words that are no backlog: what float64 leaves
@@ -50,7 +50,12 @@ def port_rates(work: Any, s: Any, now: float) -> None:
             s.when[DRAINED] = min(s.when[DRAINED], now + s.waiting[k] / (s.serving[k] - s.arriving[k]))
         if s.waiting[k] > NONE and s.place[k] >= 0:
             through = now + np.ceil(s.waiting[k] / s.serving[k] - NONE) + 1
-            put_off(s, s.from_queue[k], s.place[k], max(s.floor[k], through + work[s.load[k]].after))
+            put_off(
+                s,
+                s.from_queue[k],
+                s.place[k],
+                max(s.floor[k], through + work[s.load[k]].after + work[s.load[k]].late),
+            )
 
 
 @kernel

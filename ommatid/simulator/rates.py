@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import inlined, kernel
+from ommatid.simulator.banks import AHEAD_BEATS, STARVATION_CYCLES
 from ommatid.simulator.bits import lowest, size
-from ommatid.simulator.crowding import AHEAD_BEATS, STARVATION_CYCLES
 from ommatid.simulator.state import LANES, RATES
 
 #: A core's engines by their priority at a bank: mx, vx, load, store.

@@ -41,7 +41,8 @@ RATES, BYTES = 1, 2
 #: ports, banks and bursts counted; ``words`` the SRAM words that it asks the banks of its core for in a cycle. Of a load
 #: or store (``dma``): ``dram_bytes`` that it moves, the most in a cycle (``cap``) and at once by credit (``claim``),
 #: cycles for which its port holds it at least and in which the last burst's words are written (``hold``, ``tail``), the
-#: set of cores that a load writes (``goes_to``). ``after`` are the cycles from free engine to end. ``next`` is the next
+#: set of cores that a load writes (``goes_to``). ``after`` are the cycles from free engine to end,
+#: and ``late`` those by which a load's words are written later because others hold their banks. ``next`` is the next
 #: of its queue (as many as there are instructions: none). ``takes`` has a one in the lane of each engine of its own core
 #: that it waits for, ``others`` are the queues of other cores that it waits for, ``signal`` all that it signals. Times
 #: -1: not yet. An instruction of mx or vx needs but the first 64 bytes while the loop runs.
@@ -50,7 +51,7 @@ WORK = np.dtype(
         ("takes", "i8"), ("pace", "f8"), ("cost", "f8"), ("words", "f8"), ("start", "f8"), ("released", "f8"),
         ("others", "u4"), ("signal", "u4"), ("next", "u4"), ("dma", "u1"), ("goes_to", "u1"), ("queue", "u2"),
         ("finish", "f8"), ("dram_bytes", "f8"), ("cap", "f8"), ("claim", "f8"), ("hold", "f8"), ("tail", "f8"),
-        ("after", "f8"), ("filler", "f8"),
+        ("after", "f8"), ("late", "f8"),
     ]
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ read. The reference machine steps the lists themselves.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,7 @@ WORDS: dict[str, Callable[[Array, Target], tuple[Array | int, Array | int]]] = {
 
 #: Instructions of vx whose lists are images.
 IMAGES = ("map", "reduce", "lrn")
-FREE = np.zeros((0, 0), np.uint8)  # no banks that anybody holds
+NOBODY = np.zeros(0, np.int64)  # no banks that anybody holds
 
 
 def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Array]:
@@ -147,7 +148,7 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
         if row.engine == Engine.VX:
             read_room, _, write_room = _vx_rooms(target)
             busiest = np.maximum(np.ceil(reads / read_room), np.ceil(writes / write_room))
-        pace[where] = startup + np.maximum(beats * crowded(records, row.mnemonic, beats, target), busiest)
+        pace[where] = startup + np.maximum(beats * _longer(records, row.mnemonic, beats, target), busiest)
     return words, pace
 
 
@@ -158,22 +159,41 @@ def startup_cycles(r: Array, mnemonic: str, target: Target) -> Array:
     return np.full(len(r), DW_STARTUP_CYCLES if mnemonic == "dwconv" else VX_STARTUP_CYCLES, np.int64)
 
 
-def crowded(
-    r: Array, mnemonic: str, beats: Array, target: Target, others: Array = FREE, own: Array = FREE
-) -> Array:
-    """How many times longer the beats of instructions take because words crowd in few banks (float64).
+def _longer(r: Array, mnemonic: str, beats: Array, target: Target) -> Array | float:
+    """How many times longer the beats of these instructions take because words crowd in few banks."""
+    crowd = crowding_of(r, mnemonic, beats, target)
+    return crowd.factors() if crowd else 1.0
 
-    ``others`` and ``own`` as in ``crowding.py``, of a single instruction; 1 where the lists are not looked at.
-    """
+
+@dataclass(frozen=True)
+class Crowding:
+    """Instructions of a mnemonic as an entry of ``crowding.py`` takes them: one of each of the ``columns``."""
+
+    step: Callable[..., Array]
+    columns: tuple[Array, ...]
+    rest: tuple[Any, ...]
+
+    def factors(self, which: slice = slice(None), others: Array = NOBODY, own: Array = NOBODY) -> Array:
+        """How many times longer their beats take because words crowd in few banks (float64).
+
+        ``others`` and ``own`` as in ``crowding.py``, of a single instruction.
+        """
+        return self.step(*(column[which] for column in self.columns), *self.rest, others, own)
+
+
+def crowding_of(r: Array, mnemonic: str, beats: Array, target: Target) -> Crowding | None:
+    """What tells how these instructions crowd; None where the lists of this mnemonic are not looked at."""
+    banks, vx_rooms, mx_rooms = target.sram_banks, _vx_rooms(target), _mx_rooms(target)
     if mnemonic == "conv":
-        return _crowded_convolutions(r, target, others, own)
+        return Crowding(crowding.convolutions, (r, _tiles(r, target)), (mx_rooms, banks))
     if mnemonic == "dwconv":
-        return _crowded_depthwise(r, beats, target, others, own)
+        columns, rows = _kernel_rows(r, beats, target)
+        return Crowding(crowding.depthwise, (r, rows), (columns, mx_rooms, DW_STARTUP_CYCLES, banks))
     if mnemonic == "copy":
-        return crowding.copies(r, beats, target.sram_banks, _vx_rooms(target), others, own)
+        return Crowding(crowding.copies, (r, beats), (banks, vx_rooms))
     if mnemonic in IMAGES:
-        return crowding.images(_sides(r, mnemonic), beats, target.sram_banks, _vx_rooms(target), others, own)
-    return np.ones(len(r))
+        return Crowding(crowding.images, (_sides(r, mnemonic), beats), (banks, vx_rooms))
+    return None
 
 
 def _rooms(*ports: int) -> list[int]:
@@ -191,27 +211,27 @@ def _mx_rooms(target: Target) -> Array:
     return np.array([*_rooms(*ports), 1])
 
 
-def _crowded_convolutions(r: Array, target: Target, others: Array, own: Array) -> Array:
+def _tiles(r: Array, target: Target) -> Array:
+    """The tiles of conv instructions, as ``crowding.convolutions`` takes them."""
     k, activations = target.mx_k_bytes, target.port_mx_activation_bytes_per_cycle
     sets = _ceil(_i(r["out_h"]) * _i(r["out_w"]), target.mx_pixels)
     startup = startup_cycles(r, "conv", target)
     beats = passes(r) * sets * -(-k * target.mx_pixels // activations)
     beats = np.maximum(beats, startup - MX_PIPELINE_CYCLES)
-    shape = (k, target.mx_channels, target.mx_pixels, target.sram_banks)
+    tiles = conv_steps(r, target) * _ceil(r["cout"], target.mx_channels)
+    length = np.where(r["row_mode"] == 1, _i(r["kw"]) * _i(r["cin"]), _i(r["cin"]))
     words = _tile_bytes(r, target) // WORD_BYTES
-    return crowding.convolutions(
-        r, beats, _i(size(r["src_type"])), words, *shape, _mx_rooms(target), startup, others, own
-    )
+    table = tiles, beats, sets, target.mx_pixels, length, k, _i(size(r["src_type"])), words, startup
+    return np.stack(np.broadcast_arrays(*table), axis=1)
 
 
-def _crowded_depthwise(r: Array, beats: Array, target: Target, others: Array, own: Array) -> Array:
+def _kernel_rows(r: Array, beats: Array, target: Target) -> tuple[int, Array]:
+    """Output pixels of a kernel row of dwconv instructions, and these rows as ``crowding.depthwise`` takes them."""
     k = target.mx_k_bytes
     columns = max(1, target.depthwise_macs_per_cycle // k)
     rows = _ceil(r["c"], k) * _i(r["out_h"]) * _ceil(r["out_w"], columns) * _i(r["kh"])
-    shape, element = (k, columns, target.sram_banks), _i(size(r["src_type"]))
-    return crowding.depthwise(
-        r, beats // rows, element, *shape, _mx_rooms(target), DW_STARTUP_CYCLES, others, own
-    )
+    table = rows, beats // rows, k, _i(size(r["src_type"]))
+    return columns, np.stack(np.broadcast_arrays(*table), axis=1)
 
 
 def _sides(r: Array, mnemonic: str) -> Array:

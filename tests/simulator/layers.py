@@ -62,13 +62,12 @@ def compile_workload(name: str, target: str, path: Path) -> Program:
 
 def pieces(name: str, program: Program) -> list[Piece]:
     """All layers that have instructions of their own, one after the other."""
-    found = []
+    found, work = [], timing.decode(program.instructions, program.target)
     edges = np.flatnonzero(np.diff(program.layer_of)) + 1
     for begin, end in zip([0, *edges.tolist()], [*edges.tolist(), len(program.layer_of)], strict=True):
         if (layer := int(program.layer_of[begin])) >= 0:
-            found.append(
-                Piece(f"{name} {program.layers[layer].name}", kind_of(program, begin, end), begin, end)
-            )
+            kind = kind_of(program, begin, end) + (", crowded" if crowded(work[begin:end]) else "")
+            found.append(Piece(f"{name} {program.layers[layer].name}", kind, begin, end))
     return found
 
 
@@ -81,6 +80,12 @@ def kind_of(program: Program, begin: int, end: int) -> str:
         first = view(stream, kind)[stream["opcode"] == BY_MNEMONIC[kind].opcode][0]
         kind += f" {first['kh']}x{first['kw']}"
     return kind
+
+
+def crowded(work: Any) -> bool:
+    """Whether words of WORK records that do not come from DRAM crowd in few banks: the fast model's view."""
+    own = work["dram_bytes"] == 0
+    return bool(work["pace"][own].sum() > 1.05 * work["cost"][own].sum())
 
 
 def run_pieces(path: Path, chosen: list[Piece]) -> list[Outcome]:

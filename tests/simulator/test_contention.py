@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -123,3 +125,35 @@ def test_a_map_longer_than_what_is_stepped_starves_while_a_crowded_convolution_r
     fast, judge = held(b, i)
     assert judge > 200 + cost_cycles(b.stream(), b.target)[i] > 2 * 2048
     assert abs(fast - judge) <= 0.01 * judge
+
+
+def crowded_convolution(b: Builder, **more: Any) -> int:
+    """A convolution whose own words crowd: it holds some banks nearly always."""
+    return b.conv(
+        src=0, src_row=28 * PITCH, src_pixel=PITCH, in_h=14, in_w=28, out_h=14, out_w=28, kh=3, kw=3, pad_top=1,
+        pad_left=1, cin=16, cout=32, weights=130304, acc_pixel=128, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["ommatid-1k", "ommatid-4k"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_words_of_loads_starve_at_the_banks_that_a_crowded_convolution_holds(target: str, count: int) -> None:
+    b = Builder(target)
+    crowded_convolution(b)
+    for n in range(count):  # those of one queue wait behind each other
+        b.load(run=4096, src=n << 12, dst=524288 + (n << 12), signal=["ctl"])
+    b.end(wait=["load"])
+    fast, judge = both(b)
+    late = max(np.array(judge[2]) - np.array(judge[1]))
+    assert late > 200 + b.target.dram_latency_cycles
+    assert within(fast, judge) <= 8
+
+
+@pytest.mark.parametrize("run", [1024, 8192])
+def test_words_of_a_store_starve_there(run: int) -> None:
+    alone, b = Builder(), Builder()
+    crowded_convolution(b)
+    i = [each.store(src=524288, dst=1 << 16, run=run) for each in (alone, b)][1]
+    fast, judge = held(b, i)
+    assert judge > 30 + held(alone, 0)[1]
+    assert abs(fast - judge) <= 0.02 * judge + 8

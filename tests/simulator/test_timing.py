@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ommatid.isa.instructions import Engine
 from ommatid.isa.program import Program
 from ommatid.isa.target import load_target
-from ommatid.simulator import reference
+from ommatid.simulator import events, reference
 from ommatid.simulator.functional import Machine
+from ommatid.simulator.state import fresh, prepare
 from ommatid.simulator.timing import EngineTime, SimulationError, Timing, simulate
 from tests.isa.builder import Builder
 
@@ -212,13 +213,12 @@ def test_who_is_last_at_the_banks_gets_what_is_left_or_a_sixteenth(banks: int, m
 
 
 def test_engines_that_share_banks_may_end_together() -> None:
-    b = Builder(replace(load_target(), sram_banks=4))
-    b.conv(in_h=32, in_w=32, out_h=32, out_w=32, cin=16, cout=16, src_row=512, src_pixel=16, weights=32768,
-           acc_pixel=64)  # fmt: skip
-    b.fill(dst=400000, run=48 * 16)
-    timing = simulate(b.program())
-    # conv: 256 sets of 4 words and 16 of weights in 272 cycles; that leaves 48 of 4 * 272, which fill takes
-    assert timing.released.tolist() == [20 + 272, 20 + 272]
+    # one asks 4 banks for 1040 words in 272 cycles; that leaves 48 of 4 * 272, which the other takes
+    none = np.zeros(2, np.uint32)
+    cost, words = np.array([272, 48]), np.array([1040 / 272, 1])
+    work = prepare(np.array([Engine.MX, Engine.LOAD]), none, none, cost=cost, pace=cost, words=words)
+    events.run(work, fresh(work, 12.8, 64, 4))
+    assert work["released"] == pytest.approx([20 + 272, 20 + 272])
 
 
 def test_token_between_cores_takes_8_cycles() -> None:
