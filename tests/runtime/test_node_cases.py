@@ -170,4 +170,4 @@ def test_how_many_pass() -> None:
     assert set(CASES) <= OPERATORS and set(REFUSED) <= set(CASES)
     passed, all_of_them = sum(CASES.values()) - sum(REFUSED.values()), sum(CASES.values())
     print(f"{passed} of {all_of_them} cases pass, {100 * passed / all_of_them:.1f}%")
-    assert passed >= 0.94 * all_of_them
+    assert passed >= 0.95 * all_of_them
