@@ -20,6 +20,7 @@ from ommatid.cli.options import (
     facts_text,
     load_variant,
     rendered,
+    require_writable,
     stored_preprocess,
     variant_facts,
     variant_option,
@@ -141,12 +142,16 @@ def _load_npz(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 @click.command("profile")
 @click.argument("program_path", metavar="PROGRAM", type=click.Path())
+@click.option("--html", type=click.Path(), help="Write a page for a browser.")
+@click.option("--trace", type=click.Path(), help="Write a trace for ui.perfetto.dev.")
 @click.option("--csv", type=click.Path(), help="Write the layers as CSV.")
 @click.option("--top", type=click.IntRange(1), help="Only the costliest layers.")
 @variant_option
 @common()
 def profile_command(
     program_path: str,
+    html: str | None,
+    trace: str | None,
     csv: str | None,
     top: int | None,
     variant: int | None,
@@ -157,11 +162,19 @@ def profile_command(
 ) -> None:
     """Say where the cycles of PROGRAM go."""
     from ommatid.profiler.profile import profile
+    from ommatid.profiler.report import to_html
     from ommatid.profiler.table import layer_table, summary, to_csv
+    from ommatid.profiler.trace import to_trace
 
+    for each in filter(None, (html, trace, csv)):
+        require_writable(each)
     result = profile(load_variant(program_path, variant, quiet or as_json))
     if csv:
         write_whole(csv, to_csv(result).encode())
+    if html:
+        write_whole(html, to_html(result).encode())
+    if trace:
+        write_whole(trace, to_trace(result))
     if as_json:
         print_json("profile", result.to_dict())
     else:

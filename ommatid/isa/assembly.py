@@ -37,7 +37,7 @@ class AssemblyError(ValueError):
 def disassemble(program: Program) -> str:
     """The program as text; ``assemble`` gives back the same program."""
     lines = [TITLE, f"; target {program.target.name}, {len(program.instructions)} instructions"]
-    lines += _instruction_lines(program)
+    lines += instruction_lines(program)
     lines += ["", "metadata", json.dumps(header_of(program), sort_keys=True, allow_nan=False)]
     for name, array in tensors_of(program).items():
         if name != "instructions":
@@ -47,7 +47,8 @@ def disassemble(program: Program) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _instruction_lines(program: Program) -> list[str]:
+def instruction_lines(program: Program) -> list[str]:
+    """A line for each instruction: its number, engine and mnemonic, fields, tokens, and its layer as a comment."""
     stream = program.instructions
     views = {opcode: view(stream, row.mnemonic) for opcode, row in BY_OPCODE.items()}
     lines = []

@@ -14,6 +14,7 @@ import numpy as np
 from ommatid.isa.cost import dram_bytes
 from ommatid.isa.instructions import BY_OPCODE, Engine, Memory, queues, view
 from ommatid.isa.program import ROLES, Program
+from ommatid.profiler.tokens import by_queue, token_pairs
 from ommatid.simulator.state import LANES
 from ommatid.simulator.timing import Timing, decode
 
@@ -36,11 +37,11 @@ def lost_cycles(program: Program, run: Timing) -> Array:
     alone = np.ceil(np.where(dma, work["pace"], work["cost"])).astype(np.int64)
     longer = np.maximum(run.released - run.start - alone, 0)
     lost[dma, BANDWIDTH], lost[~dma, BANK] = longer[dma], longer[~dma]
-    members = {q: np.flatnonzero(queue == q) for q in np.unique(queue).tolist()}
+    members = by_queue(stream)
     since = np.zeros(len(stream), np.int64)
     for mine in members.values():
         since[mine[1:]] = run.released[mine[:-1]]
-    last, ends = _last_tokens(stream, members, run.finish)
+    last, ends = _last_tokens(stream, run.finish)
     ends = np.clip(ends, since, run.start)
     for q, mine in members.items():
         waited = np.flatnonzero((ends > since) & (last >= 0) & (queue[last] == q))
@@ -57,16 +58,12 @@ def lost_cycles(program: Program, run: Timing) -> Array:
     return lost
 
 
-def _last_tokens(stream: Array, members: dict[int, Array], finish: Array) -> tuple[Array, Array]:
+def _last_tokens(stream: Array, finish: Array) -> tuple[Array, Array]:
     """For each instruction the one whose token it takes last (-1: it takes none), and when that is put."""
     last, ends = np.full(len(stream), -1, np.int64), np.zeros(len(stream), np.int64)
-    for q, mine in members.items():
-        for p, theirs in members.items():
-            takers = mine[stream["wait"][mine] >> p & 1 == 1]
-            makers = theirs[stream["signal"][theirs] >> q & 1 == 1][: len(takers)]
-            takers = takers[: len(makers)]  # the k-th wait matches the k-th signal
-            later = finish[makers] > ends[takers]
-            last[takers[later]], ends[takers[later]] = makers[later], finish[makers[later]]
+    for makers, takers in token_pairs(stream):
+        later = finish[makers] > ends[takers]
+        last[takers[later]], ends[takers[later]] = makers[later], finish[makers[later]]
     return last, ends
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from ommatid.compiler.model import read_proto
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.assembly import assemble, disassemble
 from ommatid.isa.program_file import to_bytes
 from ommatid.profiler.profile import profile
+from ommatid.profiler.report import to_html
+from tests.profiler.browser import opened
+from tests.profiler.test_report import check_page
 from tests.workloads import SHAPES, images, source
 
 
+@functools.cache
 def compiled(name: str, target: str = "ommatid-1k") -> object:
     shapes = {"x": SHAPES[name]} if name in SHAPES else {}
     return compile_model(source(name), target, shapes=shapes, calibration=_feeds(name), method="minmax")
@@ -42,7 +49,13 @@ def test_cycles(name: str, most: float | None, overlap: float) -> None:
     assert most is None or result.cycles <= most * program.lower_bound_cycles
     busy = {e.engine: e.busy_cycles for e in result.engines}
     assert result.mx_and_load_cycles >= overlap * min(busy["mx"], busy["load"])
-    assert sum(row.cycles for row in result.rows) == result.cycles
+    assert (
+        sum(row.cycles for row in result.rows) == result.cycles and result.idle.cycles <= 0.02 * result.cycles
+    )
+    given = read_proto(source(name))[0].graph.node
+    assert sorted(n.name for n in result.nodes) == sorted(
+        n.name or n.output[0] for n in given if n.name or n.op_type == "Constant"
+    )
     for e in result.engines:
         assert e.busy_cycles + sum(e.stall_cycles.values()) + e.idle_cycles == result.cycles
 
@@ -72,3 +85,14 @@ def test_two_processes_make_the_same_bytes() -> None:
 def test_assembly_gives_back_the_file(name: str) -> None:
     program = compiled(name)
     assert to_bytes(assemble(disassemble(program))) == to_bytes(program)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["resnet50", "detector"])
+def test_the_page_in_a_browser(name: str, tmp_path: Path) -> None:
+    result, path = profile(compiled(name)), tmp_path / "report.html"
+    path.write_text(to_html(result), encoding="utf-8")
+    assert path.stat().st_size < 6e6
+    with opened(path) as (page, faults):
+        check_page(page, result)
+        assert not faults

@@ -125,6 +125,16 @@ def test_profile(ommatid: Any, files: Path) -> None:
     assert [n["fate"] for n in table["nodes"]] == ["executed", "fused", "executed"]
 
 
+def test_profile_to_files(ommatid: Any, files: Path) -> None:
+    ran = ommatid(
+        "profile", files / "model.omm", "--html", "p.html", "--trace", "p.pftrace", "--csv", "p.csv", "--json"
+    )
+    cycles = result(ran, "profile")["cycles"]
+    assert f"{cycles:,}" in Path("p.html").read_text() and b"second" in Path("p.pftrace").read_bytes()
+    assert Path("p.csv").read_text().startswith("name,op,nodes,cycles")
+    assert ommatid("profile", files / "model.omm", "--html", "no/p.html").status == 2
+
+
 def test_check(ommatid: Any, files: Path) -> None:
     table = result(ommatid("check", files / "model.onnx", "--json"), "check")
     assert (
