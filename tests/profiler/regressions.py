@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import helper
-from onnx_ir import Node
 
 from ommatid.compiler import fuse as fusing
 from ommatid.compiler import lower_conv
 from ommatid.compiler.front import FrontOptions, build_network
 from ommatid.compiler.layers import Conv, Layer, Network, Pool, Stage, Window
+from ommatid.compiler.operators import RULES
 from ommatid.compiler.pipeline import compile_network
-from ommatid.compiler.quantized import Unsupported, Walk
+from ommatid.compiler.quantized import Unsupported
 from ommatid.compiler.tile import ConvPlan
 from ommatid.isa.instructions import BY_MNEMONIC, Engine
 from ommatid.isa.program import Program
@@ -155,10 +155,9 @@ def small_tiles(network: Network, target: Target, name: str, rng: Any) -> Progra
     """The layer goes in stripes of one row and the smallest blocks of channels."""
     prepare, plan = lower_conv._prepare, lower_conv.plan_conv
 
-    def smaller(shape: Any, chip: Target, free: int) -> ConvPlan:
-        return dataclasses.replace(
-            plan(shape, chip, free), stripe_rows=1, block_channels=shape.block_unit, chunk_blocks=1
-        )
+    def smaller(shape: Any, *rest: Any) -> ConvPlan:
+        smallest = {"stripe_rows": 1, "block_channels": shape.block_unit, "chunk_blocks": 1}
+        return dataclasses.replace(plan(shape, *rest), **smallest)
 
     def planted(low: Any, layer: Layer) -> Any:
         lower_conv.plan_conv = smaller if layer.name == name else plan
@@ -173,18 +172,18 @@ def small_tiles(network: Network, target: Target, name: str, rng: Any) -> Progra
 
 def on_the_host(network: Network, target: Target, name: str, rng: Any, model: Any = None) -> Program:
     """No rule takes the layer's node."""
-    anchored = Walk._anchored
+    rule = RULES["Conv"]
 
-    def refuse(walk: Walk, node: Node, source: Any, quantization: Any) -> None:
-        if walk._strip_clamps(source)[1].producer().name == name:  # type: ignore[union-attr]
+    def refuse(walk: Any, node: Any, *rest: Any) -> Any:
+        if node.name == name:
             raise Unsupported("planted")
-        anchored(walk, node, source, quantization)
+        return rule(walk, node, *rest)
 
-    Walk._anchored = refuse  # type: ignore[method-assign]
+    RULES["Conv"] = refuse
     try:
         return compile_network(build_network(model, FRONT), target)
     finally:
-        Walk._anchored = anchored  # type: ignore[method-assign]
+        RULES["Conv"] = rule
 
 
 # --- of the program -------------------------------------------------------------------------------------------
