@@ -48,6 +48,7 @@ TESTS = {
                            "simulator/test_energy", "simulator/test_fidelity"),
     "simulator/crowding.py": ("simulator/test_crowding", "simulator/test_micro", "simulator/test_timing",
                               "simulator/test_fidelity"),
+    "simulator/banks.py": ("simulator/test_crowding", "simulator/test_contention", "simulator/test_fidelity"),
     "simulator/": ("simulator/test_timing", "simulator/test_contention", "simulator/test_micro", "simulator/test_energy",
                    "simulator/test_fidelity", "profiler/test_profile"),
 }  # fmt: skip

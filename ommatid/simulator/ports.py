@@ -27,7 +27,7 @@ def begin_stream(s: Any, i: int, q: int, cores: int) -> None:
         return
     k, s.streams = s.streams, s.streams + 1
     s.load[k], s.from_queue[k], s.goes_to[k], s.place[k] = i, q, cores, -1
-    s.came[k], s.waiting[k], s.arriving[k], s.serving[k] = 0.0, 0.0, 0.0, 0.0
+    s.came[k], s.waiting[k], s.serving[k] = 0.0, 0.0, 0.0
 
 
 @kernel
@@ -50,12 +50,8 @@ def port_rates(work: Any, s: Any, now: float) -> None:
             s.when[DRAINED] = min(s.when[DRAINED], now + s.waiting[k] / (s.serving[k] - s.arriving[k]))
         if s.waiting[k] > NONE and s.place[k] >= 0:
             through = now + np.ceil(s.waiting[k] / s.serving[k] - NONE) + 1
-            put_off(
-                s,
-                s.from_queue[k],
-                s.place[k],
-                max(s.floor[k], through + work[s.load[k]].after + work[s.load[k]].late),
-            )
+            w = work[s.load[k]]
+            put_off(s, s.from_queue[k], s.place[k], max(s.floor[k], through + w.after + w.late))
 
 
 @kernel

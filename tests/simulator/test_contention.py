@@ -78,6 +78,27 @@ def test_a_client_has_its_turn_before_the_others_round_is_over() -> None:
     assert within(fast, judge) <= 5
 
 
+def test_clients_that_begin_while_another_uses_all_of_the_dram_have_their_turns_at_once() -> None:
+    errors = []
+    for rows in range(40, 200, 11):  # so the store begins in any phase of the load's bursts
+        b = Builder("ommatid-256")
+        b.load(run=16384)
+        b.reduce(h=rows, w=1, c=16, src_row=16, src_pixel=16, signal=["store"])
+        i = b.store(dst=1 << 16, src=32768, run=64, wait=["vx"])
+        fast, judge = held(b, i)
+        errors.append(fast - judge)
+    assert abs(np.mean(errors)) <= 4  # a burst takes 10
+
+
+def test_a_load_that_leaves_its_engine_is_not_another_cores() -> None:
+    b = Builder("ommatid-4k")
+    for core, run in ((0, 640), (1, 8192), (2, 16384), (3, 16384)):  # all share the DRAM, 0 and 1 a port
+        b.load(core=core, src=core << 16, dst=core << 16, run=run, multicast=3 if core < 2 else 0)
+    b.load(core=0, src=1 << 18, dst=1 << 18, run=4096, multicast=3)
+    fast, judge = both(b)
+    assert within(fast, judge) <= 8
+
+
 @pytest.mark.parametrize("lengths", [(1024, 1024), (4096, 640), (640, 4096)])
 def test_loads_of_two_cores_share_a_port(lengths: tuple[int, int]) -> None:
     b = Builder("ommatid-4k")

@@ -11,6 +11,7 @@ import pytest
 from ommatid.isa.cost import cost_cycles
 from ommatid.isa.instructions import DTYPES
 from ommatid.isa.target import load_target
+from ommatid.simulator import timing
 from ommatid.simulator.reference.decode import decode_all
 from ommatid.simulator.reference.plan import plan
 from ommatid.simulator.words import bank_words, vx_elements
@@ -156,3 +157,10 @@ def test_steps_of_the_vector_engine_are_its_beats_by_its_width() -> None:
     b.conv()
     b.reduce(h=1, w=3, c=16)
     assert vx_elements(b.stream(), TARGET).tolist() == [0, 0, 2 * 32]
+
+
+def test_words_of_a_cycle_are_those_of_its_pace() -> None:
+    b = Builder()
+    for words in (1, 2, 7):
+        b.fill(run=16 * words)
+    assert timing.decode(b.stream(), b.target)["words"].tolist() == [1, 1, 1]
