@@ -26,6 +26,7 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers", "nodes"),
     "check": ("nodes", "npu_node_count", "cpu_node_count", "ok", "findings"),
     "compare": ("tensors", "worst"),
+    "explain": ("bound", "cycles", "latency_ms", "lost", "what_ifs", "lines"),
     "diff": ("before", "after", "changed", "total", "layers"),
     "ci": ("action", "ok", "networks"),
     "verify": ("ok", "problems"),

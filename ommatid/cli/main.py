@@ -18,6 +18,7 @@ COMMANDS = {
     "run": "Run a program on the functional simulator.",
     "profile": "Say where the cycles of a program go.",
     "compare": "Compare a program with ONNX Runtime, tensor by tensor.",
+    "explain": "Say what limits a program, and what a larger chip would give.",
     "diff": "Say what changed between two programs or profiles.",
     "ci": "Check networks against a baseline, or update it.",
     "inspect": "Say what made a program, for what, with what.",
@@ -32,6 +33,7 @@ COMMANDS = {
 FILES = {
     **dict.fromkeys(("check", "compile", "compare"), "model_commands"),
     **dict.fromkeys(("diff", "ci"), "ci_commands"),
+    **dict.fromkeys(("explain",), "what_if_commands"),
 }
 
 
