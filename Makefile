@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml
 	    echo "making .venv with $$found"; \
 	    "$$found" -m venv --clear .venv; \
 	fi
-	$(BIN)/python -m pip install -q -e ".[demo,report,dev]"
+	$(BIN)/python -m pip install -q -e ".[demo,report,sweep,dev]"
 	@touch $@
 
 demo: $(STAMP) ## run the demo

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from benchmarks.peak import peak_gmacs
 from benchmarks.processes import process_table
+from benchmarks.sweep import sweep_table
 from benchmarks.timing import timing_table
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.instructions import BY_MNEMONIC
@@ -48,6 +49,7 @@ def main() -> None:
     console.print(time_table())
     console.print(timing_table(programs))
     console.print(process_table())
+    console.print(sweep_table())
 
 
 def _cpu() -> str:

@@ -27,6 +27,7 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "check": ("nodes", "npu_node_count", "cpu_node_count", "ok", "findings"),
     "compare": ("tensors", "worst"),
     "explain": ("bound", "cycles", "latency_ms", "lost", "what_ifs", "lines"),
+    "sweep": ("points", "computed"),
     "diff": ("before", "after", "changed", "total", "layers"),
     "ci": ("action", "ok", "networks"),
     "verify": ("ok", "problems"),

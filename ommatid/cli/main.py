@@ -19,6 +19,7 @@ COMMANDS = {
     "profile": "Say where the cycles of a program go.",
     "compare": "Compare a program with ONNX Runtime, tensor by tensor.",
     "explain": "Say what limits a program, and what a larger chip would give.",
+    "sweep": "Compile networks for many chips, and compare them.",
     "diff": "Say what changed between two programs or profiles.",
     "ci": "Check networks against a baseline, or update it.",
     "inspect": "Say what made a program, for what, with what.",
@@ -33,7 +34,7 @@ COMMANDS = {
 FILES = {
     **dict.fromkeys(("check", "compile", "compare"), "model_commands"),
     **dict.fromkeys(("diff", "ci"), "ci_commands"),
-    **dict.fromkeys(("explain",), "what_if_commands"),
+    **dict.fromkeys(("explain", "sweep"), "what_if_commands"),
 }
 
 

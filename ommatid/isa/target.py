@@ -165,6 +165,12 @@ def _key(field: str) -> str:
     return field.rstrip("_")
 
 
+def numbers() -> dict[str, type]:
+    """The numbers of a target by name, and whether each is an int or a float."""
+    kinds = {"int": int, "float": float}
+    return {f.name: kinds[str(f.type)] for f in dataclasses.fields(Target) if f.name in _LIMITS}
+
+
 def preset_names() -> list[str]:
     """The names of the targets that ship with ommatid, smallest first."""
     return ["ommatid-256", "ommatid-1k", "ommatid-4k"]

@@ -25,7 +25,7 @@ def compiled(source: Any, options: dict[str, Any]) -> Program:
     """
     from ommatid.compiler.pipeline import compile_model
 
-    key = _key(source, options)
+    key = program_key(source, options)
     if key is None:
         return compile_model(source, **options)
     path = cache_folder() / f"{key}.omm"
@@ -39,9 +39,9 @@ def compiled(source: Any, options: dict[str, Any]) -> Program:
     return program
 
 
-def _key(source: Any, options: dict[str, Any]) -> str | None:
+def program_key(source: Any, options: dict[str, Any]) -> str | None:
     """A hash of model, options, target and compiler; None where the model or an option cannot be hashed."""
-    digest = hashlib.sha256(f"{release()}{_compiler_digest()}".encode())
+    digest = hashlib.sha256(f"{release()}{code_digest('isa', 'compiler')}".encode())
     try:
         for part in _model_parts(source):
             digest.update(part)
@@ -56,10 +56,10 @@ def _key(source: Any, options: dict[str, Any]) -> str | None:
 
 
 @functools.cache
-def _compiler_digest() -> str:
-    """A hash of the compiler's code: in a checkout it changes more often than the version."""
+def code_digest(*parts: str) -> str:
+    """A hash of the code of parts, or of the whole package: in a checkout it changes more often than the version."""
     package = Path(__file__).parents[1]
-    files = sorted(file for part in ("isa", "compiler") for file in (package / part).rglob("*.py"))
+    files = sorted(file for part in parts or ("",) for file in (package / part).rglob("*.py"))
     return _sha256(file.read_bytes() for file in files)
 
 
