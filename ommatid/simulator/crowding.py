@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.compiled import entry, kernel
+from ommatid.isa.compiled import entry, inlined, kernel
 from ommatid.isa.cost import VX_STARTUP_CYCLES
 from ommatid.isa.footprint import WORD_BYTES
 from ommatid.simulator.banks import AHEAD_BEATS, MOST_BANKS, bank_of, cycles_at_banks
 
 BEATS = 2048  # that are stepped
 WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
-GLANCES = 4  # times AHEAD_BEATS that tell whether an instruction may crowd
+GLANCES = 4  # times AHEAD_BEATS that tell whether an instruction may crowd; two if they show little
 NONE = np.zeros(0, np.uint8)  # no words
 
 
@@ -48,13 +48,17 @@ def copy_banks(f: Any, size: int, banks: int) -> Any:
         for run in range(-(-size // n0)):
             b, rest = run % f.n1, run // f.n1
             byte = start + b * s1 + rest % f.n2 * s2 + rest // f.n2 * s3
-            for _ in range(min(left, n0)):
+            more = min(left, n0)
+            while more > 0:
                 word = byte >> WORD_BITS
                 if word != last:
                     found[side, at] = bank_of(word, banks)
                     at += 1
                     last = word
-                byte += s0
+                passed = min(
+                    more, (WORD_BYTES - 1 - byte % WORD_BYTES) // s0 + 1 if s0 > 0 else 1
+                )  # in this word
+                byte, more = byte + passed * s0, more - passed
             left -= n0
         count[side] = at
     return found[0, : count[0]], found[1, : count[1]]
@@ -69,15 +73,29 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any
     """
     factor = np.ones(len(sides))
     for i in range(len(sides)):
-        crowded = len(others) > 0
-        for glance in range(GLANCES):
-            crowded = crowded or too_many(image_lists(sides[i], beats[i], glance, AHEAD_BEATS, banks))
-        if crowded:
+        glance, most = 0 if may_crowd(sides[i], beats[i], banks) else GLANCES, 0
+        while look(glance, most, others):
+            most = max(most, busiest(image_lists(sides[i], beats[i], glance, AHEAD_BEATS, banks), 0))
+            glance += 1
+        if most > AHEAD_BEATS or len(others):
             first = min(beats[i], BEATS)
             a, b, c = image_lists(sides[i], beats[i], 0, first, banks)
             took = cycles_at_banks(a, b, c, first, rooms, VX_STARTUP_CYCLES - 1, others, own) - 1
             factor[i] = max(1.0, took / first)
     return factor
+
+
+@kernel
+def may_crowd(sides: Any, beats: int, banks: int) -> bool:
+    """Whether a bank can have many of the words of AHEAD_BEATS: words that follow one another lie in different ones."""
+    most = 0
+    for side in range(3):
+        h, w, run = joined(sides[side])
+        if run:
+            words = (run + 2 * WORD_BYTES - 2) // WORD_BYTES  # of a run, at most
+            runs = min(h * w, -(-h * w * AHEAD_BEATS // beats) + 1)
+            most += runs * (-(-min(words, -(-h * w * words * AHEAD_BEATS // beats)) // banks))
+    return most > AHEAD_BEATS
 
 
 @kernel
@@ -141,12 +159,15 @@ def convolutions(r: Any, tiles: Any, rooms: Any, banks: int, others: Any, own: A
     """
     factor = np.ones(len(r))
     for i in range(len(r)):
-        beats, crowded = tiles[i, 0] * tiles[i, 1], len(others) > 0
-        for glance in range(GLANCES):
-            begin = max(0, beats - AHEAD_BEATS) * glance // (GLANCES - 1)
-            brought, weights = tile_banks(r[i], begin, min(begin + AHEAD_BEATS, beats), tiles[i], banks)
-            crowded |= len(brought) > AHEAD_BEATS * rooms[0] or too_many((brought, weights))
-        if crowded:
+        beats, glance, most = tiles[i, 0] * tiles[i, 1], 0, 0
+        few = min(AHEAD_BEATS, beats)
+        weights_each = -(-few * tiles[i, 7] // (tiles[i, 1] * banks))  # of a bank: they follow one another
+        while look(glance, most, others):
+            begin = (beats - few) * glance // (GLANCES - 1)
+            seen = set_banks(r[i], begin, begin + few, tiles[i], banks)
+            most = max(most, busiest((seen,), weights_each), (len(seen) + rooms[0] - 1) // rooms[0])
+            glance += 1
+        if most > AHEAD_BEATS or len(others):
             first = min(beats, BEATS)
             brought, weights = tile_banks(r[i], 0, first, tiles[i], banks)
             took = cycles_at_banks(brought, weights, NONE, first, rooms, tiles[i, 8], others, own)
@@ -157,8 +178,8 @@ def convolutions(r: Any, tiles: Any, rooms: Any, banks: int, others: Any, own: A
 @kernel
 def tile_banks(f: Any, begin: int, end: int, tile: Any, banks: int) -> Any:
     """The banks of the words of a conv's beats ``begin`` to ``end``: activations, weights."""
-    beats, sets, words = tile[1], tile[2], tile[7]
-    brought = set_banks(f, begin * sets // beats, -(-end * sets // beats), tile, banks)
+    beats, words = tile[1], tile[7]
+    brought = set_banks(f, begin, end, tile, banks)
     first, last, at = begin * words // beats, -(-end * words // beats), np.int64(f.weights) >> WORD_BITS
     weights = np.empty(last - first, np.uint8)
     for n in range(first, last):
@@ -167,9 +188,10 @@ def tile_banks(f: Any, begin: int, end: int, tile: Any, banks: int) -> Any:
 
 
 @kernel
-def set_banks(f: Any, number: int, until: int, tile: Any, banks: int) -> Any:
-    """The banks of the words that sets ``number`` to ``until`` of output pixels bring, step after step of K."""
+def set_banks(f: Any, begin: int, end: int, tile: Any, banks: int) -> Any:
+    """The banks of the words of activations: of each step of K, the sets of output pixels."""
     sets, pixels, length, k, element = tile[2], tile[3], tile[4], tile[5], tile[6]
+    number, until = begin * sets // tile[1], -(-end * sets // tile[1])
     found, at = np.empty((until - number) * pixels * (k * element // WORD_BYTES + 2), np.uint8), 0
     height, width, cin = np.int64(f.out_h), np.int64(f.out_w), np.int64(f.cin)
     parts, rows = (length + k - 1) // k, np.int64(f.kh) * (1 if f.row_mode else np.int64(f.kw))
@@ -214,12 +236,13 @@ def depthwise(
     """
     factor = np.ones(len(r))
     for i in range(len(r)):
-        count, beats, crowded = rows[i, 0], rows[i, 1], len(others) > 0
-        look = min(count, -(-AHEAD_BEATS // beats))
-        for glance in range(GLANCES):
-            begin = (count - look) * glance // (GLANCES - 1)
-            crowded = crowded or too_many(row_banks(r[i], begin, begin + look, rows[i], columns, banks))
-        if crowded:
+        count, beats, glance, most = rows[i, 0], rows[i, 1], 0, 0
+        few = min(count, -(-AHEAD_BEATS // beats))
+        while look(glance, most, others):
+            begin = (count - few) * glance // (GLANCES - 1)
+            most = max(most, busiest(row_banks(r[i], begin, begin + few, rows[i], columns, banks), 0))
+            glance += 1
+        if most > AHEAD_BEATS or len(others):
             count = min(count, BEATS // beats)
             inputs, weights = row_banks(r[i], 0, count, rows[i], columns, banks)
             took = cycles_at_banks(inputs, weights, NONE, count * beats, rooms, startup, others, own)
@@ -256,12 +279,23 @@ def row_banks(f: Any, begin: int, end: int, row: Any, columns: int, banks: int) 
     return inputs[:found], weights[:held]
 
 
+@inlined
+def look(glance: int, most: int, others: Any) -> bool:
+    """Whether to look once more for many words of a bank, of which earlier glances showed ``most``."""
+    return (
+        len(others) == 0
+        and glance < GLANCES
+        and most <= AHEAD_BEATS
+        and (glance < 2 or most > AHEAD_BEATS // 2)
+    )
+
+
 @kernel
-def too_many(lists: Any) -> bool:
-    """Has a bank more of these words than it grants while an engine looks ahead?"""
-    counts, most = np.zeros(MOST_BANKS, np.int32), 0
+def busiest(lists: Any, more: int) -> int:
+    """How many of these words, and ``more``, the bank has that has most."""
+    counts, most = np.full(MOST_BANKS, more, np.int32), 0
     for words in lists:
         for bank in words:
             counts[bank] += 1
             most = max(most, counts[bank])
-    return most > AHEAD_BEATS
+    return most

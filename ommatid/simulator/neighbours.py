@@ -88,11 +88,13 @@ class Neighbours:
         latency, load = work["after"][dma], self.load[dma]
         words = np.where(load, finish - work["tail"][dma] - 2, finish - latency)  # the last of them, nearly
         behind = np.append(start + load * (1 + latency), np.inf)[1:] < words
-        for chain in np.split(np.arange(len(dma)), np.flatnonzero(~behind)[:-1] + 1):
-            first = np.searchsorted(work["released"][mx], start[chain[:1]], "right")
-            after = np.searchsorted(work["start"][mx], finish[chain].max(initial=0))
-            if len(chain) and first[0] < after:
-                self.put_off_chain(new, work, dma[chain], mx[first[0] : after])
+        begin = np.append(0, np.flatnonzero(~behind[:-1]) + 1)[: len(dma)]  # of chains, and their ends
+        end = np.append(begin[1:], len(dma))[: len(begin)]
+        last = np.maximum.reduceat(finish, begin) if len(dma) else finish
+        first = np.searchsorted(work["released"][mx], start[begin], "right")
+        after = np.searchsorted(work["start"][mx], last)
+        for n in np.flatnonzero(first < after):
+            self.put_off_chain(new, work, dma[begin[n] : end[n]], mx[first[n] : after[n]])
 
     def put_off_chain(self, new: dict[str, Array], work: Array, chain: Array, others: Array) -> None:
         """That of loads or stores of which each begins before the words of the one before are through."""
