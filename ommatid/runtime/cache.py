@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ommatid.compiler.cache_folder import cache_folder
-from ommatid.compiler.recipe import read_recipe
+from ommatid.compiler.recipe import read_recipe, to_toml
 from ommatid.isa import release
 from ommatid.isa.program import Program
 from ommatid.isa.program_file import ProgramFileError, load, save
@@ -123,7 +123,8 @@ def _calibration(value: Any) -> str | None:
 
 def _recipe(value: Any) -> str | None:
     """A recipe's contents, not its path."""
-    return str(read_recipe(value)) if isinstance(value, str | Path) else _plain(value)
+    recipe = read_recipe(value) if isinstance(value, str | Path) else value
+    return "" if recipe is None else to_toml(recipe)
 
 
 def _target(value: Any) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from ommatid.compiler import pipeline
 from ommatid.compiler.cache_folder import cache_folder
+from ommatid.compiler.recipe import Recipe, to_toml
 from ommatid.isa.program_file import to_bytes
 from ommatid.runtime.cache import compiled
 from tests import networks
@@ -80,6 +81,15 @@ def test_calibration_in_memory_is_part_of_the_key(
         options = {"calibration": [{"x": samples * np.float32(factor)}]}
         compiled(networks.convolution(size=64), options)
     assert len(compilations) == 2
+
+
+def test_a_recipe_is_part_of_the_key(model: Path, tmp_path: Path, compilations: list[Any]) -> None:
+    """By what it says, in memory or in a file."""
+    recipe, source = Recipe("int8"), networks.convolution()
+    (tmp_path / "r.toml").write_text(to_toml(recipe), encoding="utf-8")
+    for given in (recipe, Recipe("int8"), tmp_path / "r.toml", Recipe("uint8"), None):
+        compiled(source, {"recipe": given})
+    assert len(compilations) == 3
 
 
 def test_external_data_is_part_of_the_key(tmp_path: Path, monkeypatch: Any, compilations: list[Any]) -> None:
