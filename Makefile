@@ -11,6 +11,10 @@ FITS := import ensurepip, sys, venv; sys.exit(sys.version_info[:2] not in ((3, 1
 # A .venv to keep and bring up to date.
 KEEP := import pip, sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
 
+# What `make accuracy` prints of the standard's cases, of generated networks and of the lint.
+JUDGED := tests/runtime/test_node_cases.py tests/runtime/test_backend.py tests/acceptance/test_networks.py \
+    tests/acceptance/test_lint.py
+
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
@@ -57,8 +61,10 @@ baseline: $(STAMP) ## write tests/baseline.toml anew: read the difference before
 bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 	$(BIN)/python -m benchmarks.run
 
-accuracy: $(STAMP) ## measure what quantisation costs a text reader, beside its float networks
+accuracy: $(STAMP) ## measure what 8 bits cost, and how many of ONNX's cases and of twelve networks are right: half an hour
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python examples/digits/measure.py
+	$(BIN)/python -m pytest -n 2 -q -rP $(JUDGED)
 
 fidelity: $(STAMP) ## compare the fast executors with the reference machine, and write docs/fidelity.md
 	$(BIN)/python -m benchmarks.fidelity

@@ -1,40 +1,60 @@
-"""Accuracy of RapidOCR with each of its networks in our QDQ form, in onnxruntime, beside the float networks.
+"""RapidOCR with its networks on the NPU, beside onnxruntime in float: character error rates, and what runs where.
 
-onnxruntime computes the QDQ form with the NPU's bits up to one step, so that this judges the quantisation alone.
-Calibration is on pages of other words than those that are read.
+Its code is used as it is; only the sessions of its three networks are replaced. Ranges are found on pages of other
+words than those that are read.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-from collections.abc import Iterator
-from pathlib import Path
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.lines import LINES_A_PAGE, page
+from benchmarks.lines import page
 from ommatid.compiler.canonicalize import canonicalize
-from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import import_model
-from ommatid.compiler.plan import make_plan
-from ommatid.compiler.quantize import quantize
+from ommatid.compiler.recipe import LayerRecipe, Recipe
+from ommatid.isa.cost import macs
+from ommatid.isa.elements import NUMBER
+from ommatid.isa.instructions import view
+from ommatid.isa.program import Program
+from ommatid.profiler import demo
+from ommatid.runtime.session import InferenceSession
 
 Array = np.ndarray[Any, Any]
-#: Network: its file, and the shape that all its inputs are brought to.
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One of RapidOCR's: its file, the shapes that it is compiled for, how many samples its ranges are found on, and
+    the most of its multiply-accumulates that may have 16 bits.
+
+    Samples have the first shape: what is fed has zeros at its right, as RapidOCR pads by itself.
+    """
+
+    file: str
+    shapes: tuple[Shape, ...]
+    samples: int
+    wide: float = 0.0
+
+
 NETWORKS = {
-    "detector": ("ch_PP-OCRv4_det_infer.onnx", (1, 3, 736, 992)),
-    "direction": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", (1, 3, 48, 192)),
-    "reader": ("ch_PP-OCRv4_rec_infer.onnx", (1, 3, 48, 1280)),
+    "detector": Network("ch_PP-OCRv4_det_infer.onnx", ((1, 3, 736, 992), (1, 3, 736, 1472)), 4, 0.25),
+    "direction": Network("ch_ppocr_mobile_v2.0_cls_infer.onnx", ((1, 3, 48, 192),), 16),
+    "reader": Network(
+        "ch_PP-OCRv4_rec_infer.onnx", ((1, 3, 48, 1344), (1, 3, 48, 1600), (1, 3, 48, 1024)), 8
+    ),
 }
+#: Seeds of pages to read (40 lines) and to find ranges on.
 READ, CALIBRATED = range(5), range(100, 104)
-SAMPLES = {"detector": 4, "direction": 16, "reader": 8}
 SCAN = (
     "Region-based segmentation", "Let us first determine markers of the coins and the",
     "background. These markers are pixels that we can label", "unambiguously as either object or background. Here,",
@@ -43,127 +63,105 @@ SCAN = (
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     console = Console(width=120)
-    fast = bool(os.environ.get("ACCURACY_FAST"))
-    read, calibrated = (READ[:1], CALIBRATED[:2]) if fast else (READ, CALIBRATED)
-    real = {name: _session(_file(name)) for name in NETWORKS}
-    feeds = _gathered(real, [page(seed)[0] for seed in calibrated])
-    judged = _gathered(real, [page(seed)[0] for seed in read])
-    rounded, decibels = {}, {}
-    for name in NETWORKS:
-        rounded[name] = _session(_quantised(name, feeds[name][: SAMPLES[name]]))
-        decibels[name] = _sqnr_db(real[name], rounded[name], judged[name][: SAMPLES[name]])
-    table = Table("networks in 8 bits", "SQNR dB", "CER, lines", "CER, scan", title="RapidOCR")
-    rows: list[tuple[str, ...]] = [(), *((name,) for name in NETWORKS), tuple(NETWORKS)]
-    for chosen in rows:
-        sessions = {n: rounded[n] if n in chosen else real[n] for n in NETWORKS}
-        lines = [_errors(sessions, *page(seed)) for seed in read]
-        scan = _errors(sessions, _scan(), list(SCAN))
-        share = sum(wrong for wrong, _ in lines) / sum(count for _, count in lines)
-        level = f"{decibels[chosen[0]]:.1f}" if len(chosen) == 1 else ""
-        table.add_row(
-            ", ".join(chosen) or "none", level, f"{100 * share:.2f}%", f"{100 * scan[0] / scan[1]:.2f}%"
-        )
-    console.print(table)
-    console.print(
-        f"{len(read) * LINES_A_PAGE} lines; a line that is not found counts as all its characters; spaces do not count"
+    npu = sessions()
+    placement = Table("network", "nodes on the NPU", "MACs on the NPU", "in 16 bits", "partitions")
+    for name, network in NETWORKS.items():
+        placement.add_row(name, *_placement(npu[network.file].program))
+    console.print(placement)
+    pages = {"40 lines": [page(seed) for seed in READ], "scan": [(demo.page(), list(SCAN))]}
+    console.print("character error rates; a line that is not found counts as all of its, spaces do not count")
+    console.print(f"{'on the NPU':28}" + "".join(f"{name:>10}" for name in (*pages, "together")))
+    found = {}
+    for chosen in ((), tuple(NETWORKS), *((name,) for name in NETWORKS)):
+        read = demo.reader({file: npu[file] for file in (NETWORKS[name].file for name in chosen)})
+        counts = [np.sum([errors(read, *each) for each in part], axis=0) for part in pages.values()]
+        shares = [100 * float(wrong / of) for wrong, of in [*counts, np.sum(counts, axis=0)]]
+        found[chosen] = shares[-1]
+        console.print(f"{', '.join(chosen) or 'none':28}" + "".join(f"{share:9.2f}%" for share in shares))
+    console.print(f"all three cost {found[tuple(NETWORKS)] - found[()]:.2f} percentage points")
+
+
+def _placement(program: Program) -> tuple[str, ...]:
+    """Of its first variant: nodes, but for those folded away, and multiply-accumulates on the NPU; partitions."""
+    fates = Counter(node.fate for node in program.nodes)
+    npu = fates["executed"] + fates["fused"]
+    share = demo.npu_macs_share(program)
+    return (
+        f"{npu} of {npu + fates['cpu']}, {100 * npu / (npu + fates['cpu']):.1f}%",
+        f"{program.macs:,} of {round(program.macs / share):,}, {100 * share:.2f}%",
+        f"{100 * _wide_share(program):.1f}%",
+        ", ".join(partition.placement for partition in program.partitions),
     )
 
 
-# --- networks ------------------------------------------------------------------------------------------------
+def _wide_share(program: Program) -> float:
+    """Of the multiply-accumulates, those of 16-bit activations."""
+    stream = program.instructions
+    counts = macs(stream, program.target)
+    wide = view(stream, "conv")["src_type"] == NUMBER["int16"]  # where `dwconv` has it, too
+    return float(counts[wide].sum() / counts.sum())
 
 
-def _file(name: str) -> bytes:
-    import rapidocr_onnxruntime
-
-    return (Path(rapidocr_onnxruntime.__file__).parent / "models" / NETWORKS[name][0]).read_bytes()
+# --- sessions ------------------------------------------------------------------------------------------------
 
 
-def _quantised(name: str, feeds: list[Array]) -> bytes:
-    model = canonicalize(import_model(_file(name), {"x": NETWORKS[name][1]}))
-    made = quantize(model, make_plan(model, FrontOptions(calibration=[{"x": x} for x in feeds])))
-    result: bytes = ir.to_proto(made).SerializeToString()
-    return result
-
-
-def _session(model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _sqnr_db(real: Any, rounded: Any, feeds: list[Array]) -> float:
-    signal = noise = 0.0
-    for x in feeds:
-        a, b = (np.asarray(s.run(None, {"x": x})[0], np.float64) for s in (real, rounded))
-        signal, noise = signal + float((a**2).sum()), noise + float(((a - b) ** 2).sum())
-    return 10 * float(np.log10(signal / max(noise, 1e-30)))
-
-
-class _Fixed:
-    """A session that brings what it is fed to one shape, row by row: zeros at the right, as RapidOCR pads itself."""
-
-    def __init__(self, session: Any, shape: tuple[int, ...], seen: list[Array]) -> None:
-        self.session, self.shape, self.seen = session, shape, seen
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.session, name)
-
-    def run(self, names: Any, feeds: dict[str, Array], *rest: Any) -> Any:
-        """The outputs for all rows."""
-        (key, batch), wide = next(iter(feeds.items())), self.shape[3]
-        rows = [np.zeros(self.shape, np.float32) for _ in batch]
-        for row, x in zip(rows, batch, strict=True):
-            row[0, :, :, : x.shape[-1]] = x[:, :, :wide]
-        self.seen += rows
-        parts = [self.session.run(names, {key: row}) for row in rows]
-        return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
-
-
-@contextlib.contextmanager
-def _reader(sessions: dict[str, Any], seen: dict[str, list[Array]]) -> Iterator[Any]:
-    """RapidOCR with these sessions; what they are fed is added to ``seen``."""
-    from rapidocr_onnxruntime import RapidOCR
-
-    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
-    made = RapidOCR()
-    owners = {
-        "detector": made.text_det.infer,
-        "direction": made.text_cls.infer,
-        "reader": made.text_rec.session,
+def sessions() -> dict[str, InferenceSession]:
+    """The networks on the NPU by their files, with ranges of what RapidOCR feeds them for the pages of CALIBRATED."""
+    recorders = {
+        network.file: demo.Recorder(demo.float_session(network.file)) for network in NETWORKS.values()
     }
-    for name, owner in owners.items():
-        owner.session = _Fixed(sessions[name], NETWORKS[name][1], seen.setdefault(name, []))
-    yield made
+    read = demo.reader(recorders)
+    for seed in CALIBRATED:
+        read(page(seed)[0])
+    made = {}
+    for network in NETWORKS.values():
+        samples = [_padded(row, network.shapes[0]) for batch in recorders[network.file].fed for row in batch]
+        made[network.file] = InferenceSession(
+            demo.model_path(network.file), shapes={"x": network.shapes}, calibrate_at={"x": network.shapes[0]},
+            calibration=[{"x": sample} for sample in samples[: network.samples]], recipe=mixed(network),
+        )  # fmt: skip
+    return made
 
 
-def _gathered(sessions: dict[str, Any], pages: list[Array]) -> dict[str, list[Array]]:
-    """What RapidOCR feeds each network for these pages."""
-    seen: dict[str, list[Array]] = {}
-    with _reader(sessions, seen) as read:
-        for image in pages:
-            read(image)
-    return seen
+def mixed(network: Network) -> Recipe | None:
+    """16 bits for all layers but the convolutions of most multiply-accumulates, so many that few enough are left.
+
+    Tensors that these read stay in 8 bits, and what else makes or reads them, too; likewise those whose means are of
+    so many elements that sums of 16 bits could overflow.
+    """
+    if not network.wide:
+        return None
+    model = canonicalize(import_model(demo.model_path(network.file), {"x": network.shapes[-1]}))
+    counts = demo.node_macs(ir.to_proto(model))
+    narrow, left = set(), sum(counts.values())
+    for name in sorted(counts, key=lambda name: -counts[name]):
+        if left > network.wide * sum(counts.values()):
+            narrow.add(name)
+            left -= counts[name]
+    wide = {node.name for node in model.graph}
+    for node in model.graph:
+        value = node.inputs[0]
+        mean_of = math.prod(value.shape[2:]) if node.op_type == "GlobalAveragePool" else 0
+        if value is not None and (node.name in narrow or mean_of * 2**15 >= 2**31):
+            maker = value.producer()
+            wide -= {maker.name if maker is not None else "", *(use.node.name for use in value.uses())}
+    return Recipe(layers={name: LayerRecipe("int16") for name in sorted(wide)})
+
+
+def _padded(row: Array, shape: Shape) -> Array:
+    sample = np.zeros(shape, np.float32)
+    sample[0, :, :, : row.shape[-1]] = row[:, :, : shape[-1]]
+    return sample
 
 
 # --- text ----------------------------------------------------------------------------------------------------
 
 
-def _scan() -> Array:
-    """scikit-image's scanned page, its last row repeated to the pages' aspect of 4 to 3, uint8 [288, 384, 3]."""
-    from skimage import data
-
-    grey = data.page()
-    whole = np.pad(grey, ((0, grey.shape[1] * 3 // 4 - grey.shape[0]), (0, 0)), mode="edge")
-    return np.stack([whole] * 3, axis=-1)
-
-
-def _errors(sessions: dict[str, Any], image: Array, texts: list[str]) -> tuple[int, int]:
+def errors(read: Any, image: Array, texts: Sequence[str]) -> tuple[int, int]:
     """(wrong characters, characters): each line against the nearest that was read, at most all of it."""
-    with _reader(sessions, {}) as read:
-        result, _ = read(image)
-    lines = [row[1].replace(" ", "") for row in result or []]
+    lines = [row[1].replace(" ", "") for row in read(image)[0] or []]
     wanted = [text.replace(" ", "") for text in texts]
     wrong = sum(min([len(text), *(distance(text, line) for line in lines)]) for text in wanted)
     return wrong, sum(map(len, wanted))

@@ -5,16 +5,16 @@ RapidOCR's code is used as it is; only the class that it makes its detector's se
 
 from __future__ import annotations
 
-import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from ommatid.compiler.cache_folder import cache_folder
 from ommatid.isa.program import Program
@@ -82,9 +82,9 @@ def run_demo(picture: str, target: str = "ommatid-1k") -> DemoResult:
         OSError: the picture cannot be written.
     """
     _check_packages()
-    expected = read(page())[1]
+    expected = read(page(), {})[1]
     session = detector_session(target)
-    boxes, lines = read(page(), session)
+    boxes, lines = read(page(), {DETECTOR: session})
     write_whole(picture, drawn(page(), boxes))
     return DemoResult(
         lines,
@@ -108,11 +108,11 @@ def _check_packages() -> None:
         ) from None
 
 
-def detector_path() -> Path:
-    """The detector's ONNX file inside RapidOCR's package."""
+def model_path(file: str) -> Path:
+    """An ONNX file inside RapidOCR's package."""
     import rapidocr_onnxruntime
 
-    return Path(rapidocr_onnxruntime.__file__).parent / "models" / DETECTOR
+    return Path(rapidocr_onnxruntime.__file__).parent / "models" / file
 
 
 def detector_session(target: str) -> InferenceSession:
@@ -126,7 +126,7 @@ def detector_session(target: str) -> InferenceSession:
             np.save(buffer, detector_input(view))
             write_whole(path, buffer.getvalue())
     return InferenceSession(
-        detector_path(), target=target, shapes={"x": SHAPE}, calibration=str(folder), **RECIPE
+        model_path(DETECTOR), target=target, shapes={"x": SHAPE}, calibration=str(folder), **RECIPE
     )
 
 
@@ -136,63 +136,58 @@ def calibration_views() -> list[Array]:
     return [image, image[::-1, ::-1].copy(), np.clip(image.astype(np.int32) + 30, 0, 255).astype(np.uint8)]
 
 
-class _Recorder:
-    """A session that keeps its last feed."""
+class Recorder:
+    """A session that keeps what it is fed."""
 
     def __init__(self, session: Any) -> None:
         self.session = session
-        self.feed: Array | None = None
+        self.fed: list[Array] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)
 
     def run(self, names: Any, feeds: dict[str, Array], *rest: Any) -> Any:
         """The session's own results."""
-        self.feed = next(iter(feeds.values()))
+        self.fed += feeds.values()
         return self.session.run(names, feeds, *rest)
 
 
 def detector_input(image: Array) -> Array:
     """What RapidOCR feeds its detector for a page, float32 of SHAPE."""
+    recorder = Recorder(float_session(DETECTOR))
+    read(image, {DETECTOR: recorder})
+    return recorder.fed[-1].astype(np.float32)
+
+
+def float_session(file: str) -> Any:
+    """A network of RapidOCR's in onnxruntime."""
     import onnxruntime
 
-    recorder = _Recorder(
-        onnxruntime.InferenceSession(str(detector_path()), providers=["CPUExecutionProvider"])
-    )
-    read(image, recorder)
-    assert recorder.feed is not None
-    return recorder.feed.astype(np.float32)
+    return onnxruntime.InferenceSession(str(model_path(file)), providers=["CPUExecutionProvider"])
 
 
-@contextlib.contextmanager
-def detector_replaced(session: Any) -> Iterator[None]:
-    """RapidOCR makes its detector's session of ours while this lasts."""
+def reader(sessions: Mapping[str, Any]) -> Any:
+    """RapidOCR as it is, but for the class of its sessions: it makes these, by the names of their files, and its own."""
+    from rapidocr_onnxruntime import RapidOCR
     from rapidocr_onnxruntime.utils import infer_engine
 
+    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
     original = infer_engine.InferenceSession
 
     def make(path: Any, *args: Any, **kwargs: Any) -> Any:
-        return (
-            session
-            if session is not None and Path(str(path)).name == DETECTOR
-            else original(path, *args, **kwargs)
-        )
+        found = sessions.get(Path(str(path)).name)
+        return original(path, *args, **kwargs) if found is None else found
 
     infer_engine.InferenceSession = make
     try:
-        yield
+        return RapidOCR()
     finally:
         infer_engine.InferenceSession = original
 
 
-def read(image: Array, session: Any = None) -> tuple[list[Any], list[str]]:
-    """RapidOCR's boxes and lines of text; its detector is ``session`` if given."""
-    from rapidocr_onnxruntime import RapidOCR
-
-    logging.getLogger("RapidOCR").setLevel(logging.ERROR)
-    with detector_replaced(session):
-        result, _ = RapidOCR()(image)
-    rows = result or []
+def read(image: Array, sessions: Mapping[str, Any]) -> tuple[list[Any], list[str]]:
+    """RapidOCR's boxes and lines of text, with these sessions."""
+    rows = reader(sessions)(image)[0] or []
     return [row[0] for row in rows], [row[1] for row in rows]
 
 
@@ -215,26 +210,25 @@ def drawn(image: Array, boxes: list[Any]) -> bytes:
 
 def npu_macs_share(program: Program) -> float:
     """The part of the network's multiply-accumulates that runs on the NPU, 0 to 1."""
-    on_cpu = sum(_macs(partition.model) for partition in program.partitions if partition.model)
+    models = [onnx.load_from_string(p.model) for p in program.partitions if p.model]
+    on_cpu = sum(sum(node_macs(model).values()) for model in models)
     return program.macs / max(program.macs + on_cpu, 1)
 
 
-def _macs(model: bytes) -> int:
-    """Multiply-accumulates of an ONNX model of fixed shapes: its convolutions and matrix products."""
-    import onnx
-
-    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(model)).graph
+def node_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of the convolutions and matrix products of a model of fixed shapes, by their names."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
     values = (*graph.input, *graph.output, *graph.value_info)
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}
     shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    total = 0
+    found = {}
     for node in (n for n in graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")):
         data, weights, result = (shapes[name] for name in (*node.input[:2], node.output[0]))
         if node.op_type == "Conv":
-            total += math.prod(result) * math.prod(weights[1:])
+            found[node.name] = math.prod(result) * math.prod(weights[1:])
         elif node.op_type == "ConvTranspose":
-            total += math.prod(data) * math.prod(weights[1:])
+            found[node.name] = math.prod(data) * math.prod(weights[1:])
         else:
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
-            total += math.prod(result) * data[-2 if transposed else -1]
-    return total
+            found[node.name] = math.prod(result) * data[-2 if transposed else -1]
+    return found

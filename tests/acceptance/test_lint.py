@@ -45,6 +45,7 @@ def picked(name: str, operators: tuple[str, ...], model: onnx.ModelProto) -> onn
 def assert_found(made: Plan, rule: str, node: str) -> dict[str, float]:
     """The figures of what is found, which is this alone."""
     assert [(f.rule, f.node) for f in made.findings] == [(rule, node)]
+    print(f"{node}: {rule}, {made.findings[0].figures}: {made.findings[0].remedy}")
     assert made.findings[0].remedy and all(np.isfinite(v) for v in made.findings[0].figures.values())
     return made.findings[0].figures
 

@@ -62,15 +62,16 @@ def test_on_the_cpu_all_cases_pass_that_onnxruntime_passes(
     part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMMATID_CACHE_DIR", str(tmp_path))
-    passed = 0
+    passed, neither = 0, []
     for path in PATHS[part::PARTS]:
         for case in cases_in(path):
             for inputs, outputs in case.data_sets:
-                ours = _passes(lambda m, x: backend.run_model(m, x, npu=False), case.model, inputs, outputs)
-                passed += ours
-                assert ours or not _passes(OnnxRuntimeBackend.run_model, case.model, inputs, outputs), (
-                    case.name
-                )
+                if _passes(lambda m, x: backend.run_model(m, x, npu=False), case.model, inputs, outputs):
+                    passed += 1
+                    continue
+                neither.append(case.name)
+                assert not _passes(OnnxRuntimeBackend.run_model, case.model, inputs, outputs), case.name
+    print(f"{passed} cases pass on the CPU; neither here nor in onnxruntime's backend: {len(neither)}")
     assert passed > 100
 
 

@@ -163,6 +163,7 @@ def test_cases_forced_to_the_npu(op: str, tmp_path: Path) -> None:
         except CompileError as error:
             assert any(text in str(error) for text in REASONS.values()), (name, str(error))
             refused.append(name)
+    print(f"{op}: {len(found) - len(refused)} of {len(found)} cases within a step")
     assert (len(found), len(refused)) == (CASES[op], REFUSED.get(op, 0)), refused
 
 
