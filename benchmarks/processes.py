@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ommatid.compiler.pipeline import compile_model
+from ommatid.runtime.compile import compile_model
 from tests.workloads import images, source
 
 MEMORY = """

@@ -23,10 +23,10 @@ from benchmarks.peak import peak_gmacs
 from benchmarks.processes import process_table
 from benchmarks.sweep import sweep_table
 from benchmarks.timing import timing_table
-from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.instructions import BY_MNEMONIC
 from ommatid.isa.program import Program
 from ommatid.profiler.profile import profile
+from ommatid.runtime.compile import compile_model
 from ommatid.runtime.session import InferenceSession
 from ommatid.simulator import settings
 from ommatid.simulator.functional import Machine

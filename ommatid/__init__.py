@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ommatid.compiler.pipeline import compile_onnx as compile
     from ommatid.isa.program import Program
     from ommatid.isa.program_file import load
     from ommatid.profiler.profile import profile
+    from ommatid.runtime.compile import compile_model as compile
     from ommatid.runtime.session import InferenceSession
 
 __all__ = ["InferenceSession", "Program", "compile", "load", "profile"]
 
 _HOMES = {
-    "compile": ("ommatid.compiler.pipeline", "compile_onnx"),
+    "compile": ("ommatid.runtime.compile", "compile_model"),
     "load": ("ommatid.isa.program_file", "load"),
     "profile": ("ommatid.profiler.profile", "profile"),
     "InferenceSession": ("ommatid.runtime.session", "InferenceSession"),

@@ -143,8 +143,8 @@ def compile_command(
     no_cpu: bool, optimize: int, output: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL (.onnx) to a program for a target."""
-    from ommatid.compiler.pipeline import compile_model
     from ommatid.profiler.compare import accuracy
+    from ommatid.runtime.compile import compile_model
 
     path = output or default_output(model)
     for each in filter(None, (path, save_recipe, save_qdq)):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from ommatid.compiler.emit import Emitter
 from ommatid.compiler.layers import Binary, Layer, Network, Step, nhwc
 from ommatid.compiler.sram import Sram
 from ommatid.compiler.storage import Storage
-from ommatid.isa.elements import NUMBER, ElementType
+from ommatid.isa.elements import NUMBER, TYPES, ElementType
 from ommatid.isa.instructions import Memory
 from ommatid.isa.program import Placed, Quantization
 from ommatid.isa.target import Target
@@ -84,6 +84,8 @@ class Lowering:
     _rows: dict[str, int] = field(default_factory=dict)
     _half: int = 0
     _layer_tiles: list[int] = field(default_factory=list)
+    _opening: dict[str, Home] = field(default_factory=dict)
+    _tiles: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.sram = Sram(self.target.sram_bytes)
@@ -173,13 +175,55 @@ class Lowering:
             Placed(tensor, home.symbol, int(home.memory), spot.offset, spot.strides, ready, 0, layer)
         )
 
+    # --- buffers of which only some rows exist --------------------------------------------------------
+
+    def begin_cascade(self, inner: frozenset[str]) -> None:
+        """From now on these buffers lie in SRAM, some rows at a time."""
+        self.homes |= {buffer: Home(Memory.SRAM, 0, -1) for buffer in inner}
+
+    def hold(self, name: str, image: int, first: int, rows: int) -> None:
+        """Make a tile for rows ``first`` .. ``first + rows`` of the buffer of a tensor.
+
+        What is opened from now on lies in it; what is brought still in the old one, until ``turn_over``.
+        """
+        n_stride, row, _ = self.strides(name)
+        address, symbol = self.raw_tile(rows * row)
+        buffer = self.storage.spots[name].buffer
+        self._opening[buffer] = Home(Memory.SRAM, address - first * row - image * n_stride, symbol)
+        self._tiles.setdefault(buffer, []).append(address)
+
+    def row_region(self, name: str, image: int, first: int, rows: int, writing: bool = False) -> Region:
+        """Whole rows of the buffer of a tensor of which only some exist, as pixels of single bytes."""
+        address, symbol, row, _ = self._locate(name, image, first, writing)
+        address -= self.storage.spots[name].offset
+        return Region(address, row, row, symbol, first, rows, 1, row, TYPES[NUMBER["uint8"]])
+
+    def turn_over(self, finished: Iterable[str] = ()) -> None:
+        """The new tiles take the place of the old ones; ``finished`` buffers have none any more."""
+        gone = set(finished)
+        for buffer in sorted(self._opening.keys() | gone):
+            tiles = self._tiles.pop(buffer, [])
+            kept = [] if buffer in gone else tiles[-1:]
+            for address in tiles[: len(tiles) - len(kept)]:
+                self.sram.release(address)
+            if kept:
+                self._tiles[buffer] = kept
+        self.homes |= self._opening
+        self._opening.clear()
+
+    def end_cascade(self, inner: frozenset[str]) -> None:
+        """These buffers are no more."""
+        self.turn_over(inner)
+        for buffer in inner:
+            del self.homes[buffer]
+
     # --- tiles ---------------------------------------------------------------------------------------
 
     def bring(
         self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0
     ) -> Region:
         """Rows (and a range of channels) of a tensor for reading: in place, or a tile that ``drop`` gives back."""
-        region = self.open(name, image, first, rows, channel, channels)
+        region = self._region(name, image, first, rows, channel, channels, writing=False)
         if region.tile is not None:
             address, symbol, row, pixel = self._locate(name, image, first)
             address, run = address + channel * region.kind.bytes, region.channels * region.kind.bytes
@@ -191,10 +235,15 @@ class Lowering:
         self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0
     ) -> Region:
         """Rows (and a range of channels) of a tensor for writing: in place, or a tile that ``close`` stores."""
+        return self._region(name, image, first, rows, channel, channels, writing=True)
+
+    def _region(
+        self, name: str, image: int, first: int, rows: int, channel: int, channels: int, writing: bool
+    ) -> Region:
         _, _, w, c = self.shape(name)
         channels = channels or c
         if self.stays(name):
-            address, symbol, row, pixel = self._locate(name, image, first)
+            address, symbol, row, pixel = self._locate(name, image, first, writing)
             begin = address + channel * self.kind(name).bytes
             return Region(begin, row, pixel, symbol, first, rows, w, channels, self.kind(name))
         return self.new_tile(rows, w, channels, first, self.kind(name))
@@ -214,8 +263,10 @@ class Lowering:
         if region.tile is not None:
             self.sram.release(region.tile)
 
-    def _locate(self, name: str, image: int, row: int) -> tuple[int, int, int, int]:
+    def _locate(self, name: str, image: int, row: int, writing: bool = False) -> tuple[int, int, int, int]:
         home, spot = self.home(name), self.storage.spots[name]
+        if writing:
+            home = self._opening.get(spot.buffer, home)
         n_stride, row_stride, pixel = self.strides(name)
         return (
             home.address + spot.offset + image * n_stride + row * row_stride,

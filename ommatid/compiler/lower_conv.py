@@ -32,7 +32,8 @@ from ommatid.compiler.lower import (
     chain_fields,
     load_chain,
 )
-from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts, plan_conv, sram_bytes
+from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.tile import ConvPlan, ConvShape, block_cycles, block_pixel_counts, plan_conv, sram_bytes
 from ommatid.isa.elements import NUMBER
 
 Array = np.ndarray[Any, Any]
@@ -59,6 +60,7 @@ class Job:
     depthwise: bool
     row_mode: bool
     phases: tuple[Phase, ...]
+    shape: ConvShape
     plan: ConvPlan
     blocks: tuple[Block, ...]
     chain: Chain
@@ -70,42 +72,57 @@ class Job:
     acc_bytes: int
 
 
-def lower_conv(low: Lowering, layer: Layer) -> None:
-    """Emit the instructions of a convolution layer.
+def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A convolution by rows of its output; in a cascade with what it may take.
 
     Raises:
         DoesNotFit: no tile shape fits in the free SRAM.
     """
-    job = _prepare(low, layer)
+    job = _prepare(low, layer, share)
     n, out_h, _, _ = low.shape(layer.output)
-    rows = -(-out_h // job.conv.upsample[0])
-    step = job.plan.stripe_rows
+    up = job.conv.upsample[0]
     chunks = [
         job.blocks[i : i + job.plan.chunk_blocks] for i in range(0, len(job.blocks), job.plan.chunk_blocks)
     ]
-    keep = _load_all_weights(low, job) if len(chunks) == 1 and job.plan.k_parts == 1 else None
-    for image in range(n):
-        for first in range(0, rows, step):
-            _stripe(low, job, image, first, min(step, rows - first), chunks, keep)
-    low.end_layer()
+    keep = _room_for_weights(low, job) if len(chunks) == 1 and job.plan.k_parts == 1 else None
+    missing = [keep] if keep else []
+
+    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
+        height = low.shape(layer.input_name)[1]
+        spans = {layer.input_name: _input_rows(job, first // up, -(-rows // up), height)}
+        if job.chain.binary is not None:
+            name = job.chain.binary.other
+            high = (first, first + rows) if low.shape(name)[1] > 1 else (0, 1)
+            low_row, high_row = spans.get(name, high)
+            spans[name] = min(low_row, high[0]), max(high_row, high[1])
+        return spans
+
+    def emit(image: int, first: int, rows: int) -> Iterator[Cycles]:
+        while missing:  # loaded when they are first needed
+            _load_all_weights(low, job, missing.pop())
+        yield from _stripe(low, job, image, first // up, -(-rows // up), chunks, keep)
+
+    return Rows(n, out_h, job.plan.stripe_rows * up, needs, emit, up)
 
 
-def _prepare(low: Lowering, layer: Layer) -> Job:
+def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
     conv = layer.operation
     assert isinstance(conv, Conv)
     target = low.target
     depthwise = is_depthwise(layer)
     phases = phases_of(conv)
-    if is_pointwise(conv, phases) and not depthwise:
+    if is_pointwise(conv, phases) and not depthwise and share is None:
         _see_tokens_as_rows(low, layer)
     c = low.shape(layer.input_name)[3] * low.kind(layer.input_name).bytes
     pixel = low.strides(layer.input_name)[2] if low.stays(layer.input_name) else c
     row_mode = not depthwise and conv.groups == 1 and conv.window.dilations[1] == 1 and pixel == c
     unit_bytes, steps, unit = weight_unit(conv, phases, depthwise, row_mode, target)
     shape = _conv_shape(low, layer, phases, depthwise, unit_bytes, steps, unit)
-    budget = max((b - a for a, b in low.sram.gaps()), default=0)
-    plan = plan_conv(shape, target, budget, low.buffers)
-    low.make_room(sram_bytes(shape, plan))
+    if share is None:
+        plan = plan_conv(shape, target, max((b - a for a, b in low.sram.gaps()), default=0), low.buffers)
+        low.make_room(sram_bytes(shape, plan))
+    else:
+        plan = plan_conv(shape, target, share.sram_bytes, stripe_rows=-(-share.rows // conv.upsample[0]))
     blocks = blocks_of(conv, depthwise, plan.block_channels)
     blob, offsets = weight_blob(conv, phases, blocks, depthwise, row_mode, target)
     source, symbol = low.emitter.constant(blob)
@@ -126,6 +143,7 @@ def _prepare(low: Lowering, layer: Layer) -> Job:
         depthwise,
         row_mode,
         phases,
+        shape,
         plan,
         blocks,
         chain,
@@ -202,19 +220,22 @@ class Weights:
     symbol: int
 
 
-def _load_all_weights(low: Lowering, job: Job) -> Weights:
-    """All weights into one tile, in pieces of whole blocks."""
+def _room_for_weights(low: Lowering, job: Job) -> Weights:
+    """A tile for all weights."""
     address, symbol = low.weights(job.weight_bytes)
     low.keep_for_layer(address)
+    return Weights(address, 0, symbol)
+
+
+def _load_all_weights(low: Lowering, job: Job, room: Weights) -> None:
+    """All weights into their tile, in pieces of whole blocks."""
     begin = 0
     starts = [offsets[0][0] for offsets in job.weight_offsets[1:]] + [job.weight_bytes]
     for start in starts:
         if start - begin >= PIECE_BYTES or start == job.weight_bytes:
-            low.dma(
-                "load", job.weight_source + begin, job.weight_symbol, address + begin, symbol, start - begin
-            )
+            to, size = room.address + begin, start - begin
+            low.dma("load", job.weight_source + begin, job.weight_symbol, to, room.symbol, size)
             begin = start
-    return Weights(address, 0, symbol)
 
 
 def _load_chunk(low: Lowering, job: Job, first: int, last: int) -> Weights:
@@ -234,8 +255,8 @@ def _stripe(
     rows: int,
     chunks: list[tuple[Block, ...]],
     keep: Weights | None,
-) -> None:
-    """Output rows ``first`` .. ``first + rows`` (of each phase) of one image."""
+) -> Iterator[Cycles]:
+    """Output rows ``first`` .. ``first + rows`` (of each phase) of one image, block by block."""
     layer, up = job.layer, job.conv.upsample[0]
     out_h = low.shape(layer.output)[1]
     begin, end = _input_rows(job, first, rows, low.shape(layer.input_name)[1])
@@ -252,10 +273,11 @@ def _stripe(
         assert source is not None
         target = low.open(layer.output, image, out_first, out_rows, chunk[0].low, channels)
         if job.plan.k_parts > 1:
+            yield block_cycles(low.target, job.shape, (rows, target.columns), channels)
             _compute_in_parts(low, job, chunk[0], source, operand, target, (first, rows), done)
         else:
             weights = keep or _load_chunk(low, job, done, done + len(chunk))
-            _compute(low, job, chunk, done, weights, source, operand, target, first, rows)
+            yield from _compute(low, job, chunk, done, weights, source, operand, target, first, rows)
             if keep is None:
                 low.sram.release(weights.address)
         low.close(layer.output, image, target, 0 if whole else chunk[0].low)
@@ -315,7 +337,7 @@ def _places(job: Job, flat: bool, first: int, rows: int, columns: int) -> Iterat
 def _compute(
     low: Lowering, job: Job, chunk: tuple[Block, ...], number: int, weights: Weights, source: Region,
     operand: Region | None, target: Region, first: int, rows: int,
-) -> None:  # fmt: skip
+) -> Iterator[Cycles]:  # fmt: skip
     """A chunk of channels over all pixels of a stripe: phase by phase, place by place, block by block."""
     _, out_h, out_w, _ = low.shape(job.layer.output)
     up_h, up_w = job.conv.upsample
@@ -327,6 +349,7 @@ def _compute(
             continue
         for place in _places(job, flat, first, phase_rows, columns):
             for at, block in enumerate(chunk, number):
+                yield block_cycles(low.target, job.shape, (place.height, place.width), block.high - block.low)
                 acc = low.accumulators(place.height * place.width * (block.high - block.low) * job.acc_bytes)
                 for offset, call in zip(job.weight_offsets[at][index], block.calls, strict=True):
                     address = weights.address + offset - weights.offset

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,9 @@ from ommatid.compiler.lower import (
     chain_fields,
     load_chain,
 )
+from ommatid.compiler.rows import Cycles, Rows, Share
 from ommatid.compiler.sram import DoesNotFit
+from ommatid.compiler.storage import operands
 from ommatid.isa.elements import NUMBER
 from ommatid.isa.program import Quantization
 
@@ -55,23 +56,35 @@ def _tile_bytes(low: Lowering, name: str, row_bytes: int) -> int:
     return 0 if low.stays(name) else row_bytes
 
 
-def _stripes(
-    low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0, share: float = 1.0
-) -> Iterator[tuple[int, int, int]]:
-    """(image, first row, rows) of the stripes of a layer's output; ``ratio`` input rows stand under one.
+def _by_rows(
+    low: Lowering, layer: Layer, share: Share | None, needs: Callable[[int, int], dict[str, tuple[int, int]]],
+    emit: Callable[[int, int, int], None], passes: int, each: int | None = None, extra: int = 0,
+) -> Rows:  # fmt: skip
+    """A layer by ``each`` rows of its output (None: as ``_each`` says): ``passes`` over the elements of each."""
+    n, h, w, c = low.shape(layer.output)
 
-    ``share`` of the channels is there at a time.
-    """
-    n, h, _, _ = low.shape(layer.output)
+    def pieces(image: int, first: int, rows: int) -> Iterator[Cycles]:
+        yield 0, passes * rows * w * c // low.target.vx_elements_per_cycle + 16
+        emit(image, first, rows)
+
+    if share is not None:
+        each = min(share.rows, h)
+    elif each is None:
+        each = _each(low, layer, extra)
+    return Rows(n, h, each, needs, pieces, divisible=True)
+
+
+def _each(
+    low: Lowering, layer: Layer, extra: int = 0, halo_bytes: int = 0, ratio: float = 1.0, part: float = 1.0
+) -> int:
+    """Rows of a stripe of a layer's output; ``ratio`` input rows stand under one, ``part`` of the channels is there at a
+    time."""
     name = layer.input_name
     tiles = int(_tile_bytes(low, name, low.row_bytes(name)) * ratio) + _tile_bytes(
         low, layer.output, low.row_bytes(layer.output)
     )
-    tile_bytes = math.ceil(tiles * share) + extra
-    rows = stripe_rows(low, h, low.row_bytes(layer.output), tile_bytes, math.ceil(halo_bytes * share))
-    for image in range(n):
-        for first in range(0, h, rows):
-            yield image, first, min(rows, h - first)
+    tile_bytes, halo_bytes = math.ceil(tiles * part) + extra, math.ceil(halo_bytes * part)
+    return stripe_rows(low, low.shape(layer.output)[1], low.row_bytes(layer.output), tile_bytes, halo_bytes)
 
 
 def source_fields(region: Region, quantization: Quantization) -> dict[str, Any]:
@@ -90,8 +103,8 @@ def target_fields(region: Region, quantization: Quantization | None = None) -> d
     return fields
 
 
-def lower_map(low: Lowering, layer: Layer) -> None:
-    """Emit an element-wise layer."""
+def map_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """An element-wise layer."""
     operation = layer.operation
     assert isinstance(operation, Map)
     chain, constants = load_chain(low, layer, operation.affine)
@@ -99,11 +112,16 @@ def lower_map(low: Lowering, layer: Layer) -> None:
     operand_bytes = 0
     names = [layer.input_name, layer.output, *([other] if other is not None else [])]
     h, row_bytes = low.shape(layer.output)[1], low.row_bytes(layer.output)
-    if len({low.shape(name) for name in names}) == 1 and (h == 1 or 8 * row_bytes > low.target.sram_bytes):
+    same = len({low.shape(name) for name in names}) == 1
+    if share is None and same and (h == 1 or 8 * row_bytes > low.target.sram_bytes):
         low.see_as_rows(*names)
     if other is not None and low.shape(other)[1] > 1:
         operand_bytes = _tile_bytes(low, other, low.row_bytes(other))
-    for image, first, rows in _stripes(low, layer, operand_bytes):
+
+    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
+        return {name: (first, first + rows) if low.shape(name)[1] > 1 else (0, 1) for name in operands(layer)}
+
+    def emit(image: int, first: int, rows: int) -> None:
         operand = bring_operand(low, chain, image, first, rows)
         source = low.bring(layer.input_name, image, first, rows)
         target = low.open(layer.output, image, first, rows)
@@ -112,7 +130,8 @@ def lower_map(low: Lowering, layer: Layer) -> None:
         low.drop(source)
         if operand is not None:
             low.drop(operand)
-    low.end_layer()
+
+    return _by_rows(low, layer, share, needs, emit, 1, extra=operand_bytes)
 
 
 def bring_operand(low: Lowering, chain: Chain, image: int, first: int, rows: int) -> Region | None:
@@ -152,8 +171,8 @@ def one_row(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | pixels | {"h": 1, "w": fields["h"]}
 
 
-def lower_pool(low: Lowering, layer: Layer) -> None:
-    """Emit a pooling layer."""
+def pool_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A pooling layer."""
     pool = layer.operation
     assert isinstance(pool, Pool)
     window = pool.window
@@ -161,26 +180,32 @@ def lower_pool(low: Lowering, layer: Layer) -> None:
     height, width = low.shape(layer.input_name)[1:3]
     span = (kh - 1) * dh + 1
     halo = _tile_bytes(low, layer.input_name, low.row_bytes(layer.input_name)) * max(span - sh, 0)
-    parts = _channel_parts(low, layer, halo, sh)
-    for (channel, channels), (image, first, rows) in itertools.product(
-        parts, _stripes(low, layer, 0, halo, sh, parts[0][1] / low.shape(layer.output)[3])
-    ):
+    parts = _channel_parts(low, layer, halo, sh) if share is None else [(0, low.shape(layer.output)[3])]
+
+    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
         top = first * sh - window.pads[0]
         begin = min(max(top, 0), height - 1)
-        end = max(min(top + (rows - 1) * sh + span, height), begin + 1)
-        source = low.bring(layer.input_name, image, begin, end - begin, channel, channels)
-        target = low.open(layer.output, image, first, rows, channel, channels)
-        low.emitter.emit(
-            "pool", {"src": source.symbol, "dst": target.symbol},
-            **source_fields(source, low.quantization(layer.input_name)),
-            **target_fields(target, low.quantization(layer.output)),
-            in_h=end - begin, in_w=width, pad_top=begin - top, pad_left=window.pads[1], kh=kh, kw=kw,
-            stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw, out_h=rows, out_w=target.columns,
-            c=target.channels, kind=int(pool.kind == "average"), count_pad=int(pool.count_pad), factor=pool.factor,
-        )  # fmt: skip
-        low.close(layer.output, image, target, channel)
-        low.drop(source)
-    low.end_layer()
+        return {layer.input_name: (begin, max(min(top + (rows - 1) * sh + span, height), begin + 1))}
+
+    def emit(image: int, first: int, rows: int) -> None:
+        begin, end = needs(first, rows)[layer.input_name]
+        for channel, channels in parts:
+            source = low.bring(layer.input_name, image, begin, end - begin, channel, channels)
+            target = low.open(layer.output, image, first, rows, channel, channels)
+            low.emitter.emit(
+                "pool", {"src": source.symbol, "dst": target.symbol},
+                **source_fields(source, low.quantization(layer.input_name)),
+                **target_fields(target, low.quantization(layer.output)),
+                in_h=end - begin, in_w=width, pad_top=begin - first * sh + window.pads[0], pad_left=window.pads[1],
+                kh=kh, kw=kw, stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw, out_h=rows,
+                out_w=target.columns, c=target.channels, kind=int(pool.kind == "average"),
+                count_pad=int(pool.count_pad), factor=pool.factor,
+            )  # fmt: skip
+            low.close(layer.output, image, target, channel)
+            low.drop(source)
+
+    each = None if share else _each(low, layer, 0, halo, sh, parts[0][1] / low.shape(layer.output)[3])
+    return _by_rows(low, layer, share, needs, emit, kh * kw, each)
 
 
 def _channel_parts(low: Lowering, layer: Layer, halo: int, ratio: float) -> list[tuple[int, int]]:
@@ -188,7 +213,7 @@ def _channel_parts(low: Lowering, layer: Layer, halo: int, ratio: float) -> list
     channels = each = low.shape(layer.output)[3]
     while each > 1 and low.buffers == 1:
         try:
-            next(_stripes(low, layer, 0, halo, ratio, each / channels))
+            _each(low, layer, 0, halo, ratio, each / channels)
             break
         except DoesNotFit:
             each = -(-each // 2)
@@ -230,17 +255,22 @@ def lower_mean(low: Lowering, layer: Layer) -> None:
     low.end_layer()
 
 
-def lower_resize(low: Lowering, layer: Layer) -> None:
-    """Emit a resize: each stripe with its rows' table, counted from the first input row that it reads."""
+def resize_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A resize: each stripe with its rows' table, counted from the first input row that it reads."""
     resize = layer.operation
     assert isinstance(resize, Resize)
     columns, columns_symbol = low.load_constant(resize.columns.astype(np.uint16))
     _, in_h, in_w, _ = low.shape(layer.input_name)
     out_h = low.shape(layer.output)[1]
     halo = 2 * _tile_bytes(low, layer.input_name, low.row_bytes(layer.input_name))
-    for image, first, rows in _stripes(low, layer, 8, halo, in_h / out_h):
+
+    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
+        table = resize.rows[first : first + rows, :2]
+        return {layer.input_name: (int(table.min()), int(table.max()) + 1)}
+
+    def emit(image: int, first: int, rows: int) -> None:
         table = resize.rows[first : first + rows].astype(np.int64)
-        begin, end = int(table[:, :2].min()), int(table[:, :2].max()) + 1
+        begin, end = needs(first, rows)[layer.input_name]
         table[:, :2] -= begin
         source_constant, constant_symbol = low.emitter.constant(table.astype(np.uint16))
         address, symbol = low.weights(rows * 8)
@@ -258,46 +288,56 @@ def lower_resize(low: Lowering, layer: Layer) -> None:
         low.close(layer.output, image, target)
         low.drop(source)
         low.sram.release(address)
-    low.end_layer()
+
+    each = None if share else _each(low, layer, 8, halo, in_h / out_h)
+    return _by_rows(low, layer, share, needs, emit, 4 if resize.taps == 4 else 1, each)
 
 
-def lower_softmax(low: Lowering, layer: Layer) -> None:
-    """Emit a softmax over channels."""
+def softmax_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A softmax over channels."""
     softmax = layer.operation
     assert isinstance(softmax, Softmax)
     table, symbol = low.load_constant(softmax.table)
     fields = {"table": table, "factor": softmax.factor}
-    _image_layer(low, layer, "softmax", fields, {"table": symbol}, drop=("src_zero",))
+    return _image_rows(low, layer, share, 4, "softmax", fields, {"table": symbol}, drop=("src_zero",))
 
 
-def lower_lrn(low: Lowering, layer: Layer) -> None:
-    """Emit a local response normalisation."""
+def lrn_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A local response normalisation."""
     lrn = layer.operation
     assert isinstance(lrn, Lrn)
     fields = {"size": lrn.size, "alpha": lrn.alpha, "bias": lrn.bias, "factor": lrn.factor}
-    _image_layer(low, layer, "lrn", fields, {})
+    return _image_rows(low, layer, share, lrn.size + 3, "lrn", fields, {})
 
 
-def lower_norm(low: Lowering, layer: Layer) -> None:
-    """Emit a normalisation over channels."""
+def norm_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A normalisation over channels."""
     norm = layer.operation
     assert isinstance(norm, Norm)
     parameters, symbol = low.load_constant(norm.factors)
     fields = {"parameters": parameters, "epsilon": norm.epsilon, "centre": int(norm.centre)}
-    _image_layer(low, layer, "norm", fields, {"parameters": symbol})
+    return _image_rows(low, layer, share, 3, "norm", fields, {"parameters": symbol})
 
 
-def _image_layer(
+def _image_rows(
     low: Lowering,
     layer: Layer,
+    share: Share | None,
+    passes: int,
     mnemonic: str,
     fields: dict[str, Any],
     symbols: dict[str, int],
     drop: tuple[str, ...] = (),
-) -> None:
-    """A layer of one input image and one output image of the same shape, whose pixels know nothing of each other."""
-    low.see_as_rows(layer.input_name, layer.output)
-    for image, first, rows in _stripes(low, layer):
+) -> Rows:
+    """A layer of one input image and one output image of the same shape, whose pixels know nothing of each other,
+    in ``passes`` over its elements."""
+    if share is None:
+        low.see_as_rows(layer.input_name, layer.output)
+
+    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
+        return {layer.input_name: (first, first + rows)}
+
+    def emit(image: int, first: int, rows: int) -> None:
         source = low.bring(layer.input_name, image, first, rows)
         target = low.open(layer.output, image, first, rows)
         inputs = source_fields(source, low.quantization(layer.input_name))
@@ -314,4 +354,5 @@ def _image_layer(
         )
         low.close(layer.output, image, target)
         low.drop(source)
-    low.end_layer()
+
+    return _by_rows(low, layer, share, needs, emit, passes)

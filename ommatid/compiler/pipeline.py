@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
+from ommatid.compiler.cascade import Cascade
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_model
@@ -21,6 +23,7 @@ from ommatid.compiler.positions import rearranging
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
+from ommatid.compiler.trial import Estimate, choose_cascades
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.isa import release
 from ommatid.isa.assembly import disassemble
@@ -29,10 +32,14 @@ from ommatid.isa.program import Placed, Program
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
 
+#: How many schedules are tried, by the level of optimisation.
+TRIALS = {2: 300, 3: 3000}
+
 
 def compile_model(
     model: Any, target: str | Path | Target = "ommatid-1k", optimize: int = 2, info: dict[str, Any] | None = None,
-    shapes: Mapping[str, Any] | None = None, calibrate_at: Mapping[str, Sequence[int]] | None = None, **options: Any,
+    shapes: Mapping[str, Any] | None = None, calibrate_at: Mapping[str, Sequence[int]] | None = None,
+    estimate: Estimate | None = None, **options: Any,
 ) -> Program:  # fmt: skip
     """Compile an ONNX model (path, bytes or ModelProto) for a target.
 
@@ -42,10 +49,11 @@ def compile_model(
 
     Args:
         target: the name of a preset, the path of a TOML file, or a Target.
-        optimize: 0 keeps every layer apart; 1 and above fuse.
+        optimize: 0 keeps every layer apart; 1 and above fuse; 2 and above try cascades, if there is an ``estimate``.
         info: plain data stored in the program: how it was made.
         shapes: of inputs by name; several shapes of one input make as many variants (``shape_variants``).
         calibrate_at: the inputs' shapes at which the quantisation is planned (None: those of the largest variant).
+        estimate: gives the finish cycles of each instruction of a program.
         options: the other fields of FrontOptions: inputs, outputs, calibration, activations ...
 
     Raises:
@@ -70,7 +78,7 @@ def compile_model(
         try:
             network = build_network(model, each)
             dump("network", lambda network=network: network_text(network))  # type: ignore[misc]
-            programs.append(compile_network(network, chip, optimize, made | dict(network.notes)))
+            programs.append(compile_network(network, chip, optimize, made | dict(network.notes), estimate))
         except CompileError as error:
             if len(variants) == 1:
                 raise
@@ -89,13 +97,10 @@ def _numbered(path: str | None, number: int) -> str | None:
     return str(Path(path).with_stem(f"{Path(path).stem}-{number}")) if path and number else path
 
 
-#: The public name.
-compile_onnx = compile_model
-
-
 def compile_network(
-    network: Network, target: Target, optimize: int = 2, info: dict[str, Any] | None = None
-) -> Program:
+    network: Network, target: Target, optimize: int = 2, info: dict[str, Any] | None = None,
+    estimate: Estimate | None = None,
+) -> Program:  # fmt: skip
     """Compile a network of layers: fuse, schedule, emit, verify.
 
     Raises:
@@ -104,7 +109,11 @@ def compile_network(
     if optimize > 0:
         network = fuse(network)
         dump("fused", lambda: network_text(network))
-    plan = schedule(network, target)
+    cascades: tuple[Cascade, ...] = ()
+    if estimate is not None and optimize in TRIALS:
+        assemble = functools.partial(assemble_program, network, target=target, info={})
+        cascades = choose_cascades(network, target, estimate, assemble, TRIALS[optimize])
+    plan = schedule(network, target, cascades)
     dump("scheduled", lambda: schedule_text(plan))
     program = assemble_program(network, plan, target, info or {})
     dump("program", lambda: disassemble(program).partition("\n\n")[0] + "\n")

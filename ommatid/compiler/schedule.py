@@ -7,59 +7,39 @@ schedule is made again: lowering is quick, and every later decision then sees th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ommatid.compiler.cascade import BY_ROWS, Cascade, inner_buffers, lower_cascade, widened
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.layers import (
     Concat,
-    Conv,
     Layer,
-    Lrn,
-    Map,
     MatMul,
     Mean,
     Network,
-    Norm,
     Pad,
-    Pool,
-    Resize,
     Slice,
-    Softmax,
     TopK,
     Transpose,
     View,
 )
 from ommatid.compiler.lower import Lowering
-from ommatid.compiler.lower_conv import lower_conv
 from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_topk import lower_topk
-from ommatid.compiler.lower_vector import (
-    lower_lrn,
-    lower_map,
-    lower_mean,
-    lower_norm,
-    lower_pool,
-    lower_resize,
-    lower_softmax,
-)
+from ommatid.compiler.lower_vector import lower_mean
 from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram
+from ommatid.compiler.rows import emit_alone
 from ommatid.compiler.sram import DoesNotFit
 from ommatid.compiler.storage import Storage, operands, plan_storage
 from ommatid.isa.program import Partition, Placed
 from ommatid.isa.target import Target
 
+#: Operations that are lowered whole; BY_ROWS has the others.
 LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
-    Conv: lower_conv,
     MatMul: lower_matmul,
-    Map: lower_map,
-    Pool: lower_pool,
     Mean: lower_mean,
-    Resize: lower_resize,
-    Softmax: lower_softmax,
-    Lrn: lower_lrn,
-    Norm: lower_norm,
     TopK: lower_topk,
     Concat: lower_concat,
     Slice: lower_slice,
@@ -79,29 +59,69 @@ class Scheduled:
     activation_bytes: int
 
 
-class _LayerDoesNotFit(Exception):
+class CascadeDoesNotFit(Exception):
+    """A cascade's tiles and weights need more SRAM than is free."""
+
+    def __init__(self, cascade: Cascade) -> None:
+        super().__init__(cascade)
+        self.cascade = cascade
+
+
+class LayerDoesNotFit(Exception):
+    """A layer's smallest tile needs more SRAM than is free."""
+
     def __init__(self, index: int, layer: Layer, need_bytes: int) -> None:
         super().__init__(layer.name)
         self.index, self.layer, self.need_bytes = index, layer, need_bytes
 
 
-def schedule(network: Network, target: Target) -> Scheduled:
-    """Lower every NPU stage of the network.
+@dataclass(frozen=True)
+class Plan:
+    """What is decided before lowering: where buffers lie, and which layers are made together.
+
+    ``inner`` has for each cascade the buffers of which only some rows exist at a time; ``resident`` are those that stay
+    in SRAM, from ``first`` to ``last`` layer of ``lives``.
+    """
+
+    network: Network
+    target: Target
+    storage: Storage
+    lives: Mapping[str, Lifetime]
+    resident: frozenset[str]
+    inner: Mapping[Cascade, frozenset[str]]
+    single: frozenset[int] = frozenset()  # layers that load nothing ahead: they would not fit
+
+
+def make_plan(
+    network: Network, target: Target, storage: Storage, cascades: Iterable[Cascade] = (),
+    never: frozenset[str] = frozenset(), single: frozenset[int] = frozenset(),
+) -> Plan:  # fmt: skip
+    """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM."""
+    touched = lifetimes(network, storage)
+    inner = {c: inner_buffers(network, storage, touched, c, target) for c in cascades}
+    rolling = frozenset().union(*inner.values())
+    lives = widened({name: life for name, life in touched.items() if name not in rolling}, inner)
+    resident = choose_resident(network, storage, lives, target, never)
+    return Plan(network, target, storage, lives, resident, inner, single)
+
+
+def schedule(network: Network, target: Target, cascades: Iterable[Cascade] = ()) -> Scheduled:
+    """Lower every NPU stage of the network, these layers in cascades where they fit.
 
     Raises:
         CompileError: a layer does not fit in the SRAM even alone, or activations not in the DRAM.
     """
     storage = plan_storage(network)
-    lives = lifetimes(network, storage)
-    never: frozenset[str] = frozenset()
-    single: frozenset[int] = frozenset()  # layers that load nothing ahead: they would not fit
+    wanted, never, single = tuple(cascades), frozenset[str](), frozenset[int]()
     while True:
-        resident = choose_resident(network, storage, lives, target, never)
+        plan = make_plan(network, target, storage, wanted, never, single)
         try:
-            return _lower_all(network, storage, lives, resident, target, single)
-        except _LayerDoesNotFit as problem:
+            return lower(plan)
+        except CascadeDoesNotFit as problem:
+            wanted = tuple(c for c in wanted if c != problem.cascade)
+        except LayerDoesNotFit as problem:
             at = problem.index
-            alive = [n for n in resident if lives[n].first <= at <= lives[n].last]
+            alive = [n for n in plan.resident if plan.lives[n].first <= at <= plan.lives[n].last]
             if alive:
                 never |= {max(alive, key=lambda n: (storage.buffer_bytes[n], n))}
             elif at not in single:
@@ -115,40 +135,74 @@ def schedule(network: Network, target: Target) -> Scheduled:
                 ) from None
 
 
-def _lower_all(
-    network: Network, storage: Storage, lives: dict[str, Lifetime], resident: frozenset[str], target: Target,
-    single: frozenset[int],
-) -> Scheduled:  # fmt: skip
+def lower(plan: Plan, part: range | None = None) -> Scheduled:
+    """Lower all layers, or only those of ``part`` as if the others were around them.
+
+    Raises:
+        CompileError: activations do not fit in the DRAM.
+        CascadeDoesNotFit: a cascade needs more SRAM than is free.
+        LayerDoesNotFit: so does a layer.
+    """
+    network, target = plan.network, plan.target
     try:
-        addresses, activation_bytes = place_in_dram(storage, lives, resident, target.dram_bytes)
+        addresses, activation_bytes = place_in_dram(
+            plan.storage, plan.lives, plan.resident, target.dram_bytes
+        )
     except DoesNotFit as problem:
         raise CompileError(
             f"activations need more than the {target.dram_mib} MiB of DRAM of target {target.name} "
             f"({problem.need_bytes} bytes for one of them)",
             hint="use a target with more DRAM, or a smaller input (--shape)",
         ) from None
-    low = Lowering(network, storage, target, resident, addresses)
+    low = Lowering(network, plan.storage, target, plan.resident, addresses)
     partitions: list[Partition] = []
     index = 0
-    for name in sorted(network.fed):
-        low.place(name, 0, -1)
+    if part is None:
+        for name in sorted(network.fed):
+            low.place(name, 0, -1)
+    else:
+        _settle(low, plan, part.start)
     for stage in network.stages:
         if stage.cpu is not None:
-            partitions.append(stage.cpu)
+            partitions += [stage.cpu] if part is None else []
+            continue
+        layers = [pair for pair in enumerate(stage.layers, index) if part is None or pair[0] in part]
+        index += len(stage.layers)
+        if not layers:
             continue
         begin = len(low.emitter.rows)
-        for layer in stage.layers:
-            low.buffers = 1 if index in single else 2
-            _lower_layer(low, lives, index, layer, begin)
-            index += 1
+        while layers:
+            cascade = next((c for c in plan.inner if c.first == layers[0][0]), None)
+            count = 1 if cascade is None else cascade.last - cascade.first + 1
+            group, layers = layers[:count], layers[count:]
+            if cascade is None:
+                low.buffers = 1 if group[0][0] in plan.single else 2
+                _lower_layer(low, *group[0])
+            else:
+                _lower_cascade(low, cascade, group, plan.inner[cascade])
+            _end_group(
+                low,
+                plan.lives,
+                group,
+                plan.inner.get(cascade, frozenset()) if cascade else frozenset(),
+                begin,
+            )
         low.emitter.layer = -1
         low.emitter.emit("end", {})
         partitions.append(_partition(network, stage.layers, begin, len(low.emitter.rows)))
-    return Scheduled(low, _with_until(low, network), tuple(partitions), activation_bytes)
+    placed = _with_until(low, network) if part is None else ()
+    return Scheduled(low, placed, tuple(partitions), activation_bytes)
 
 
-def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: Layer, begin: int) -> None:
-    """Lower a layer of the partition whose first instruction is ``begin``."""
+def _settle(low: Lowering, plan: Plan, first: int) -> None:
+    """The buffers that lie in SRAM when layer ``first`` begins."""
+    for name, spot in sorted(plan.storage.spots.items()):
+        life = plan.lives.get(spot.buffer)
+        if spot.buffer in plan.resident and life is not None and life.first < first <= life.last:
+            low.home(name)
+
+
+def _lower_layer(low: Lowering, index: int, layer: Layer) -> None:
     low.emitter.layer = index
     try:
         for name in (*operands(layer), layer.output):
@@ -157,13 +211,42 @@ def _lower_layer(low: Lowering, lives: dict[str, Lifetime], index: int, layer: L
             names = [name for name in (*operands(layer), layer.output) if not low.stays(name)]
             rows = [math.prod(low.network.tensors[n].shape[2:]) * low.kind(n).bytes for n in names]
             low.make_room(4 * sum(rows))
-            LOWER[type(layer.operation)](low, layer)
+            if type(layer.operation) in BY_ROWS:
+                emit_alone(low, BY_ROWS[type(layer.operation)](low, layer, None))
+            else:
+                LOWER[type(layer.operation)](low, layer)
     except DoesNotFit as problem:
-        raise _LayerDoesNotFit(index, layer, problem.need_bytes) from None
-    # A view that opens a partition is complete once the host has done what comes before the partition.
-    low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
+        raise LayerDoesNotFit(index, layer, problem.need_bytes) from None
+
+
+def _lower_cascade(
+    low: Lowering, cascade: Cascade, layers: Sequence[tuple[int, Layer]], inner: frozenset[str]
+) -> None:
+    try:
+        for _, layer in layers:
+            for name in (*operands(layer), layer.output):
+                if low.storage.spots[name].buffer not in inner:
+                    low.home(name)
+        busy = [(i, layer) for i, layer in layers if layer.name not in low.storage.free_layers]
+        lower_cascade(low, busy, inner, cascade.each)
+    except DoesNotFit:
+        raise CascadeDoesNotFit(cascade) from None
+
+
+def _end_group(
+    low: Lowering, lives: Mapping[str, Lifetime], layers: Sequence[tuple[int, Layer]], inner: frozenset[str],
+    begin: int,
+) -> None:  # fmt: skip
+    """Record the tensors that are complete, and give back those that nobody reads any more.
+
+    A view that opens a partition is complete once the host has done what comes before the partition, whose first
+    instruction is ``begin``.
+    """
+    for index, layer in layers:
+        if low.storage.spots[layer.output].buffer not in inner:
+            low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
     for buffer, home in low.homes.items():
-        if buffer in low.resident and lives[buffer].last == index:
+        if buffer in low.resident and lives[buffer].last in [index for index, _ in layers]:
             low.sram.release(home.address)
 
 

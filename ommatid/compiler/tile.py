@@ -63,8 +63,10 @@ class ConvPlan:
         return self.block_channels * self.chunk_blocks
 
 
-def plan_conv(shape: ConvShape, target: Target, free_bytes: int, buffers: int = 2) -> ConvPlan:
-    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM.
+def plan_conv(
+    shape: ConvShape, target: Target, free_bytes: int, buffers: int = 2, stripe_rows: int | None = None
+) -> ConvPlan:
+    """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM; ``stripe_rows`` may be given.
 
     With one buffer of a kind nothing is loaded ahead; a depthwise convolution is then cut by its channels, if two fit so.
 
@@ -75,19 +77,24 @@ def plan_conv(shape: ConvShape, target: Target, free_bytes: int, buffers: int = 
     if buffers == 1 and shape.depthwise:
         plan, _ = _cheapest(shape, target, free_bytes, 2, narrow=True)
     if plan is None:
-        plan, smallest = _cheapest(shape, target, free_bytes, buffers)
+        plan, smallest = _cheapest(shape, target, free_bytes, buffers, stripe_rows=stripe_rows)
     return plan or _split_k(shape, target, free_bytes, smallest)
 
 
 def _cheapest(
-    shape: ConvShape, target: Target, free_bytes: int, buffers: int, narrow: bool = False
+    shape: ConvShape,
+    target: Target,
+    free_bytes: int,
+    buffers: int,
+    narrow: bool = False,
+    stripe_rows: int | None = None,
 ) -> tuple[ConvPlan | None, int]:
     """The cheapest plan that fits, if any does, and what the smallest needs."""
     best: tuple[float, ConvPlan] | None = None
     smallest = 1 << 62
     for block_channels in _block_channels(shape, target):
         pixels = _accumulators(shape, target) // block_channels
-        for rows in _stripe_rows(shape.rows):
+        for rows in _stripe_rows(shape.rows) if stripe_rows is None else [min(stripe_rows, shape.rows)]:
             for chunk in _chunks(shape, block_channels):
                 plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers, narrow=narrow)
                 need = sram_bytes(shape, plan)
@@ -196,24 +203,26 @@ def block_pixel_counts(rows: int, columns: int, pixels: int, flat: bool) -> list
 
 def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> tuple[float, int]:
     """Array cycles and instructions of one stripe of ``rows`` rows."""
-    k, lanes = target.mx_k_bytes, target.mx_channels
-    load = -(-k * lanes // target.port_mx_weight_bytes_per_cycle)
     blocks = block_pixel_counts(rows, shape.columns, plan.block_pixels, shape.flat)
-    channel_blocks = _blocks(shape, plan)
     channels = min(plan.block_channels, shape.channels)
-    cycles = 0.0
-    for height, width in blocks:
-        if shape.depthwise:
-            pixels = target.depthwise_macs_per_cycle // k
-            span = ((pixels - 1) * shape.stride[1] + shape.kernel[1]) * shape.element
-            row = max(
-                shape.element * shape.kernel[1], -(-span * k // target.port_mx_activation_bytes_per_cycle)
-            )
-            cycles += -(-channels // k) * height * -(-width // pixels) * shape.kernel[0] * row + 16
-        else:
-            pixel_cycles = -(-height * width // target.mx_pixels) * shape.element
-            cycles += -(-channels // lanes) * shape.steps * max(pixel_cycles, load) + load + 8
+    cycles = sum(block_cycles(target, shape, block, channels)[0] for block in blocks)
+    channel_blocks = _blocks(shape, plan)
     return cycles * channel_blocks, len(blocks) * channel_blocks
+
+
+def block_cycles(target: Target, shape: ConvShape, pixels: tuple[int, int], channels: int) -> tuple[int, int]:
+    """Cycles of mx and of vx that a block of (rows, columns) ``pixels`` by ``channels`` takes, all phases as one."""
+    k, lanes = target.mx_k_bytes, target.mx_channels
+    height, width = pixels
+    vector = height * width * channels * shape.widest // target.vx_elements_per_cycle + 16
+    if shape.depthwise:
+        at_once = target.depthwise_macs_per_cycle // k
+        span = ((at_once - 1) * shape.stride[1] + shape.kernel[1]) * shape.element
+        row = max(shape.element * shape.kernel[1], -(-span * k // target.port_mx_activation_bytes_per_cycle))
+        return -(-channels // k) * height * -(-width // at_once) * shape.kernel[0] * row + 16, vector
+    load = -(-k * lanes // target.port_mx_weight_bytes_per_cycle)
+    pixel_cycles = -(-height * width // target.mx_pixels) * shape.element
+    return -(-channels // lanes) * shape.steps * max(pixel_cycles, load) + load + 8, vector
 
 
 def _burst_waste(shape: ConvShape, plan: ConvPlan, target: Target, element: int) -> float:

@@ -14,11 +14,11 @@ from typing import Any
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network
 from ommatid.compiler.layers import Network
-from ommatid.compiler.pipeline import compile_network
 from ommatid.compiler.recipe import Recipe, from_toml
 from ommatid.isa.program import Program
 from ommatid.isa.target import Target, TargetError
 from ommatid.profiler.profile import BOUNDS, Profile, profile
+from ommatid.runtime.compile import compile_network
 from ommatid.runtime.variants import shapes_of
 
 #: What a bound means.

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Program
 from ommatid.profiler.baseline import Baseline, BaselineError, Entry, entry_of
 from ommatid.profiler.compare import accuracy
 from ommatid.profiler.diff import FIGURES, Row, match
 from ommatid.profiler.measure import feeds_for, measure
+from ommatid.runtime.compile import compile_model
 from ommatid.runtime.variants import shapes_of
 
 #: The most layers that are named for one finding.

@@ -25,12 +25,12 @@ from ommatid.compiler.cache_folder import cache_folder
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network
 from ommatid.compiler.layers import Network
-from ommatid.compiler.pipeline import compile_network
 from ommatid.isa.program_file import write_whole
 from ommatid.isa.target import Target, TargetError
 from ommatid.profiler.extras import needed
 from ommatid.profiler.profile import profile
 from ommatid.runtime.cache import code_digest, program_key
+from ommatid.runtime.compile import compile_network
 from ommatid.simulator.energy import area
 
 #: How often a pool may break in a row without a single result.

@@ -23,7 +23,7 @@ def compiled(source: Any, options: dict[str, Any]) -> Program:
     Raises:
         CompileError, TargetError: the model cannot be compiled.
     """
-    from ommatid.compiler.pipeline import compile_model
+    from ommatid.runtime.compile import compile_model
 
     key = program_key(source, options)
     if key is None:

@@ -13,6 +13,7 @@ from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.profiler.compare import TensorReport, layerwise
+from ommatid.runtime import compile as tried
 from ommatid.runtime.session import InferenceSession
 from tests.workloads import NINE, images, input_name, quantized
 
@@ -61,7 +62,7 @@ def test_five_inputs(name: str, activations: str) -> None:
     reports = layer_by_layer(apart, model, feeds)
     multiplications = [n for n in model.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
     assert sum(r.exact for r in reports) == len(multiplications)
-    program = compile_model(model)
+    program = tried.compile_model(model)
     end_to_end(program, model, feeds, reports)
     ours, theirs = (InferenceSession(p).run(None, feeds[0]) for p in (program, apart))
     assert [a.tobytes() for a in ours] == [a.tobytes() for a in theirs]

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.instructions import BY_OPCODE, view
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
+from ommatid.runtime.compile import compile_model
 from ommatid.runtime.host import quantize, to_memory
 from ommatid.runtime.session import placed_by_name
 from ommatid.simulator.functional import Machine

@@ -17,6 +17,7 @@ from ommatid.compiler.qdq import QUANTISED
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
 from ommatid.profiler.compare import layerwise
+from ommatid.runtime import compile as tried
 from ommatid.runtime.session import InferenceSession
 from tests.acceptance.test_equal_to_onnxruntime import grouped
 from tests.networks.architectures import ARCHITECTURES
@@ -74,7 +75,7 @@ def test_equal_to_onnxruntime(name: str, activations: str) -> None:
     print(
         f"{name}, {activations}: {len(reports)} tensors within a step, {len(multiplications)} of them equal"
     )
-    program = compile_model(model)
+    program = tried.compile_model(model)
     assert verify(program) == []
     assert_placed(program)
     ours, theirs = (InferenceSession(p).run(None, feeds(model, 1)[0]) for p in (program, apart))

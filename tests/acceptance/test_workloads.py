@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from ommatid.compiler.model import read_proto
-from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.assembly import assemble, disassemble
 from ommatid.isa.program_file import to_bytes
 from ommatid.profiler.profile import profile
 from ommatid.profiler.report import to_html
+from ommatid.runtime.compile import compile_model
 from tests.profiler.browser import opened
 from tests.profiler.test_report import check_page
 from tests.workloads import SHAPES, images, source

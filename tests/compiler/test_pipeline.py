@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.pipeline import compile_model, compile_onnx
+from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.assembly import disassemble
 from ommatid.isa.program_file import to_bytes
 from ommatid.isa.target import TargetError, load_target
@@ -80,7 +80,7 @@ def test_the_same_bytes_whatever_the_hash_seed() -> None:
 
 
 def test_what_a_program_says_of_itself() -> None:
-    program = compile_onnx(networks.convolution(), target="ommatid-256", info={"by": "a test"})
+    program = compile_model(networks.convolution(), target="ommatid-256", info={"by": "a test"})
     assert program.target == load_target("ommatid-256")
     assert program.info["by"] == "a test" and program.info["optimize"] == 2
     assert program.info["calibration"].startswith("none given")

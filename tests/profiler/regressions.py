@@ -159,9 +159,9 @@ def small_tiles(network: Network, target: Target, name: str, rng: Any) -> Progra
         smallest = {"stripe_rows": 1, "block_channels": shape.block_unit, "chunk_blocks": 1}
         return dataclasses.replace(plan(shape, *rest), **smallest)
 
-    def planted(low: Any, layer: Layer) -> Any:
+    def planted(low: Any, layer: Layer, *rest: Any) -> Any:
         lower_conv.plan_conv = smaller if layer.name == name else plan
-        return prepare(low, layer)
+        return prepare(low, layer, *rest)
 
     lower_conv._prepare = planted
     try:

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.pipeline import compile_model
 from ommatid.profiler.explain import DOUBLED, beside, explain
 from ommatid.profiler.profile import profile
+from ommatid.runtime.compile import compile_model
 from tests import networks
 from tests.profiler.planted import PLANTED
 

@@ -34,9 +34,9 @@ def compilations(monkeypatch: Any) -> list[Any]:
     calls: list[Any] = []
     original = pipeline.compile_model
 
-    def counted(source: Any, **options: Any) -> Any:
+    def counted(source: Any, *rest: Any, **options: Any) -> Any:
         calls.append(source)
-        return original(source, **options)
+        return original(source, *rest, **options)
 
     monkeypatch.setattr(pipeline, "compile_model", counted)
     return calls

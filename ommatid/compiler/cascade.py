@@ -1,0 +1,354 @@
+"""Cascades: runs of layers that are made stripe by stripe, so that what lies between them is never whole.
+
+A stripe of the last layer's output is made after what all earlier layers need for it. What only the cascade's own
+layers read has a tile of the rows that this stripe needs; rows that two stripes need are computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ommatid.compiler.layers import Conv, Layer, Lrn, Map, Network, Norm, Pool, Resize, Softmax
+from ommatid.compiler.lower import Lowering
+from ommatid.compiler.lower_conv import conv_rows
+from ommatid.compiler.lower_vector import lrn_rows, map_rows, norm_rows, pool_rows, resize_rows, softmax_rows
+from ommatid.compiler.memory import Lifetime
+from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.storage import Storage, operands
+from ommatid.isa.target import Target
+
+#: Operations that can be made by rows of their output.
+BY_ROWS: dict[type, Callable[[Lowering, Layer, Share | None], Rows]] = {
+    Conv: conv_rows,
+    Map: map_rows,
+    Pool: pool_rows,
+    Resize: resize_rows,
+    Softmax: softmax_rows,
+    Lrn: lrn_rows,
+    Norm: norm_rows,
+}
+#: Buffers below this part of the SRAM stay whole: then no row is made twice.
+WHOLE_SHARE = 1 / 16
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """Layers ``first`` to ``last`` (by number, both included), ``each`` rows of the last one's output at a time."""
+
+    first: int
+    last: int
+    each: int
+
+
+def widened(lives: Mapping[str, Lifetime], cascades: Collection[Cascade]) -> dict[str, Lifetime]:
+    """Lifetimes that begin and end with whole cascades."""
+    first = {i: c.first for c in cascades for i in range(c.first, c.last + 1)}
+    last = {i: c.last for c in cascades for i in range(c.first, c.last + 1)}
+    return {
+        name: Lifetime(first.get(life.first, life.first), last.get(life.last, life.last), life.uses)
+        for name, life in lives.items()
+    }
+
+
+def inner_buffers(
+    network: Network, storage: Storage, lives: Mapping[str, Lifetime], cascade: Cascade, target: Target
+) -> frozenset[str]:
+    """Buffers that only the layers of a cascade touch and that are worth being made by rows; ``lives`` not widened."""
+    outside = {storage.spots[name].buffer for name in network.fed | network.kept}
+    layers = [layer for stage in network.stages for layer in stage.layers][cascade.first : cascade.last + 1]
+    members: dict[str, list[str]] = {}
+    for name, spot in storage.spots.items():
+        members.setdefault(spot.buffer, []).append(name)
+    return frozenset(
+        buffer
+        for buffer, life in lives.items()
+        if cascade.first <= life.first < life.last <= cascade.last
+        and buffer not in outside
+        and storage.buffer_bytes[buffer] > target.sram_bytes * WHOLE_SHARE
+        and _in_rows(network, storage, members[buffer])
+        and not _feeds_itself(storage, layers, buffer)
+    )
+
+
+def _feeds_itself(storage: Storage, layers: Sequence[Layer], buffer: str) -> bool:
+    """Whether a layer writes to the buffer what it computed from it: then its parts cannot be made together."""
+    from_it: set[str] = {buffer}
+    written = False
+    for layer in layers:
+        target = storage.spots[layer.output].buffer
+        if written and any(storage.spots[name].buffer in from_it for name in operands(layer)):
+            if target == buffer and layer.name not in storage.free_layers:
+                return True
+            from_it.add(target)
+        written |= target == buffer
+    return False
+
+
+def is_cascadable(network: Network, storage: Storage, layers: Sequence[Layer], first: int, last: int) -> bool:
+    """Whether layers ``first`` to ``last`` can be one cascade: all by rows, and no tensor with other rows in between."""
+    if first < 0 or last >= len(layers):
+        return False
+    part = [layer for layer in layers[first : last + 1] if layer.name not in storage.free_layers]
+    if not part or any(type(layer.operation) not in BY_ROWS for layer in part):
+        return False
+    written = {storage.spots[layer.output].buffer for layer in part}
+    names = {layer.output for layer in part} | {name for layer in part for name in operands(layer)}
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        if storage.spots[name].buffer in written:
+            groups.setdefault(storage.spots[name].buffer, []).append(name)
+    images = {network.tensors[layer.output].shape[0] for layer in part}
+    return len(images) == 1 and all(_in_rows(network, storage, group) for group in groups.values())
+
+
+def _in_rows(network: Network, storage: Storage, names: Sequence[str]) -> bool:
+    """The tensors of a buffer are images of the same rows, side by side in each row."""
+    shapes = [network.tensors[name].shape for name in names]
+    if any(len(shape) != 4 or shape[1] < 2 for shape in shapes):
+        return False
+    spots = [storage.spots[name] for name in names]
+    row = spots[0].strides[1]
+    return (
+        len({shape[:2] for shape in shapes}) == 1
+        and len({spot.strides[:2] for spot in spots}) == 1
+        and all(
+            shape[2] * spot.strides[2] <= row and spot.offset < row
+            for spot, shape in zip(spots, shapes, strict=True)
+        )
+    )
+
+
+def lower_cascade(
+    low: Lowering, layers: Sequence[tuple[int, Layer]], inner: frozenset[str], each: int
+) -> None:
+    """Emit a cascade.
+
+    Raises:
+        DoesNotFit: its tiles and weights do not fit in the free SRAM.
+    """
+    low.begin_cascade(inner)
+    heights = _stripe_heights(low, [layer for _, layer in layers], each)
+    weights = [
+        layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
+    ]
+    free = low.sram.free_bytes() - sum(
+        2 * heights[name] * low.strides(name)[1]
+        for name in {_tallest(low, buffer, heights) for buffer in inner}
+    )
+    made: list[Rows] = []
+    for at, (number, layer) in enumerate(layers):
+        low.emitter.layer = number
+        share = Share(heights[layer.output], max(free - sum(weights[at + 1 :]), 0))
+        before = low.sram.free_bytes()
+        made.append(BY_ROWS[type(layer.operation)](low, layer, share))
+        free -= before - low.sram.free_bytes()
+    _emit(low, layers, made, inner, each)
+    low.end_layer()
+    low.end_cascade(inner)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A layer of a cascade: its number and rows, and how many waves after the first layer it begins.
+
+    ``spans`` are for each stripe the rows of its output that are made, and by tensor the rows that this reads.
+    """
+
+    number: int
+    layer: Layer
+    rows: Rows
+    delay: int
+    spans: tuple[tuple[int, int, Mapping[str, tuple[int, int]]], ...]
+
+    def at(self, wave: int) -> tuple[int, int, Mapping[str, tuple[int, int]]]:
+        """What it does in a wave."""
+        stripe = wave - self.delay
+        return self.spans[stripe] if 0 <= stripe < len(self.spans) else (0, 0, {})
+
+
+def _emit(
+    low: Lowering, layers: Sequence[tuple[int, Layer]], made: Sequence[Rows], inner: frozenset[str], each: int
+) -> None:
+    """Wave by wave: in each, a layer makes the stripe after the one that its readers work on."""
+    makers = _makers(low.storage, low.network, [layer for _, layer in layers])
+    spans = _spans(layers, made, makers, each)
+    delays = _delays(low.storage, [layer for _, layer in layers], makers, inner)
+    members = [
+        _Member(number, layer, rows, delays[layer.output], spans[layer.output])
+        for (number, layer), rows in zip(layers, made, strict=True)
+    ]
+    stripes = len(spans[layers[-1][1].output])
+    for image in range(made[-1].images):
+        for wave in range(stripes + max(delays.values())):
+            for buffer in sorted(inner):
+                _make_tile(low, members, buffer, image, wave)
+            _interleave(low, members, image, wave)
+            low.turn_over()
+        low.turn_over(inner)
+
+
+def _makers(storage: Storage, network: Network, layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
+    """For each tensor that is read, the outputs of layers before that have bytes in common with it."""
+    makers: dict[str, tuple[str, ...]] = {}
+    for at, layer in enumerate(layers):
+        for name in operands(layer):
+            before = [other.output for other in layers[:at]]
+            makers.setdefault(name, tuple(o for o in before if _overlap(storage, network, o, name)))
+    return makers
+
+
+def _overlap(storage: Storage, network: Network, a: str, b: str) -> bool:
+    """Whether two tensors have bytes in common; of images in one buffer whether they have channels in common."""
+    one, two = storage.spots[a], storage.spots[b]
+    if one.buffer != two.buffer:
+        return False
+    if one.strides[:-1] != two.strides[:-1]:
+        return True
+    ends = [
+        spot.offset + network.tensors[name].shape[-1] * spot.strides[-1]
+        for spot, name in ((one, a), (two, b))
+    ]
+    return one.offset < ends[1] and two.offset < ends[0]
+
+
+def _spans(
+    layers: Sequence[tuple[int, Layer]],
+    made: Sequence[Rows],
+    makers: Mapping[str, tuple[str, ...]],
+    each: int,
+) -> dict[str, tuple[tuple[int, int, Mapping[str, tuple[int, int]]], ...]]:
+    """For each layer's output and stripe the rows to make, and the rows read for it; no row is made twice."""
+    last = made[-1]
+    read = {name for names in makers.values() for name in names}
+    done = {layer.output: 0 for _, layer in layers}
+    spans: dict[str, list[tuple[int, int, Mapping[str, tuple[int, int]]]]] = {name: [] for name in done}
+    for first in range(0, last.height, each):
+        share = min(first + each, last.height) / last.height
+        asked = dict.fromkeys(done, 0)
+        for (_, layer), rows in zip(reversed(layers), reversed(made), strict=True):
+            name, begin = layer.output, done[layer.output]
+            end = asked[name]
+            if name not in read or share == 1:
+                end = max(end, round(rows.height * share))
+            end = max(begin, min(-(-end // rows.grain) * rows.grain, rows.height))
+            needs = rows.needs(begin, end - begin) if end > begin else {}
+            for source, (_, high) in needs.items():
+                for maker in makers[source]:
+                    asked[maker] = max(asked[maker], high)
+            spans[name].append((begin, end, needs))
+            done[name] = end
+    return {name: tuple(each_one) for name, each_one in spans.items()}
+
+
+def _delays(
+    storage: Storage, layers: Sequence[Layer], makers: Mapping[str, tuple[str, ...]], inner: frozenset[str]
+) -> dict[str, int]:
+    """How many waves after the first each layer begins: one after those that it reads; all of a buffer at once."""
+    delays = {layer.output: 0 for layer in layers}
+    changed = True
+    while changed:
+        changed = False
+        for layer in layers:
+            before = [name for source in operands(layer) for name in makers[source]]
+            after = max((delays[name] + 1 for name in before), default=0)
+            buffer = storage.spots[layer.output].buffer
+            peers = (
+                [name for name in delays if storage.spots[name].buffer == buffer] if buffer in inner else []
+            )
+            wanted = max([after, delays[layer.output], *(delays[name] for name in peers)])
+            if wanted != delays[layer.output]:
+                delays[layer.output], changed = wanted, True
+    return delays
+
+
+def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: int, wave: int) -> None:
+    """The tile of a buffer for what is made in this wave and what later waves still read; the latter is copied."""
+    mine = [m for m in members if low.storage.spots[m.layer.output].buffer == buffer]
+    made = [(begin, end) for m in mine for begin, end, _ in [m.at(wave)] if end > begin]
+    if not made:
+        return
+    begin, end = min(b for b, _ in made), max(e for _, e in made)
+    first = begin
+    for reader in members:
+        later = range(wave + 1, reader.delay + len(reader.spans))
+        needs = [needs for w in later for needs in [reader.at(w)[2]] if needs]
+        for name, span in needs[0].items() if needs else ():
+            first = min(first, span[0]) if low.storage.spots[name].buffer == buffer else first
+    old = low.row_region(mine[0].layer.output, image, first, begin - first) if first < begin else None
+    low.hold(mine[0].layer.output, image, first, end - first)
+    if old is not None:
+        low.emitter.layer = mine[0].number
+        new = low.row_region(mine[0].layer.output, image, first, begin - first, writing=True)
+        low.emitter.emit(
+            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows, c=old.channels,
+            src=old.address, src_row=old.row, src_pixel=old.row, dst=new.address, dst_row=new.row, dst_pixel=new.row,
+        )  # fmt: skip
+
+
+def _interleave(low: Lowering, members: Sequence[_Member], image: int, wave: int) -> None:
+    """Emit the stripes of a wave: what mx makes in order, and what only vx does where mx leaves it idle."""
+    mx: list[tuple[int, Iterator[Cycles]]] = []
+    vx: list[tuple[int, Iterator[Cycles]]] = []
+    for member in reversed(members):
+        begin, end, _ = member.at(wave)
+        if end == begin:
+            continue
+        if not member.rows.divisible:
+            mx.append((member.number, member.rows.emit(image, begin, end - begin)))
+            continue
+        stays = all(low.stays(name) for name in (*operands(member.layer), member.layer.output))
+        step = 1 if stays else end - begin
+        for first in range(begin, end, step):
+            vx.append((member.number, member.rows.emit(image, first, min(step, end - first))))
+    clocks = [0, 0]  # when mx and vx are done with what was emitted
+    waiting = _Pieces(low, vx)
+    for number, pieces in mx:
+        one = _Pieces(low, [(number, pieces)])
+        while one.next is not None:
+            done = clocks[0] + one.next[0]
+            while waiting.next is not None and clocks[1] + waiting.next[1] <= done + one.next[1]:
+                clocks[1] += waiting.next[1]
+                waiting.emit()
+            clocks = [done, max(clocks[1], done) + one.next[1]]
+            one.emit()
+    while waiting.next is not None:
+        waiting.emit()
+
+
+class _Pieces:
+    """Pieces of work in order; ``next`` are the cycles of the one to come."""
+
+    def __init__(self, low: Lowering, work: Sequence[tuple[int, Iterator[Cycles]]]) -> None:
+        self._low, self._work = low, list(work)
+        self.next: Cycles | None = None
+        self.emit()
+
+    def emit(self) -> None:
+        """Emit the next piece, and look at the one after it."""
+        self.next = None
+        while self._work and self.next is None:
+            self._low.emitter.layer = self._work[0][0]
+            self.next = next(self._work[0][1], None)
+            if self.next is None:
+                self._work.pop(0)
+
+
+def _tallest(low: Lowering, buffer: str, heights: Mapping[str, int]) -> str:
+    names = [name for name in heights if low.storage.spots[name].buffer == buffer]
+    return max(names, key=lambda name: (heights[name], name))
+
+
+def _stripe_heights(low: Lowering, layers: Sequence[Layer], each: int) -> dict[str, int]:
+    """About how many rows of each layer's output a stripe makes."""
+    last = low.shape(layers[-1].output)[1]
+    heights = {layer.output: math.ceil(each * low.shape(layer.output)[1] / last) for layer in layers}
+    for layer in reversed(layers):
+        source = layer.input_name
+        if source in heights and isinstance(layer.operation, Conv | Pool):
+            window, up = layer.operation.window, getattr(layer.operation, "upsample", (1, 1))[0]
+            span = (window.kernel[0] - 1) * window.dilations[0] + 1
+            under = ((heights[layer.output] - 1) * window.strides[0] + span) // up + (up > 1)
+            heights[source] = min(max(heights[source], under), low.shape(source)[1])
+    return heights

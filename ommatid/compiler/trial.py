@@ -1,0 +1,158 @@
+"""Which layers to make in cascades: tried, and kept where an estimate of the cycles says that it is worth it.
+
+The search begins at the layers that lose most against their roofline, and grows a cascade around each: by layers on
+either side, by more or fewer stripes, as long as the cycles of the layers concerned fall. A trial lowers these layers
+alone, with what lies in SRAM around them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.cascade import Cascade, is_cascadable
+from ommatid.compiler.layers import Layer, Network
+from ommatid.compiler.schedule import CascadeDoesNotFit, LayerDoesNotFit, lower, make_plan, schedule
+from ommatid.compiler.storage import plan_storage
+from ommatid.isa.program import Program
+from ommatid.isa.target import Target
+
+Array = np.ndarray[Any, Any]
+#: Finish cycles of each instruction of a program.
+Estimate = Callable[[Program], Array]
+#: A cascade must save this part of all cycles; less may be an accident of what stands around it.
+LEAST_GAIN = 0.001
+#: Stripes of a cascade that are tried.
+STRIPES = (1, 2, 3, 4, 6, 8, 11, 14, 20, 28, 40, 56, 80)
+
+
+@dataclass
+class Trials:
+    """The state of a search. ``assemble`` makes a program of a schedule."""
+
+    network: Network
+    target: Target
+    estimate: Estimate
+    assemble: Callable[[Any], Program]
+    layers: list[Layer] = field(init=False)
+    known: dict[tuple[int, int, int], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.layers = [layer for stage in self.network.stages for layer in stage.layers]
+        self.storage = plan_storage(self.network)
+
+    def cycles(self, first: int, last: int, each: int = 0) -> float:
+        """Cycles of layers ``first`` to ``last``, one by one or as a cascade of ``each`` rows; infinite if unfit."""
+        key = (first, last, each)
+        if key not in self.known:
+            cascades = [Cascade(first, last, each)] if each else []
+            plan = make_plan(self.network, self.target, self.storage, cascades)
+            try:
+                program = self.assemble(lower(plan, range(first, last + 1)))
+                self.known[key] = float(self.estimate(program).max())
+            except (CascadeDoesNotFit, LayerDoesNotFit):
+                self.known[key] = math.inf
+        return self.known[key]
+
+    def gain(self, cascade: Cascade) -> float:
+        """Cycles that it saves."""
+        alone = self.cycles(cascade.first, cascade.last)
+        return alone - self.cycles(cascade.first, cascade.last, cascade.each)
+
+
+def choose_cascades(
+    network: Network, target: Target, estimate: Estimate, assemble: Callable[[Any], Program], budget: int
+) -> tuple[Cascade, ...]:
+    """Cascades that make the network faster, found in at most about ``budget`` trials."""
+    program = assemble(schedule(network, target))
+    finish = estimate(program)
+    trials = Trials(network, target, estimate, assemble)
+    lost = _lost(program, finish)
+    chosen: list[Cascade] = []
+    done: set[int] = set()
+    for seed in sorted(range(len(lost)), key=lambda i: -lost[i]):
+        if lost[seed] < LEAST_GAIN * finish.max() or len(trials.known) >= budget:
+            break
+        if seed in done:
+            continue
+        done.add(seed)
+        best, gain = _grow(trials, seed, chosen, budget)
+        if best is not None and gain > LEAST_GAIN * finish.max():
+            chosen.append(best)
+            done |= set(range(best.first, best.last + 1))
+    chosen.sort(key=lambda c: c.first)
+    if chosen and estimate(assemble(schedule(network, target, chosen))).max() >= finish.max():
+        return ()
+    return tuple(chosen)
+
+
+def _lost(program: Program, finish: Array) -> list[float]:
+    """Of each layer the cycles by which it lengthens the run beyond its roofline."""
+    lost, before = [], 0.0
+    for index, layer in enumerate(program.layers):
+        mine = finish[program.layer_of == index]
+        end = max(before, float(mine.max())) if len(mine) else before
+        lost.append(end - before - layer.roofline_cycles)
+        before = end
+    return lost
+
+
+def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tuple[Cascade | None, float]:
+    """The best cascade found around a layer, and what it saves."""
+    taken = {i for c in chosen for i in range(c.first, c.last + 1)}
+    low = high = seed
+    while low - 1 not in taken and is_cascadable(
+        trials.network, trials.storage, trials.layers, low - 1, seed
+    ):
+        low -= 1
+    while high + 1 not in taken and is_cascadable(
+        trials.network, trials.storage, trials.layers, seed, high + 1
+    ):
+        high += 1
+    best: Cascade | None = None
+    gain = 0.0
+    starts = [(seed - 1, seed), (seed, seed + 1), (seed - 1, seed + 1), (seed - 2, seed), (seed, seed + 2)]
+    for first, last in starts:
+        if low <= first and last <= high:
+            for stripes in (4, 14, 40):
+                best, gain = _better(trials, best, gain, first, last, stripes)
+                if best is not None and stripes == 14:
+                    break  # more of them are for what does not fit
+    moved = best is not None
+    while moved and len(trials.known) < budget:
+        assert best is not None
+        before, at = best, _stripes(trials, best)
+        for left, right in ((0, 1), (0, 2), (0, 4), (1, 0), (2, 0), (4, 0)):
+            first, last = (best or before).first - left, (best or before).last + right
+            if low <= first and last <= high:
+                best, gain = _better(trials, best, gain, first, last, at)
+        place = _nearest(at)
+        for stripes in STRIPES[max(place - 2, 0) : place + 3]:
+            first, last = (best or before).first, (best or before).last
+            best, gain = _better(trials, best, gain, first, last, stripes)
+        moved = best != before
+    return best, gain
+
+
+def _height(trials: Trials, layer: int) -> int:
+    return int(trials.network.tensors[trials.layers[layer].output].shape[1])
+
+
+def _stripes(trials: Trials, cascade: Cascade) -> int:
+    return -(-_height(trials, cascade.last) // cascade.each)
+
+
+def _nearest(stripes: int) -> int:
+    return min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
+
+
+def _better(
+    trials: Trials, best: Cascade | None, gain: float, first: int, last: int, stripes: int
+) -> tuple[Cascade | None, float]:
+    cascade = Cascade(first, last, max(1, -(-_height(trials, last) // stripes)))
+    saved = trials.gain(cascade)
+    return (cascade, saved) if saved > gain else (best, gain)

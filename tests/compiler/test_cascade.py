@@ -1,0 +1,193 @@
+"""Cascades: the same bits as layers one by one, on odd shapes, with tensors that several layers read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ommatid.compiler import pipeline
+from ommatid.compiler.cascade import Cascade, inner_buffers, is_cascadable
+from ommatid.compiler.layers import Concat, Conv, Network, Pool, Resize, Window
+from ommatid.compiler.memory import lifetimes
+from ommatid.compiler.schedule import schedule
+from ommatid.compiler.storage import plan_storage
+from ommatid.compiler.trial import choose_cascades
+from ommatid.isa.program import ROLES, Program
+from ommatid.isa.target import Target, load_target
+from ommatid.isa.verifier import verify
+from ommatid.runtime.compile import finish_cycles
+from ommatid.runtime.session import placed_by_name
+from ommatid.simulator.functional import Machine
+from tests.compiler.nets import Net, binary, table
+
+Array = np.ndarray[Any, Any]
+Draw = Any
+SMALL = replace(load_target("ommatid-256"), name="small", sram_kib=48)
+
+
+def program_of(network: Network, target: Target, *cascades: Cascade) -> Program:
+    return pipeline.assemble_program(network, schedule(network, target, cascades), target, {})
+
+
+def outputs(program: Program, network: Network) -> dict[str, bytes]:
+    """Bytes of the network's outputs for seeded inputs."""
+    machine, placed, rng = Machine(program), placed_by_name(program), np.random.default_rng(5)
+    for name in sorted(network.fed):
+        machine.write(placed[name], rng.integers(-128, 128, network.tensors[name].shape).astype(np.int8))
+    machine.run(0, len(program.instructions))
+    return {name: machine.read(placed[name]).tobytes() for name in sorted(network.kept)}
+
+
+def filled(net: Net, seed: int = 0) -> None:
+    """Random weights for convolutions that ``Net`` made of zeros; layers come of no model."""
+    net.layers = [replace(layer, nodes=()) for layer in net.layers]
+    rng = np.random.default_rng(seed)
+    for layer in net.layers:
+        conv = layer.operation
+        if isinstance(conv, Conv):
+            conv.weights[:] = rng.integers(-127, 128, conv.weights.shape)
+            conv.multipliers[:] = np.float32(0.7 / (73 * np.sqrt(conv.weights[0].size) * 0.6))
+
+
+def pool(net: Net, source: str, name: str, kernel: int, stride: int, pad: int) -> str:
+    n, h, w, c = net.tensors[source].shape
+    size = [(x + 2 * pad - kernel) // stride + 1 for x in (h, w)]
+    window = Window((kernel, kernel), (stride, stride), pads=(pad,) * 4)
+    return net.add(Pool("max", window), [source], name, (n, *size, c))
+
+
+def strided(net: Net, source: str, name: str, channels: int, kernel: int, stride: int) -> str:
+    n, h, w, c = net.tensors[source].shape
+    pad = kernel // 2
+    size = [(x + 2 * pad - kernel) // stride + 1 for x in (h, w)]
+    operation = Conv(
+        np.zeros((channels, kernel, kernel, c), np.int8), np.zeros(channels, np.int32), np.ones(channels, np.float32),
+        Window((kernel, kernel), (stride, stride), pads=(pad,) * 4), 1, (0, "int8"),
+    )  # fmt: skip
+    return net.add(operation, [source], name, (n, *size, channels), macs=1000)
+
+
+def doubled(net: Net, source: str, name: str) -> str:
+    """Twice as many rows and columns, each repeated."""
+    n, h, w, c = net.tensors[source].shape
+    taps = [np.array([[i // 2, i // 2, 2048, 0] for i in range(2 * size)], np.uint16) for size in (h, w)]
+    return net.add(Resize(*taps, taps=1, factor=1 / 2**22), [source], name, (n, 2 * h, 2 * w, c))
+
+
+@st.composite
+def networks(draw: Draw) -> tuple[Network, int]:
+    """A network of two to seven layers, and their number."""
+    channels = draw(st.sampled_from([3, 8, 16, 24]))
+    net = Net(x=(draw(st.integers(1, 2)), draw(st.integers(5, 37)), draw(st.integers(5, 23)), channels))
+    source = "x"
+    for i in range(draw(st.integers(2, 6))):
+        n, h, w, c = net.tensors[source].shape
+        name, wide = f"t{i}", draw(st.sampled_from([8, 16, 40]))
+        kind = draw(
+            st.sampled_from(
+                ["conv", "conv", "strided", "depthwise", "pool", "map", "residual", "concat", "resize"]
+            )
+        )
+        if kind == "conv":
+            net.conv(source, name, wide, draw(st.sampled_from([1, 3, 5])))
+        elif kind == "depthwise":
+            net.conv(source, name, c, 3, groups=c)
+        elif kind == "strided":
+            strided(net, source, name, wide, draw(st.sampled_from([1, 3])), 2)
+        elif kind == "pool":
+            pool(net, source, name, 3, draw(st.sampled_from([1, 2])), 1)
+        elif kind == "resize" and h * w < 300:
+            doubled(net, source, name)
+        elif kind == "residual":
+            net.conv(source, f"{name}a", c, 3)
+            net.map(f"{name}a", name, binary("add", source))
+        elif kind == "concat":
+            net.conv(source, f"{name}a", 16, 1)
+            net.conv(source, f"{name}b", wide, 3)
+            net.add(Concat(3, (None, None)), [f"{name}a", f"{name}b"], name, (n, h, w, 16 + wide))
+        else:
+            net.map(source, name, table(i))
+        source = name
+    filled(net)
+    kept = [source, *draw(st.sampled_from([[], [net.layers[0].output]]))]
+    return net.network(*kept), len(net.layers)
+
+
+@settings(max_examples=40, deadline=None)
+@given(networks(), st.data())
+def test_same_bits(made: tuple[Network, int], data: st.DataObject) -> None:
+    network, count = made
+    target = data.draw(st.sampled_from([SMALL, load_target("ommatid-1k")]))
+    first = data.draw(st.integers(0, count - 2))
+    last = data.draw(st.integers(first + 1, count - 1))
+    layers = [layer for stage in network.stages for layer in stage.layers]
+    storage = plan_storage(network)
+    if not is_cascadable(network, storage, layers, first, last) or layers[last].name in storage.free_layers:
+        return
+    each = data.draw(st.integers(1, network.tensors[layers[last].output].shape[1]))
+    program = program_of(network, target, Cascade(first, last, each))
+    assert verify(program) == []
+    assert outputs(program, network) == outputs(program_of(network, target), network)
+
+
+def three_layers(side: int = 61, kernel: int = 3) -> Network:
+    net = Net(x=(1, side, side, 16))
+    net.conv("x", "a", 64, kernel)
+    pool(net, "a", "b", 3, 2, 1)
+    net.conv("b", "y", 32, 3)
+    filled(net)
+    return net.network("y")
+
+
+@pytest.mark.parametrize("side", [13, 37, 61])
+def test_what_lies_between_layers_is_never_whole(side: int) -> None:
+    network = three_layers(side)
+    cascade = Cascade(0, 2, 3)
+    storage = plan_storage(network)
+    inner = inner_buffers(network, storage, lifetimes(network, storage), cascade, SMALL)
+    assert inner == {name for name in ("a", "b") if storage.buffer_bytes[name] > SMALL.sram_bytes / 16}
+    alone, together = program_of(network, SMALL), program_of(network, SMALL, cascade)
+    assert outputs(together, network) == outputs(alone, network)
+    tiles = together.symbols[together.symbols["role"] == ROLES.index("tile")]
+    assert "a" not in inner or tiles["bytes"].max() < storage.buffer_bytes["a"]
+
+
+def test_rows_are_made_once() -> None:
+    """The array computes as many pixels in a cascade as without."""
+    network = three_layers()
+    pixels = [
+        sum(int(r["out_h"]) * int(r["out_w"]) * int(r["cout"]) for r in records(program))
+        for program in (program_of(network, SMALL), program_of(network, SMALL, Cascade(0, 2, 2)))
+    ]
+    assert pixels[0] == pixels[1]
+
+
+def records(program: Program) -> Array:
+    from ommatid.isa.instructions import BY_MNEMONIC, view
+
+    return view(program.instructions, "conv")[program.instructions["opcode"] == BY_MNEMONIC["conv"].opcode]
+
+
+def test_trials_find_a_cascade() -> None:
+    """A map of twice the SRAM between two layers is worth one; what is chosen is faster, and the same each time."""
+    network, target = three_layers(kernel=1), replace(SMALL, sram_kib=128)
+
+    def assemble(plan: Any) -> Program:
+        return pipeline.assemble_program(network, plan, target, {})
+
+    found = [choose_cascades(network, target, finish_cycles, assemble, 60) for _ in range(2)]
+    assert found[0] and found[0] == found[1]
+    before, after = (finish_cycles(program_of(network, target, *c)).max() for c in ((), found[0]))
+    assert after < before
+
+
+def test_a_cascade_that_does_not_fit_is_left_out() -> None:
+    network = three_layers()
+    assert np.array_equal(
+        program_of(network, SMALL, Cascade(0, 2, 31)).instructions, program_of(network, SMALL).instructions
+    )
