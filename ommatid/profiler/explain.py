@@ -73,6 +73,11 @@ class Explanation:
     def lines(self) -> Iterator[str]:
         """Ten lines at most."""
         result, program = self.result, self.result.program
+        host = [(node, part["reason"]) for part in result.cpu_partitions for node in part["nodes"]]
+        if not result.cycles:
+            reason = host[0][1] if host else "it has no nodes"
+            yield f"Nothing of it runs on the NPU: {len(host)} nodes are on the CPU, {reason}."
+            return
         yield (
             f"{program.info.get('model', 'The network')} on {program.target.name} takes {result.cycles:,} cycles, "
             f"{result.latency_ms:,.3f} ms; a good schedule would reach {program.roofline_cycles:,.0f}, and nothing is "
@@ -87,11 +92,15 @@ class Explanation:
             f"It moves {moved / 2**20:,.1f} MiB of DRAM, {spilled / 2**20:,.1f} of them for want of SRAM; "
             f"{program.compulsory_dram_bytes / 2**20:,.1f} MiB have to move."
         )
-        shares = [(b, c, names, 100 * c / max(result.cycles, 1)) for b, c, names in self.lost[:3]]
+        shares = [
+            (b, c, names, 100 * c / max(result.cycles, 1)) for b, c, names in self.lost[: 2 if host else 3]
+        ]
         for bound, cycles, names, share in (each for each in shares if each[3] >= 0.5):
             yield (
                 f"{cycles:,} cycles ({share:.0f}%) above the roofline are where {MEANING[bound]}, most in {', '.join(names)}."
             )
+        if host:
+            yield f"{len(host)} nodes run on the CPU, whose time is not counted; {host[0][0]}: {host[0][1]}."
         for each in self.what_ifs:
             if each.cycles is None:
                 yield f"Twice the {each.change}: not known, {each.reason}."
@@ -109,7 +118,7 @@ def explain(
         CompileError: the model is another one.
     """
     result = profile(program)
-    network = None if model is None else network_of(program, model)
+    network = None if model is None or not result.cycles else network_of(program, model)
     if network is not None and {s.name for s in network.sources} != {n.name for n in program.nodes}:
         raise CompileError(
             f"{model}: is not the model of the program", "give the one that it was compiled from"

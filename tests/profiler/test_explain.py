@@ -48,6 +48,14 @@ def test_what_ifs_are_compiled_anew() -> None:
     assert (clock.cycles, clock.bound) == (faster.cycles, faster.bound)
 
 
+def test_nodes_on_the_host_are_told() -> None:
+    model = networks.with_host_part()
+    lines = list(explain(compile_model(model, method="minmax"), model).lines())
+    assert any("celu: no rule for operator Celu" in line for line in lines) and len(lines) <= 10
+    (line,) = explain(compile_model(model, npu=False), model).lines()
+    assert line.startswith("Nothing of it runs on the NPU")
+
+
 def test_without_the_model_and_with_another() -> None:
     program = compile_model(networks.convolution(), method="minmax")
     found = explain(program)

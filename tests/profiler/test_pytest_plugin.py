@@ -52,6 +52,7 @@ def test_budgets_and_baselines(ran: Any, pytester: Any) -> None:
     found.stdout.fnmatch_lines(["*small: cycles * > 10; most cycles: *", "*host: on the CPU: celu*"])
     ran("--ommatid-baseline", "b.toml", "-k", "held").assert_outcomes(failed=2)
     ran("--ommatid-baseline", "b.toml", "--ommatid-update", "-k", "held").assert_outcomes(passed=2)
+    assert "[networks.small.figures]" in (pytester.path / "b.toml").read_text()
     assert "[networks.other.figures]" in (pytester.path / "b.toml").read_text()
     ran("--ommatid-baseline", "b.toml", "-k", "held").assert_outcomes(passed=2)
     text = (pytester.path / "b.toml").read_text()
