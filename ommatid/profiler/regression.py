@@ -116,9 +116,8 @@ def culprits(before: Sequence[Row], after: Sequence[Row], key: str) -> tuple[str
     """The layers that made a figure or the outputs differ.
 
     For nodes on the host: those that are gone. For outputs and accuracy: those whose code differs, else the first
-    whose output does. For a figure:
-    of the groups of rows where it grew, those whose code differs too, else all, the largest growth first; where it
-    grew in none (the last word is the sum's), those whose code differs.
+    whose output does. For a figure: of the groups of rows where it grew, those whose code differs too, else all, the
+    largest growth first; where it grew in none, those whose code differs.
     """
     groups = match(before, after)
     place = {id(row): at for at, row in enumerate(after)}
