@@ -46,7 +46,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("dram_bytes", "DRAM", "bytes", lambda r, p: r.dram_bytes, short="DRAM KiB"),
     Column("spilled_bytes", "of these for want of SRAM", "bytes", lambda r, p: r.spilled_bytes),
     Column("sram_peak_bytes", "SRAM peak", "bytes", lambda r, p: r.sram_peak_bytes, short="SRAM KiB"),
-    Column("energy_uj", "Energy, uJ", "number", lambda r, p: r.energy_uj, short="uJ"),
+    Column("energy_uj", "Energy, uJ", "number", lambda r, p: r.energy_uj),
     Column("instructions", "Instructions", "count", lambda r, p: r.instructions),
     Column("efficiency", "Roofline over cycles", "share", lambda r, p: r.efficiency, _why, short="roofline"),
     Column("bound", "Bound", "text", lambda r, p: r.bound, short="bound"),
@@ -120,14 +120,16 @@ def layer_table(result: Profile, most: int | None = None) -> Table:
     columns = sorted(
         (c for c in COLUMNS if c.short), key=lambda c: c.kind == "names"
     )  # what may be cut, last
+    lines = [[_text_cell(column, row[column.key]) for column in columns] for row in rows]
     shown = Table(show_header=True, header_style="bold")
-    for column in columns:
-        if column.kind == "names":
-            shown.add_column(column.short, overflow="ellipsis", no_wrap=True, max_width=40)
-        else:
-            shown.add_column(column.short, justify="left" if column.kind == "text" else "right", no_wrap=True)
-    for row in rows:
-        shown.add_row(*(_text_cell(column, row[column.key]) for column in columns))
+    for i, column in enumerate(columns):
+        if column.kind in ("names", "text"):
+            shown.add_column(column.short, no_wrap=True, max_width=36 if column.kind == "names" else 30)
+        else:  # a figure is never cut
+            wide = max(len(column.short), *(len(line[i]) for line in lines))
+            shown.add_column(column.short, justify="right", no_wrap=True, min_width=wide)
+    for line in lines:
+        shown.add_row(*line)
     return shown
 
 
