@@ -43,12 +43,14 @@ class Neighbours:
         self.startup = np.zeros(len(stream), np.int64)
         self.groups: dict[str, Crowding] = {}
         self.place = np.zeros(len(stream), np.int64)  # in its group
-        self.held: dict[int, Array] = {}  # by crowded instruction
-        # by instruction: when its neighbours ran, and its delay
-        self.lost: dict[int, tuple[object, float]] = {}
+        self.held: dict[bytes, Array] = {}  # by what crowded instructions have in common
+        # by instruction of vx: when its neighbours ran, and its delay; by the first of a chain of loads or stores: this
+        # and when they began, and when they are through
+        self.lost: dict[int, tuple[object, Any]] = {}
         if self.crowded.any():
             for name in ("conv", "dwconv", *IMAGES):
                 self._group(name)
+            self.alike = self._alike("conv") | self._alike("dwconv")
 
     def _group(self, name: str) -> None:
         mine = np.flatnonzero(self.stream["opcode"] == BY_MNEMONIC[name].opcode)
@@ -58,6 +60,16 @@ class Neighbours:
         group = crowding_of(records, name, self.cost[mine] - self.startup[mine], self.target)
         if group is not None:
             self.groups[name] = group
+
+    def _alike(self, name: str) -> dict[int, bytes]:
+        """By crowded instruction, what those have in common that hold the same banks: these repeat after so many bytes."""
+        mine = np.flatnonzero(self.crowded & (self.stream["opcode"] == BY_MNEMONIC[name].opcode))
+        records = view(self.stream, name)[mine].copy()
+        for field in ("core", "wait", "signal", "acc", "acc_pixel", "accumulate"):
+            records[field] = 0
+        for field in ("src", "weights"):
+            records[field] %= WORD_BYTES * self.target.sram_banks**3
+        return {int(i): record.tobytes() for i, record in zip(mine, records, strict=True)}
 
     def slow_down(self, work: Array) -> bool:
         """Set the columns of WORK by what overlapped in the run that ``work`` tells of; whether any changed."""
@@ -106,11 +118,15 @@ class Neighbours:
         bursts = (moved / self.target.dram_burst_bytes).astype(np.int64)
         held, cap = work["released"][chain] - start, self.alone["cap"][chain]
         each = np.where(held > self.alone["hold"][chain], held, moved / cap) / bursts * (not store)
-        records = view(self.stream, name)[chain]
-        fields = (side, "run", "n1", "n2", "n3", f"{side}_s1", f"{side}_s2", f"{side}_s3")
-        sides = np.stack([records[field].astype(np.int64) for field in fields], axis=1)
-        busy = self.busy(*self.when(work, int(chain[0]), others))
-        through = transfers(sides, begin, bursts, each, room, self.target.sram_banks, busy)
+        when = *self.when(work, int(chain[0]), others), begin.tolist(), each.tolist()
+        if chain[0] not in self.lost or self.lost[chain[0]][0] != when:
+            records = view(self.stream, name)[chain]
+            fields = (side, "run", "n1", "n2", "n3", f"{side}_s1", f"{side}_s2", f"{side}_s3")
+            sides = np.stack([records[field].astype(np.int64) for field in fields], axis=1)
+            busy = self.busy(*when[:3])
+            through = transfers(sides, begin, bursts, each, room, self.target.sram_banks, busy)
+            self.lost[chain[0]] = when, through
+        through = self.lost[chain[0]][1]
         alone = np.maximum(
             begin + np.ceil(each) + self.cost[chain] / room, begin + bursts * each + work["tail"][chain]
         )
@@ -128,7 +144,7 @@ class Neighbours:
         when = *self.when(work, i, others), held if self.cost[i] > BEATS else 0
         if i not in self.lost or self.lost[i][0] != when:
             self.lost[i] = when, self.beats_lost(i, self.busy(*when[:3]), held)
-        return self.lost[i][1]
+        return float(self.lost[i][1])
 
     @staticmethod
     def when(work: Array, i: int, others: Array) -> tuple[list[int], list[int], list[int]]:
@@ -159,13 +175,13 @@ class Neighbours:
 
     def banks(self, i: int) -> Array:
         """The sets of banks that instruction i of mx holds in each cycle of those that are stepped (int64)."""
-        if i not in self.held:
+        if (alike := self.alike[i]) not in self.held:
             startup = int(self.startup[i])
             beats = self.cost[i] - startup
             cycles = startup + int(np.ceil((self.alone["pace"][i] - startup) * min(1.0, BEATS / beats)))
-            self.held[i] = np.zeros(cycles, np.int64)
-            self.step(i, own=self.held[i])
-        return self.held[i]
+            self.held[alike] = np.zeros(cycles, np.int64)
+            self.step(i, own=self.held[alike])
+        return self.held[alike]
 
     def step(self, i: int, others: Array = NOBODY, own: Array = NOBODY) -> float:
         """How many times longer the beats of instruction i take; ``others`` and ``own`` as in ``crowding.py``."""
