@@ -47,7 +47,7 @@ class Network:
 
 
 NETWORKS = {
-    "detector": Network("ch_PP-OCRv4_det_infer.onnx", ((1, 3, 736, 992), (1, 3, 736, 1472)), 4, 0.25),
+    "detector": Network("ch_PP-OCRv4_det_infer.onnx", ((1, 3, 736, 992), (1, 3, 736, 1472)), 8, 0.25),
     "direction": Network("ch_ppocr_mobile_v2.0_cls_infer.onnx", ((1, 3, 48, 192),), 16),
     "reader": Network(
         "ch_PP-OCRv4_rec_infer.onnx", ((1, 3, 48, 1344), (1, 3, 48, 1600), (1, 3, 48, 1024)), 8
@@ -113,8 +113,11 @@ def sessions() -> dict[str, InferenceSession]:
         network.file: demo.Recorder(demo.float_session(network.file)) for network in NETWORKS.values()
     }
     read = demo.reader(recorders)
+    rows, columns = demo.page().shape[:2]
     for seed in CALIBRATED:
-        read(page(seed)[0])
+        whole = page(seed)[0]
+        for image in (whole, whole[:rows, :columns]):  # as large as the pages to read, and as the scan
+            read(image)
     made = {}
     for network in NETWORKS.values():
         samples = [_padded(row, network.shapes[0]) for batch in recorders[network.file].fed for row in batch]
