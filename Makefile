@@ -63,6 +63,7 @@ bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 
 accuracy: $(STAMP) ## measure what 8 bits cost, and how many of ONNX's cases and of twelve networks are right: half an hour
 	$(BIN)/python -m benchmarks.accuracy
+	$(BIN)/python -m benchmarks.precision
 	$(BIN)/python examples/digits/measure.py
 	$(BIN)/python -m pytest -n 2 -q -rP $(JUDGED)
 

@@ -120,7 +120,7 @@ def sessions() -> dict[str, InferenceSession]:
             read(image)
     made = {}
     for network in NETWORKS.values():
-        samples = [_padded(row, network.shapes[0]) for batch in recorders[network.file].fed for row in batch]
+        samples = [padded(row, network.shapes[0]) for batch in recorders[network.file].fed for row in batch]
         made[network.file] = InferenceSession(
             demo.model_path(network.file), shapes={"x": network.shapes}, calibrate_at={"x": network.shapes[0]},
             calibration=[{"x": sample} for sample in samples[: network.samples]], recipe=mixed(network),
@@ -153,7 +153,7 @@ def mixed(network: Network) -> Recipe | None:
     return Recipe(layers={name: LayerRecipe("int16") for name in sorted(wide)})
 
 
-def _padded(row: Array, shape: Shape) -> Array:
+def padded(row: Array, shape: Shape) -> Array:
     sample = np.zeros(shape, np.float32)
     sample[0, :, :, : row.shape[-1]] = row[:, :, : shape[-1]]
     return sample

@@ -20,7 +20,7 @@ JSON_KEYS: dict[str, tuple[str, ...]] = {
     "compile": (
         "program", "target", "npu_node_count", "cpu_node_count", "partitions", "instructions", "macs", "cycles",
         "lower_bound_cycles", "roofline_cycles", "dram_bytes", "compulsory_dram_bytes", "sram_peak_bytes",
-        "dram_peak_bytes", "program_bytes", "compile_s", "variants", "findings", "accuracy",
+        "dram_peak_bytes", "program_bytes", "compile_s", "variants", "findings", "accuracy", "front",
     ),
     "run": ("outputs", "cycles", "latency_ms", "wall_s"),
     "profile": ("cycles", "latency_ms", "fps", "bound", "utilization", "energy_uj", "cpu_partitions", "layers", "nodes"),

@@ -39,6 +39,7 @@ from ommatid.runtime.variants import shapes_of
 
 if TYPE_CHECKING:
     from ommatid.profiler.compare import TensorReport
+    from ommatid.profiler.precision import Front
 
 
 @click.command("check")
@@ -118,6 +119,11 @@ def findings_table(findings: Sequence[dict[str, Any]]) -> Table:
     show_default=True,
     help="How ranges are chosen; auto: by tensor, the least error.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["auto"]),
+    help="auto: 16 bits for the tensors where they pay, to reach --min-sqnr-db (default: 3 dB below all in 16 bits).",
+)
 @click.option("--recipe", metavar="F.toml", help="Ranges and layers as this file says.")
 @click.option("--save-recipe", type=click.Path(), help="Write the recipe, to edit and give back.")
 @click.option(
@@ -138,25 +144,41 @@ def findings_table(findings: Sequence[dict[str, Any]]) -> Table:
 @common("The program file (default: the model's name with .omm).")
 def compile_command(
     model: str, target: str, shape: tuple[str, ...], inputs: str | None, outputs: str | None, calibration: str | None,
-    activations: str, method: str, recipe: str | None, save_recipe: str | None, mean: str | None, std: str | None,
-    color: str, resize: str, save_qdq: str | None, min_sqnr_db: float | None, min_cosine: float | None,
+    activations: str, method: str, precision: str | None, recipe: str | None, save_recipe: str | None,
+    mean: str | None, std: str | None, color: str, resize: str, save_qdq: str | None,
+    min_sqnr_db: float | None, min_cosine: float | None,
     no_cpu: bool, optimize: int, output: str | None, as_json: bool, quiet: bool, verbose: bool,
 ) -> None:  # fmt: skip
     """Compile MODEL (.onnx) to a program for a target."""
+    from ommatid.compiler.front import FrontOptions
     from ommatid.profiler.compare import accuracy
+    from ommatid.profiler.front import drawing, front_table
+    from ommatid.profiler.precision import choose_precision
     from ommatid.runtime.compile import compile_model
 
     path = output or default_output(model)
     for each in filter(None, (path, save_recipe, save_qdq)):
         require_writable(each)
     how = preprocessing(mean, std, color, resize)
+    if precision is not None and (activations == "int16" or calibration is None):
+        raise Failure(
+            "--precision auto chooses between 8 and 16 bits by data",
+            "give --calibration, and no --activations int16",
+        )
     begin = time.perf_counter()
+    front: Front | None = None
     with Working(f"compiling {model}", quiet or as_json) as working:
+        shapes = parse_shapes(shape)
+        options: dict[str, Any] = {
+            "inputs": names(inputs), "outputs": names(outputs), "calibration": calibration, "preprocess": how,
+            "activations": activations, "method": method, "recipe": recipe, "cpu": not no_cpu, "progress": working.say,
+        }  # fmt: skip
+        if precision is not None:
+            given = FrontOptions(**options)
+            front = choose_precision(model, target, optimize, given, shapes, min_sqnr_db, working.say)
         program = compile_model(
-            model, target, optimize, {"preprocess": how.to_dict(), "model": Path(model).name},
-            shapes=parse_shapes(shape), inputs=names(inputs), outputs=names(outputs), calibration=calibration,
-            preprocess=how, activations=activations, method=method, recipe=recipe,
-            cpu=not no_cpu, save_qdq=save_qdq, progress=working.say,
+            model, target, optimize, {"preprocess": how.to_dict(), "model": Path(model).name}, shapes=shapes,
+            save_qdq=save_qdq, plan=front.plan if front is not None else None, **options,
         )  # fmt: skip
     seconds = time.perf_counter() - begin
     save(program, path)
@@ -169,7 +191,9 @@ def compile_command(
         with Working("comparing with the float model", quiet or as_json):
             at = program.info.get("calibrated_at") or shapes_of(program.inputs)
             reports = accuracy(program, model, calibration, how, at, names(inputs), names(outputs))
-    facts = compile_facts(program, path, reports, seconds)
+    facts = compile_facts(program, path, reports, seconds) | {
+        "front": front.to_list() if front is not None else []
+    }
     if as_json:
         print_json("compile", facts)
     elif not quiet:
@@ -180,7 +204,11 @@ def compile_command(
             )
         if facts["findings"]:
             click.echo(rendered(findings_table(facts["findings"])), err=True)
-        click.echo(facts_text({key: facts[key] for key in facts if key not in ("findings", "accuracy")}))
+        if front is not None:
+            click.echo(rendered(front_table(front), drawing(front)))
+        click.echo(
+            facts_text({key: facts[key] for key in facts if key not in ("findings", "accuracy", "front")})
+        )
         for row in facts["accuracy"]:
             click.echo(f"output {row['name']!r}: {row['sqnr_db']:.1f} dB, cosine {row['cosine']:.5f}")
     require_minimum(reports, path, min_sqnr_db, min_cosine, as_json)

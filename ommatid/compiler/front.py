@@ -172,7 +172,7 @@ def find_plan(source: Any, options: FrontOptions) -> Plan | None:
         CompileError: the model, the recipe or the calibration data cannot be used.
     """
     model = read_model(source, options)
-    return None if not options.npu or _is_quantized(model) else make_plan(canonicalize(model), options)
+    return None if not options.npu or is_quantized(model) else make_plan(canonicalize(model), options)
 
 
 def walk_model(source: Any, options: FrontOptions) -> tuple[Walk, Plan | None]:
@@ -185,7 +185,7 @@ def _walk(
 ) -> tuple[Walk, Plan | None]:
     plan, sources = None, model.meta["sources"]
     dump("imported", lambda: graph_text(model))
-    if not _is_quantized(model):
+    if not is_quantized(model):
         names = {o.name for o in model.graph.outputs}
         model = canonicalize(model, explain)
         dump("canonical", lambda: graph_text(model))
@@ -213,7 +213,7 @@ def read_model(source: Any, options: FrontOptions) -> ir.Model:
     return import_model(source, options.shapes, options.inputs, options.outputs, not options.npu)
 
 
-def _is_quantized(model: ir.Model) -> bool:
+def is_quantized(model: ir.Model) -> bool:
     return any(node.op_type in QUANTIZERS for node in model.graph)
 
 

@@ -71,7 +71,8 @@ def compile_model(
     if len(variants) > 1 or calibrate_at is not None:
         at = calibrate_at if calibrate_at is not None else largest(variants)
         made["calibrated_at"] = {name: list(shape) for name, shape in at.items()}
-        front = dataclasses.replace(front, plan=find_plan(model, dataclasses.replace(front, shapes=at)))
+        plan = front.plan or find_plan(model, dataclasses.replace(front, shapes=at))
+        front = dataclasses.replace(front, plan=plan)
     programs: list[Program] = []
     for number, variant in enumerate(variants):
         each = dataclasses.replace(front, shapes=variant, save_qdq=_numbered(front.save_qdq, number))

@@ -106,7 +106,10 @@ def prepared(model: ir.Model, plan: Plan) -> ir.Model:
 
 def _recipe(found: Candidate, given: Recipe) -> Recipe:
     """The recipe that makes this plan again from the same data."""
-    tensors = {name: TensorRecipe(c.method, c.low, c.high) for name, c in found.choices.items()}
+    tensors = {
+        name: TensorRecipe(c.method, c.low, c.high, given.tensors.get(name, TensorRecipe()).precision)
+        for name, c in found.choices.items()
+    }
     layers = {
         node.name or "": LayerRecipe(
             given.layer(node.name).precision, node.name in found.gains, node.name in found.shifts

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -124,11 +124,21 @@ def _tensors_data(choices: Mapping[str, Choice]) -> Any:
 
 
 def sixteen(model: ir.Model, recipe: Recipe) -> frozenset[str]:
-    """The tensors of 16 bits: those that layers of this precision read and write, and what only moves their codes."""
+    """The tensors of 16 bits: the recipe's, those that layers of this precision read and write, and what only moves
+    their codes."""
     found: set[str] = set()
     for node in model.graph:
         if node.op_type in QUANTISED and recipe.has_16_bits(node.name):
             found |= _read_and_written(node)
+    for name, entry in recipe.tensors.items():
+        if entry.precision is not None:
+            (found.add if entry.precision == "int16" else found.discard)(name)
+    return with_moved(model, found)
+
+
+def with_moved(model: ir.Model, names: Collection[str]) -> frozenset[str]:
+    """These tensors, and those that hold the same codes in another order."""
+    found = set(names)
     before = -1
     while before < len(found):
         before = len(found)

@@ -1,6 +1,7 @@
 """The recipe of a quantisation: TOML that the tool writes, a person edits, and the tool takes back.
 
-``[tensors."name"]`` has ``method`` (of ``ranges.METHODS``) or a range, ``low`` and ``high``, which then rules.
+``[tensors."name"]`` has ``method`` (of ``ranges.METHODS``) or a range, ``low`` and ``high``, which then rules; and
+``precision``, which rules over that of layers.
 ``[layers."name"]`` has ``precision``; for a convolution also ``equalize`` (its input's channels get ranges alike)
 and ``correct_bias``. What a recipe does not name is found as if there were none.
 """
@@ -20,17 +21,18 @@ from ommatid.compiler.ranges import METHODS
 
 SCHEMA = "ommatid.recipe/1"
 ACTIVATIONS = ("uint8", "int8", "int16")
-#: Of a layer's activations, those that it reads and those that it writes; "int8" is either type of 8 bits.
+#: Of a tensor, or of all that a layer reads and writes; "int8" is either type of 8 bits.
 PRECISIONS = ("int8", "int16")
 
 
 @dataclass(frozen=True)
 class TensorRecipe:
-    """How a tensor's range is found, or the range itself."""
+    """How a tensor's range is found, or the range itself; its precision (None: that of the layers at it)."""
 
     method: str = "auto"
     low: float | None = None
     high: float | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -125,31 +127,33 @@ def _entries(table: Mapping[str, Any], key: str, where: str) -> list[tuple[str, 
 
 
 def _tensor(entry: Any, where: str) -> TensorRecipe:
-    _only(entry, ("method", "low", "high"), where)
+    _only(entry, ("method", "low", "high", "precision"), where)
     method = _one_of(entry.get("method", "auto"), ("auto", *METHODS), f"{where}: method")
-    low, high = entry.get("low"), entry.get("high")
+    low, high, precision = entry.get("low"), entry.get("high"), _precision(entry, where)
     if (low is None) != (high is None):
         raise CompileError(f"{where}: has only one of low and high", "give both, or neither")
     if low is None:
-        return TensorRecipe(method)
+        return TensorRecipe(method, precision=precision)
     if not all(
         isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in (low, high)
     ):
         raise CompileError(f"{where}: low and high must be finite numbers")
     if not low <= high:
         raise CompileError(f"{where}: low = {low} is above high = {high}")
-    return TensorRecipe(method, float(low), float(high))
+    return TensorRecipe(method, float(low), float(high), precision)
 
 
 def _layer(entry: Any, where: str) -> LayerRecipe:
     _only(entry, ("precision", "equalize", "correct_bias"), where)
-    precision = entry.get("precision")
-    if precision is not None:
-        _one_of(precision, PRECISIONS, f"{where}: precision")
+    precision = _precision(entry, where)
     for key in ("equalize", "correct_bias"):
         if not isinstance(entry.get(key, False), bool):
             raise CompileError(f"{where}: {key} must be true or false")
     return LayerRecipe(precision, entry.get("equalize"), entry.get("correct_bias"))
+
+
+def _precision(entry: Any, where: str) -> str | None:
+    return _one_of(entry["precision"], PRECISIONS, f"{where}: precision") if "precision" in entry else None
 
 
 def _only(entry: Any, keys: tuple[str, ...], where: str) -> None:

@@ -24,7 +24,7 @@ from tests.isa.records import same
 KEYS = {
     "compile": "program target npu_node_count cpu_node_count partitions instructions macs cycles lower_bound_cycles "
     "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s "
-    "variants findings accuracy",
+    "variants findings accuracy front",
     "run": "outputs cycles latency_ms wall_s",
     "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions layers nodes",
     "check": "nodes npu_node_count cpu_node_count ok findings",
@@ -203,6 +203,21 @@ def test_recipes(ommatid: Any, files: Path) -> None:
     assert kinds == {"uint8", "int16"}
     assert ommatid(*given, "-o", "c.omm", "--activations", "int16").status == 0
     assert {p.tensor.quantization.dtype for p in load("c.omm").placed} == {"int16"}
+
+
+def test_precision_by_tensor(ommatid: Any, files: Path) -> None:
+    given = ("compile", files / "model.onnx", "--calibration", files / "samples.npz", "--precision", "auto")
+    table = result(ommatid(*given, "-o", "a.omm", "--save-recipe", "r.toml", "--json"), "compile")
+    keys = ["sqnr_db", "cycles", "extra_share", "int16_tensors", "chosen"]
+    assert [list(row) for row in table["front"]] == [keys] * len(table["front"])
+    (chosen,) = [row for row in table["front"] if row["chosen"]]
+    assert chosen["cycles"] == table["cycles"]
+    assert ommatid(*given[:-2], "--recipe", "r.toml", "-o", "b.omm").status == 0
+    assert Path("a.omm").read_bytes() == Path("b.omm").read_bytes()
+    drawn = ommatid(*given, "-o", "c.omm").out
+    assert "of the extra cycles of 16 bits" in drawn and "chosen" in drawn
+    for wrong in (given[:2] + given[4:], (*given, "--activations", "int16")):
+        assert ommatid(*wrong).status == 2
 
 
 def test_findings(ommatid: Any, files: Path) -> None:
