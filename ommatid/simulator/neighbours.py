@@ -40,6 +40,9 @@ class Neighbours:
             np.isin(stream["opcode"], [BY_MNEMONIC[name].opcode for name in names])
             for names in (IMAGES, ("load",), ("store",))
         )
+        self.holds = (work["pace"] > work["cost"]) & (
+            self.vx | self.crowded
+        )  # banks that loads and stores want
         self.startup = np.zeros(len(stream), np.int64)
         self.groups: dict[str, Crowding] = {}
         self.place = np.zeros(len(stream), np.int64)  # in its group
@@ -47,10 +50,11 @@ class Neighbours:
         # by instruction of vx: when its neighbours ran, and its delay; by the first of a chain of loads or stores: this
         # and when they began, and when they are through
         self.lost: dict[int, tuple[object, Any]] = {}
-        if self.crowded.any():
+        self.alike: dict[int, bytes] = {}
+        if self.holds.any():
             for name in ("conv", "dwconv", *IMAGES):
                 self._group(name)
-            self.alike = self._alike("conv") | self._alike("dwconv")
+                self.alike |= self._alike(name)
 
     def _group(self, name: str) -> None:
         mine = np.flatnonzero(self.stream["opcode"] == BY_MNEMONIC[name].opcode)
@@ -63,25 +67,29 @@ class Neighbours:
 
     def _alike(self, name: str) -> dict[int, bytes]:
         """By crowded instruction, what those have in common that hold the same banks: these repeat after so many bytes."""
-        mine = np.flatnonzero(self.crowded & (self.stream["opcode"] == BY_MNEMONIC[name].opcode))
+        mine = np.flatnonzero(self.holds & (self.stream["opcode"] == BY_MNEMONIC[name].opcode))
         records = view(self.stream, name)[mine].copy()
         for field in ("core", "wait", "signal", "acc", "acc_pixel", "accumulate"):
-            records[field] = 0
-        for field in ("src", "weights"):
-            records[field] %= WORD_BYTES * self.target.sram_banks**3
+            if field in records.dtype.names:
+                records[field] = 0
+        for field in ("src", "weights", "operand", "dst"):
+            if field in records.dtype.names:
+                records[field] %= WORD_BYTES * self.target.sram_banks**3
         return {int(i): record.tobytes() for i, record in zip(mine, records, strict=True)}
 
     def slow_down(self, work: Array) -> bool:
         """Set the columns of WORK by what overlapped in the run that ``work`` tells of; whether any changed."""
-        if not self.crowded.any():
+        if not self.holds.any():
             return False
         new, core = {name: column.copy() for name, column in self.alone.items()}, work["queue"] // LANES
-        for c in np.unique(core[self.crowded]):
+        for c in np.unique(core[self.holds]):
             mx = np.flatnonzero(self.crowded & (core == c))
             for i, others in self._overlaps(work, mx, np.flatnonzero(self.vx & (core == c)), "released"):
                 new["pace"][i] += self.delay(work, i, others)
-            self.put_off(new, work, mx, np.flatnonzero(self.load & (core == c)))
-            self.put_off(new, work, mx, np.flatnonzero(self.store & (core == c)))
+            holders = np.flatnonzero(self.holds & (core == c))
+            holders = holders[np.argsort(work["start"][holders], kind="stable")]
+            self.put_off(new, work, holders, np.flatnonzero(self.load & (core == c)))
+            self.put_off(new, work, holders, np.flatnonzero(self.store & (core == c)))
         changed = bool(any((np.abs(new[name] - work[name]) >= 1).any() for name in ("pace", "late", "hold")))
         for name, column in new.items():
             work[name] = column
@@ -94,8 +102,8 @@ class Neighbours:
         after = np.searchsorted(work["start"][mx], work[until][some])
         return [(int(some[n]), mx[first[n] : after[n]]) for n in np.flatnonzero(first < after)]
 
-    def put_off(self, new: dict[str, Array], work: Array, mx: Array, dma: Array) -> None:
-        """Set by how many cycles the words of a queue's loads or stores come later, by ``mx`` and by those of earlier ones."""
+    def put_off(self, new: dict[str, Array], work: Array, holders: Array, dma: Array) -> None:
+        """Set by how many cycles the words of a queue's loads or stores come later, by ``holders`` and by those of earlier ones."""
         start, finish = work["start"][dma], work["finish"][dma]
         latency, load = work["after"][dma], self.load[dma]
         words = np.where(load, finish - work["tail"][dma] - 2, finish - latency)  # the last of them, nearly
@@ -103,10 +111,10 @@ class Neighbours:
         begin = np.append(0, np.flatnonzero(~behind[:-1]) + 1)[: len(dma)]  # of chains, and their ends
         end = np.append(begin[1:], len(dma))[: len(begin)]
         last = np.maximum.reduceat(finish, begin) if len(dma) else finish
-        first = np.searchsorted(work["released"][mx], start[begin], "right")
-        after = np.searchsorted(work["start"][mx], last)
+        first = np.searchsorted(np.maximum.accumulate(work["released"][holders]), start[begin], "right")
+        after = np.searchsorted(work["start"][holders], last)
         for n in np.flatnonzero(first < after):
-            self.put_off_chain(new, work, dma[begin[n] : end[n]], mx[first[n] : after[n]])
+            self.put_off_chain(new, work, dma[begin[n] : end[n]], holders[first[n] : after[n]])
 
     def put_off_chain(self, new: dict[str, Array], work: Array, chain: Array, others: Array) -> None:
         """That of loads or stores of which each begins before the words of the one before are through."""
@@ -148,7 +156,7 @@ class Neighbours:
 
     @staticmethod
     def when(work: Array, i: int, others: Array) -> tuple[list[int], list[int], list[int]]:
-        """``others`` of mx, when they began and when they were through, from the start of instruction i on."""
+        """``others``, when they began and when they were through, from the start of instruction i on."""
         start = int(work["start"][i])
         begins = work["start"][others].astype(np.int64) - start
         ends = np.minimum(work["released"][others].astype(np.int64) - start, MOST_CYCLES)
@@ -156,10 +164,11 @@ class Neighbours:
 
     def busy(self, others: list[int], begins: list[int], ends: list[int]) -> Array:
         """The sets of banks that ``others`` held, which ran in these cycles, from cycle 0 on (int64)."""
-        busy = np.zeros(max(ends), np.int64)
+        busy = np.zeros(max(0, *ends), np.int64)
         for other, begin, end in zip(others, begins, ends, strict=True):
-            own = self.banks(other)
-            busy[max(0, begin) : end] = own[np.arange(max(0, -begin), end - begin) % len(own)]
+            if end > max(0, begin):
+                own = self.banks(other)
+                busy[max(0, begin) : end] |= own[np.arange(max(0, -begin), end - begin) % len(own)]
         return busy
 
     def beats_lost(self, i: int, busy: Array, held: int) -> float:

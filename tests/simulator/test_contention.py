@@ -178,3 +178,14 @@ def test_words_of_a_store_starve_there(run: int) -> None:
     fast, judge = held(b, i)
     assert judge > 30 + held(alone, 0)[1]
     assert abs(fast - judge) <= 0.02 * judge + 8
+
+
+def test_words_of_a_load_starve_at_the_banks_that_a_crowded_map_holds() -> None:
+    b = Builder("ommatid-4k")
+    image = {"src_pixel": 272, "src_row": 0, "dst_pixel": 272, "dst_row": 0}
+    b.map(src=0, dst=131072, h=8, w=256, c=16, **image)
+    b.load(run=4096, dst=524288, signal=["ctl"])
+    b.end(wait=["load"])
+    fast, judge = both(b)
+    assert judge[2][1] - judge[1][1] > 150 + b.target.dram_latency_cycles
+    assert within(fast, judge) <= 16
