@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.cascade import Cascade, is_cascadable
-from ommatid.compiler.layers import Layer, Network
+from ommatid.compiler.layers import Layer, Network, nhwc
 from ommatid.compiler.schedule import CascadeDoesNotFit, LayerDoesNotFit, lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
 from ommatid.isa.program import Program
@@ -139,7 +139,7 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
 
 
 def _height(trials: Trials, layer: int) -> int:
-    return int(trials.network.tensors[trials.layers[layer].output].shape[1])
+    return nhwc(trials.network.tensors[trials.layers[layer].output].shape)[1]
 
 
 def _stripes(trials: Trials, cascade: Cascade) -> int:
