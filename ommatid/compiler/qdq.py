@@ -171,7 +171,11 @@ def to_qdq(
     wide = {"quant_type": QuantType.QInt16, "symmetric": True}  # so that the zero point is 0
     overrides = {name: [dict(wide)] for name in sorted(sixteen(model, recipe))}
     proto = proto_of(model)
-    clamps = [node for node in proto.graph.node if node.op_type in CLAMPS and node.output[0] in overrides]
+    clamps = [
+        node
+        for node in proto.graph.node
+        if node.op_type in CLAMPS and (node.output[0] in overrides or _clamps_more(proto, node, choices))
+    ]
     numbers = {name for node in clamps for name in node.input[1:]}
     kept = copy.deepcopy((clamps, [i for i in proto.graph.initializer if i.name in numbers]))
     level = logging.getLogger().level
@@ -204,10 +208,32 @@ def to_qdq(
     return result
 
 
+def _clamps_more(proto: onnx.ModelProto, node: onnx.NodeProto, choices: Mapping[str, Choice]) -> bool:
+    """Whether a Relu or Clip changes numbers that the range of its output would let through."""
+    choice = choices.get(node.output[0])
+    if choice is None:
+        return False
+    low, high = 0.0, np.inf
+    if node.op_type == "Clip":
+        constants = {
+            i.name: float(onnx.numpy_helper.to_array(i))
+            for i in proto.graph.initializer
+            if i.name in node.input
+        }
+        bounds = [constants.get(name, np.nan) if name else None for name in (*node.input[1:], "", "")[:2]]
+        low, high = (
+            default if b is None else b for b, default in zip(bounds, (-np.inf, np.inf), strict=True)
+        )
+    least, most = min(choice.low, 0.0), max(choice.high, 0.0)  # a range holds zero
+    half = (most - least) / 255 / 2
+    return not (least >= low - half and most <= high + half)  # bounds that are not known: yes
+
+
 def _restore(graph: onnx.GraphProto, clamps: list[onnx.NodeProto], numbers: list[onnx.TensorProto]) -> None:
     """Put back those clamps that the quantiser took out.
 
-    It lets a rounding clamp, whose least code then has to be the least number; a zero point of 0 has that at neither end.
+    It lets a rounding clamp, whose least code then has to be the least number. A zero point of 0 has that at neither end,
+    nor has a range that others share, or that a recipe gives.
     """
     have, held = {node.name for node in graph.node}, {i.name for i in graph.initializer}
     gone = [node for node in clamps if node.name not in have]

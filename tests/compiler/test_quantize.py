@@ -19,7 +19,7 @@ from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import contributed_quantizers, import_model
 from ommatid.compiler.plan import make_plan
 from ommatid.compiler.quantize import quantize
-from ommatid.compiler.recipe import LayerRecipe, Recipe
+from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
 from tests import networks
 
 Array = np.ndarray[Any, Any]
@@ -146,7 +146,7 @@ def test_clamps_stay_where_a_zero_point_is_at_no_end() -> None:
         numpy_helper.from_array(np.float32(value), name) for name, value in (("low", 0.1), ("high", 2.0))
     )
     narrow, wide = (quantised(made, activations=kind, method="minmax") for kind in ("uint8", "int16"))
-    assert {"Relu", "Clip"} & {n.op_type for n in narrow.graph.node} == set()
+    assert {"Relu", "Clip"} & {n.op_type for n in narrow.graph.node} == {"Clip"}  # 0, too, becomes 0.1
     ops = [n.op_type for n in wide.graph.node if n.op_type not in ("DequantizeLinear", "QuantizeLinear")]
     assert ops == ["Conv", "Relu", "Clip", "Conv"]
     (clamped,) = [n for n in wide.graph.node if n.op_type == "Clip"]
@@ -155,3 +155,22 @@ def test_clamps_stay_where_a_zero_point_is_at_no_end() -> None:
     contributed_quantizers(wide)  # which this opset does not have
     real, rounded = (run(each, SAMPLES[0]) for each in (made, wide))
     assert abs(real - rounded).max() < 0.03 * abs(real).max()  # of 8-bit weights
+
+
+def test_a_relu_stays_where_its_range_reaches_below_zero() -> None:
+    """Its output shares the range of a Concat with negative numbers, or has one that a recipe gives."""
+    nodes = [
+        node("Conv", "x w", "c"), node("Relu", "c", "r"), node("Tanh", "x", "t"), node("Concat", "r t", "y", axis=1),
+        node("Conv", "r v", "z"),
+    ]  # fmt: skip
+    rng = np.random.default_rng(0)
+    constants = {
+        name: rng.standard_normal((c, d, 1, 1)).astype(np.float32)
+        for name, c, d in (("w", 8, 3), ("v", 4, 8))
+    }
+    source = networks.model(nodes, {"x": [1, 3, 8, 8]}, {"y": None, "z": None}, constants)
+    recipe = Recipe(tensors={"r": TensorRecipe(low=-3.0, high=8.0)})
+    for made in (quantised(source, method="minmax"), quantised(source, recipe=recipe)):
+        assert "Relu" in [n.op_type for n in made.graph.node]
+        real, rounded = run(source, SAMPLES[0]), run(made, SAMPLES[0])
+        assert abs(real - rounded).max() < 0.03 * abs(real).max()
