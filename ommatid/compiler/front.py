@@ -83,10 +83,12 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     stands = stand_for(sources, sources_of(walk.model))
     stages = _in_names(make_stages(walk, layers), stands)
     cpu = [stage.cpu for stage in stages if stage.cpu is not None]
-    if cpu and not options.cpu:
+    computing = [p for p in cpu if p.nodes]  # one without only hands on constants
+    if computing and not options.cpu:
         raise CompileError(
-            f"{sum(len(p.nodes) for p in cpu)} nodes cannot run on the NPU, the first {cpu[0].nodes[0]!r}: {cpu[0].reasons[0]}",
-            "see `ommatid check`; leave --no-cpu out to run them on the host", cpu[0].nodes[0],
+            f"{sum(len(p.nodes) for p in computing)} nodes cannot run on the NPU, the first {computing[0].nodes[0]!r}: "
+            f"{computing[0].reasons[0]}",
+            "see `ommatid check`; leave --no-cpu out to run them on the host", computing[0].nodes[0],
         )  # fmt: skip
     graph = walk.model.graph
     outputs = tuple(_output_port(walk, value) for value in graph.outputs)

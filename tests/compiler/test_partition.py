@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ommatid.compiler.front import FrontOptions, build_network, check_nodes
 from ommatid.compiler.layers import Network
+from ommatid.runtime.compile import compile_model
 from ommatid.runtime.session import InferenceSession
 from tests import networks
 
@@ -153,3 +154,16 @@ def test_the_host_computes_a_real_value_that_a_layer_rounds() -> None:
     theirs = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     for ours, expected in zip(session.run(None, {"x": x}), theirs, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("computed", [False, True])
+def test_an_output_that_is_constant_needs_no_host(computed: bool) -> None:
+    """``cpu=False`` refuses nodes that compute on the host, and there are none."""
+    nodes = [node("Identity", "k", "c")]
+    nodes += [node("Relu", "x", "y")] if computed else []
+    outputs = {"c": [2, 3]} | ({"y": [1, 3, 8, 8]} if computed else {})
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    made = networks.model(nodes, {"x": [1, 3, 8, 8]}, outputs, {"k": values})
+    program = compile_model(made, cpu=False, method="minmax")
+    results = InferenceSession(program).run(["c"], {"x": np.ones((1, 3, 8, 8), np.float32)})
+    assert np.array_equal(results[0], values)
