@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which `make setup` builds in the checkout.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint check golden baseline bench accuracy fidelity mutants docs
+.PHONY: help setup demo test lint check golden baseline bench bench-compiler accuracy fidelity mutants docs
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
@@ -60,6 +60,9 @@ baseline: $(STAMP) ## write tests/baseline.toml anew: read the difference before
 
 bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 	$(BIN)/python -m benchmarks.run
+
+bench-compiler: $(STAMP) ## cycles of compiled networks beside the two yardsticks
+	$(BIN)/python -m benchmarks.compiler
 
 accuracy: $(STAMP) ## measure what 8 bits cost, and how many of ONNX's cases and of twelve networks are right: half an hour
 	$(BIN)/python -m benchmarks.accuracy

@@ -8,7 +8,7 @@ alone, with what lies in SRAM around them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,29 +65,41 @@ class Trials:
 
 
 def choose_cascades(
-    network: Network, target: Target, estimate: Estimate, assemble: Callable[[Any], Program], budget: int
+    network: Network,
+    target: Target,
+    estimate: Estimate,
+    assemble: Callable[[Any], Program],
+    budgets: Sequence[int],
 ) -> tuple[Cascade, ...]:
-    """Cascades that make the network faster, found in at most about ``budget`` trials."""
+    """Cascades that make the network faster: the best of what is found in about so many trials, for each budget."""
     program = assemble(schedule(network, target))
     finish = estimate(program)
     trials = Trials(network, target, estimate, assemble)
     lost = _lost(program, finish)
+    best: tuple[float, tuple[Cascade, ...]] = (float(finish.max()), ())
+    for budget in budgets:
+        found = _search(trials, lost, float(finish.max()), budget)
+        if found:
+            cycles = float(estimate(assemble(schedule(network, target, found))).max())
+            best = min(best, (cycles, found), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tuple[Cascade, ...]:
+    """Cascades around the layers that lose most, as long as trials are left."""
     chosen: list[Cascade] = []
     done: set[int] = set()
     for seed in sorted(range(len(lost)), key=lambda i: -lost[i]):
-        if lost[seed] < LEAST_GAIN * finish.max() or len(trials.known) >= budget:
+        if lost[seed] < LEAST_GAIN * cycles or len(trials.known) >= budget:
             break
         if seed in done:
             continue
         done.add(seed)
         best, gain = _grow(trials, seed, chosen, budget)
-        if best is not None and gain > LEAST_GAIN * finish.max():
+        if best is not None and gain > LEAST_GAIN * cycles:
             chosen.append(best)
             done |= set(range(best.first, best.last + 1))
-    chosen.sort(key=lambda c: c.first)
-    if chosen and estimate(assemble(schedule(network, target, chosen))).max() >= finish.max():
-        return ()
-    return tuple(chosen)
+    return tuple(sorted(chosen, key=lambda c: c.first))
 
 
 def _lost(program: Program, finish: Array) -> list[float]:

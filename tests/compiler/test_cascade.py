@@ -180,7 +180,7 @@ def test_trials_find_a_cascade() -> None:
     def assemble(plan: Any) -> Program:
         return pipeline.assemble_program(network, plan, target, {})
 
-    found = [choose_cascades(network, target, finish_cycles, assemble, 60) for _ in range(2)]
+    found = [choose_cascades(network, target, finish_cycles, assemble, (60,)) for _ in range(2)]
     assert found[0] and found[0] == found[1]
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in ((), found[0]))
     assert after < before

@@ -1,0 +1,78 @@
+"""Cycles of compiled networks beside the two yardsticks, on all targets and at all levels of optimisation.
+
+What limits: on the smaller chips the array, which no schedule makes faster than the roofline; on ommatid-4k one core
+of four works. Where DRAM over compulsory is high, whole maps are written out because a layer needs all of one before
+its first element is known (the detector's gates).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ommatid.compiler.front import FrontOptions, build_network
+from ommatid.isa.program import Program
+from ommatid.isa.target import load_target
+from ommatid.profiler.profile import profile
+from ommatid.runtime.compile import compile_network
+from tests.workloads import SHAPES, SIX, source
+
+TARGETS = ("ommatid-256", "ommatid-1k", "ommatid-4k")
+NETWORKS = (*SIX, "shufflenet", "detector")
+LEVELS = (0, 1, 2, 3)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="*", default=NETWORKS, help=", ".join(NETWORKS))
+    parser.add_argument("--levels", action="store_true", help="also -O0 to -O3, which takes an hour for all")
+    options = parser.parse_args()
+    console = Console(width=120)
+    shapes = {n: {"x": SHAPES[n]} if n in SHAPES else {} for n in options.networks}
+    networks = {n: build_network(source(n), FrontOptions(shapes=shapes[n])) for n in options.networks}
+    for target in TARGETS:
+        console.print(yardsticks(networks, target))
+    if options.levels:
+        console.print(levels(networks))
+
+
+def yardsticks(networks: dict[str, Any], target: str) -> Table:
+    """Simulated cycles and DRAM bytes at -O2, as ratios."""
+    columns = ("network", "cycles", "over roofline", "over lower bound", "DRAM over compulsory")
+    table = Table(*columns, title=f"{target}, -O2")
+    ratios: dict[str, tuple[float, float]] = {}
+    for name, network in networks.items():
+        cycles, program, moved = measured(compile_network(network, load_target(target), 2))
+        ratios[name] = cycles / program.roofline_cycles, moved / program.compulsory_dram_bytes
+        table.add_row(
+            name, f"{cycles:,}", f"{ratios[name][0]:.3f}", f"{cycles / program.lower_bound_cycles:.2f}",
+            f"{ratios[name][1]:.2f}",
+        )  # fmt: skip
+    if all(name in ratios for name in SIX):
+        means = [statistics.geometric_mean([ratios[name][i] for name in SIX]) for i in (0, 1)]
+        table.add_row("mean of six", "", f"{means[0]:.3f}", "", f"{means[1]:.2f}")
+    return table
+
+
+def measured(program: Program) -> tuple[int, Program, int]:
+    """Cycles of a program, the program, and its DRAM bytes."""
+    result = profile(program)
+    return result.cycles, program, sum(row.dram_bytes for row in result.rows)
+
+
+def levels(networks: dict[str, Any]) -> Table:
+    """Cycles on ommatid-1k at each level of optimisation."""
+    table = Table("network", *(f"-O{level}" for level in LEVELS), "-O0 over -O3", title="ommatid-1k")
+    for name, network in networks.items():
+        cycles = [measured(compile_network(network, load_target("ommatid-1k"), level))[0] for level in LEVELS]
+        table.add_row(name, *(f"{c:,}" for c in cycles), f"{cycles[0] / cycles[-1]:.2f}")
+    return table
+
+
+if __name__ == "__main__":
+    main()
