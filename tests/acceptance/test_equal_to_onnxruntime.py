@@ -36,7 +36,8 @@ def end_to_end(
     program: Program, model: onnx.ModelProto, feeds: list[Any], layers: list[TensorReport]
 ) -> None:
     """The output, and the last tensor that counts as evidence: a softmax of random weights is too flat to measure."""
-    evidence = [r.name for r in layers if r.evidence]
+    whole = {placed.tensor.name for placed in program.placed}  # what lies inside a cascade never is
+    evidence = [r.name for r in layers if r.evidence and r.name in whole]
     reports = layerwise(program, model, feeds, mode="entire", names=[*evidence[-3:], layers[-1].name])
     measured, output = next(r for r in reversed(reports) if r.name in evidence), reports[-1]
     for r in (measured, output):
