@@ -420,6 +420,12 @@ def _spell_out_ceil(pool: ir.Node) -> bool:
         if not empty[d]:
             reach = (out[2 + d] - 1) * strides[d] + dilations[d] * (kernel[d] - 1) + 1
             pads[rank + d] = max(pads[rank + d], reach - size[2 + d] - pads[d])
+    if any(pads[rank + d] >= kernel[d] for d in range(rank)):
+        raise CompileError(
+            f"{pool.op_type} {pool.name!r}: ceil_mode with a window behind the image, and dilations that need as much "
+            "padding as the kernel has elements, which onnxruntime does not take",
+            "pad the input, or write the pooling without ceil_mode", pool.name,
+        )  # fmt: skip
     pool.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
     pool.attributes["pads"] = ir.AttrInt64s("pads", pads)
     return True

@@ -238,10 +238,14 @@ def _restore(graph: onnx.GraphProto, clamps: list[onnx.NodeProto], numbers: list
     have, held = {node.name for node in graph.node}, {i.name for i in graph.initializer}
     gone = [node for node in clamps if node.name not in have]
     for clamp in reversed(gone):
-        at = next(i for i, node in enumerate(graph.node) if clamp.output[0] in node.output)
-        outputs = graph.node[at].output
-        outputs[list(outputs).index(clamp.output[0])] = clamp.input[0]
-        graph.node.insert(at + 1, clamp)
+        makers = {name: i for i, node in enumerate(graph.node) for name in node.output}
+        rounded = clamp.output[0]  # an output of the network has this name after it was rounded
+        while graph.node[makers[rounded]].op_type in ("DequantizeLinear", "QuantizeLinear"):
+            rounded = graph.node[makers[rounded]].input[0]
+        outputs = graph.node[makers[rounded]].output
+        outputs[list(outputs).index(rounded)] = clamp.input[0]
+        clamp.output[0] = rounded
+        graph.node.insert(makers[rounded] + 1, clamp)
     read = {name for node in gone for name in node.input[1:]} - held
     graph.initializer.extend(i for i in numbers if i.name in read)
 

@@ -72,9 +72,11 @@ def choose_cascades(
     budgets: Sequence[int],
 ) -> tuple[Cascade, ...]:
     """Cascades that make the network faster: the best of what is found in about so many trials, for each budget."""
+    trials = Trials(network, target, estimate, assemble)
+    if len(trials.layers) < 2:
+        return ()
     program = assemble(schedule(network, target))
     finish = estimate(program)
-    trials = Trials(network, target, estimate, assemble)
     lost = _lost(program, finish)
     best: tuple[float, tuple[Cascade, ...]] = (float(finish.max()), ())
     for budget in budgets:

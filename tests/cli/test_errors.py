@@ -371,9 +371,9 @@ def test_an_output_that_cannot_be_is_named_and_nothing_else_is_written(ommatid: 
 
 def test_interruption_of_a_compilation_leaves_nothing(files: Path, tmp_path: Path) -> None:
     script = (
-        "import os, signal, ommatid.compiler.pipeline as p\n"
+        "import os, signal, time, ommatid.compiler.pipeline as p\n"
         "from ommatid.cli.main import main\n"
-        "p.schedule = lambda *_: os.kill(os.getpid(), signal.SIGINT)\n"
+        "p.schedule = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
         f"main(['compile', {str(files / 'model.onnx')!r}, '-o', 'm.omm'])\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)

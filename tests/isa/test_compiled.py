@@ -71,7 +71,7 @@ def test_code_is_kept_until_a_module_changes_that_it_holds(pack: Path) -> None:
     assert run(pack) == [15, 1]
 
 
-@pytest.mark.parametrize("module", ["rates", "crowding"])
+@pytest.mark.parametrize("module", ["rates", "tokens"])
 def test_the_event_loop_is_compiled_anew_for_what_it_holds(tmp_path: Path, module: str) -> None:
     package = tmp_path / "ommatid"
     shutil.copytree(Path(ommatid.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
