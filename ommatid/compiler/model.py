@@ -424,7 +424,7 @@ def _spell_out_ceil(pool: ir.Node) -> bool:
         raise CompileError(
             f"{pool.op_type} {pool.name!r}: ceil_mode with a window behind the image, and dilations that need as much "
             "padding as the kernel has elements, which onnxruntime does not take",
-            "pad the input, or write the pooling without ceil_mode", pool.name,
+            "pad the input, or write the pooling without ceil_mode", pool.name or "",
         )  # fmt: skip
     pool.attributes["ceil_mode"] = ir.AttrInt64("ceil_mode", 0)
     pool.attributes["pads"] = ir.AttrInt64s("pads", pads)
