@@ -1,11 +1,13 @@
 """Cascades: runs of layers that are made stripe by stripe, so that what lies between them is never whole.
 
 A stripe of the last layer's output is made after what all earlier layers need for it. What only the cascade's own
-layers read has a tile of the rows that this stripe needs; rows that two stripes need are computed twice.
+layers read (an *inner* buffer) has a tile of the rows that this stripe needs; those that the next one needs again are
+copied into its tile, and no row is made twice.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ BY_ROWS: dict[type, Callable[[Lowering, Layer, Share | None], Rows]] = {
     Lrn: lrn_rows,
     Norm: norm_rows,
 }
-#: Buffers below this part of the SRAM stay whole: then no row is made twice.
+#: Buffers below this part of the SRAM stay whole: then no row is copied.
 WHOLE_SHARE = 1 / 16
 
 
@@ -57,7 +59,7 @@ def inner_buffers(
 ) -> frozenset[str]:
     """Buffers that only the layers of a cascade touch and that are worth being made by rows; ``lives`` not widened."""
     outside = {storage.spots[name].buffer for name in network.fed | network.kept}
-    layers = [layer for stage in network.stages for layer in stage.layers][cascade.first : cascade.last + 1]
+    layers = network.layers[cascade.first : cascade.last + 1]
     members: dict[str, list[str]] = {}
     for name, spot in storage.spots.items():
         members.setdefault(spot.buffer, []).append(name)
@@ -86,21 +88,22 @@ def _feeds_itself(storage: Storage, layers: Sequence[Layer], buffer: str) -> boo
     return False
 
 
-def is_cascadable(network: Network, storage: Storage, layers: Sequence[Layer], first: int, last: int) -> bool:
-    """Whether layers ``first`` to ``last`` can be one cascade: all by rows, and no tensor with other rows in between."""
-    if first < 0 or last >= len(layers):
+def is_cascadable(network: Network, storage: Storage, first: int, last: int) -> bool:
+    """Whether layers ``first`` to ``last`` can be one cascade.
+
+    They are of one stage, all can be made by rows, and the tensors of each buffer that they write have the same rows.
+    """
+    edges = itertools.accumulate(len(stage.layers) for stage in network.stages)
+    if first < 0 or last >= len(network.layers) or any(first < edge <= last for edge in edges):
         return False
-    part = [layer for layer in layers[first : last + 1] if layer.name not in storage.free_layers]
+    part = [layer for layer in network.layers[first : last + 1] if layer.name not in storage.free_layers]
     if not part or any(type(layer.operation) not in BY_ROWS for layer in part):
         return False
+    touched = {name for layer in part for name in (*operands(layer), layer.output)}
     written = {storage.spots[layer.output].buffer for layer in part}
-    names = {layer.output for layer in part} | {name for layer in part for name in operands(layer)}
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names):
-        if storage.spots[name].buffer in written:
-            groups.setdefault(storage.spots[name].buffer, []).append(name)
+    groups = [[name for name in touched if storage.spots[name].buffer == buffer] for buffer in written]
     images = {network.tensors[layer.output].shape[0] for layer in part}
-    return len(images) == 1 and all(_in_rows(network, storage, group) for group in groups.values())
+    return len(images) == 1 and all(_in_rows(network, storage, group) for group in groups)
 
 
 def _in_rows(network: Network, storage: Storage, names: Sequence[str]) -> bool:
@@ -133,10 +136,12 @@ def lower_cascade(
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
     ]
-    free = low.sram.free_bytes() - sum(
-        2 * heights[name] * low.strides(name)[1]
-        for name in {_tallest(low, buffer, heights) for buffer in inner}
-    )
+    tiles = dict.fromkeys(inner, 0)
+    for name, rows in heights.items():
+        buffer = low.storage.spots[name].buffer
+        if buffer in inner:
+            tiles[buffer] = max(tiles[buffer], rows * low.strides(name)[1])
+    free = low.sram.free_bytes() - 2 * sum(tiles.values())
     made: list[Rows] = []
     for at, (number, layer) in enumerate(layers):
         low.emitter.layer = number
@@ -149,20 +154,21 @@ def lower_cascade(
     low.end_cascade(inner)
 
 
+#: What a layer does for a stripe: makes rows from the first to before the second, and reads these rows of tensors.
+Span = tuple[int, int, Mapping[str, tuple[int, int]]]
+
+
 @dataclass(frozen=True)
 class _Member:
-    """A layer of a cascade: its number and rows, and how many waves after the first layer it begins.
-
-    ``spans`` are for each stripe the rows of its output that are made, and by tensor the rows that this reads.
-    """
+    """A layer of a cascade: its number and rows, how many waves after the first layer it begins, its stripes."""
 
     number: int
     layer: Layer
     rows: Rows
     delay: int
-    spans: tuple[tuple[int, int, Mapping[str, tuple[int, int]]], ...]
+    spans: tuple[Span, ...]
 
-    def at(self, wave: int) -> tuple[int, int, Mapping[str, tuple[int, int]]]:
+    def at(self, wave: int) -> Span:
         """What it does in a wave."""
         stripe = wave - self.delay
         return self.spans[stripe] if 0 <= stripe < len(self.spans) else (0, 0, {})
@@ -200,17 +206,18 @@ def _makers(storage: Storage, network: Network, layers: Sequence[Layer]) -> dict
 
 
 def _overlap(storage: Storage, network: Network, a: str, b: str) -> bool:
-    """Whether two tensors have bytes in common; of images in one buffer whether they have channels in common."""
+    """Whether two tensors have bytes in common: of images in one buffer, columns and bytes of a pixel."""
     one, two = storage.spots[a], storage.spots[b]
     if one.buffer != two.buffer:
         return False
     if one.strides[:-1] != two.strides[:-1]:
         return True
-    ends = [
-        spot.offset + network.tensors[name].shape[-1] * spot.strides[-1]
-        for spot, name in ((one, a), (two, b))
-    ]
-    return one.offset < ends[1] and two.offset < ends[0]
+    extents = []
+    for name, spot in ((a, one), (b, two)):
+        column, byte = divmod(spot.offset, spot.strides[2])
+        _, _, columns, channels = network.tensors[name].shape
+        extents.append(((column, column + columns), (byte, byte + channels * spot.strides[3])))
+    return all(x[0] < y[1] and y[0] < x[1] for x, y in zip(*extents, strict=True))
 
 
 def _spans(
@@ -218,12 +225,12 @@ def _spans(
     made: Sequence[Rows],
     makers: Mapping[str, tuple[str, ...]],
     each: int,
-) -> dict[str, tuple[tuple[int, int, Mapping[str, tuple[int, int]]], ...]]:
-    """For each layer's output and stripe the rows to make, and the rows read for it; no row is made twice."""
+) -> dict[str, tuple[Span, ...]]:
+    """By each layer's output what it does for each stripe; no row is made twice."""
     last = made[-1]
     read = {name for names in makers.values() for name in names}
     done = {layer.output: 0 for _, layer in layers}
-    spans: dict[str, list[tuple[int, int, Mapping[str, tuple[int, int]]]]] = {name: [] for name in done}
+    spans: dict[str, list[Span]] = {name: [] for name in done}
     for first in range(0, last.height, each):
         share = min(first + each, last.height) / last.height
         asked = dict.fromkeys(done, 0)
@@ -333,11 +340,6 @@ class _Pieces:
             self.next = next(self._work[0][1], None)
             if self.next is None:
                 self._work.pop(0)
-
-
-def _tallest(low: Lowering, buffer: str, heights: Mapping[str, int]) -> str:
-    names = [name for name in heights if low.storage.spots[name].buffer == buffer]
-    return max(names, key=lambda name: (heights[name], name))
 
 
 def _stripe_heights(low: Lowering, layers: Sequence[Layer], each: int) -> dict[str, int]:

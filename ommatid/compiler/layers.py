@@ -302,3 +302,8 @@ class Network:
     constants: Mapping[str, Array] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers of all stages in order: their places are the numbers by which the back calls them."""
+        return [layer for stage in self.stages for layer in stage.layers]

@@ -74,9 +74,7 @@ class Lowering:
     target: Target
     resident: frozenset[str]
     dram_address: Mapping[str, int]
-    buffers: int = (
-        2  # of a convolution's tiles of one kind; 1: where not even that fits, layers are cut finer
-    )
+    buffers: int = 2  # of a convolution's tiles of a kind; 1: not even two fit, and layers are cut finer
     emitter: Emitter = field(default_factory=Emitter)
     sram: Sram = field(init=False)
     homes: dict[str, Home] = field(default_factory=dict)

@@ -28,7 +28,7 @@ def lifetimes(network: Network, storage: Storage) -> dict[str, Lifetime]:
     touched: dict[str, list[int]] = {
         name: [] for name in storage.buffer_bytes if name not in network.constants
     }
-    layers = [layer for stage in network.stages for layer in stage.layers]
+    layers = network.layers
     for i, layer in enumerate(layers):
         if layer.name in storage.free_layers:
             continue

@@ -138,7 +138,7 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
             hint="use a target with more dram_mib, or a smaller input (--shape)",
         )
     add_tokens(made.stream, target, made.dram_base, dram_bytes)
-    layers = [layer for stage in network.stages for layer in stage.layers]
+    layers = network.layers
     compulsory = compulsory_bytes(network, layers)
     rows = tuple(
         ProgramLayer(

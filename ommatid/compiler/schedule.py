@@ -265,7 +265,7 @@ def _partition(network: Network, layers: tuple[Layer, ...], begin: int, end: int
 
 def _with_until(low: Lowering, network: Network) -> tuple[Placed, ...]:
     """The placed tensors with the index of the instruction before which each may still be read."""
-    layers = [layer for stage in network.stages for layer in stage.layers]
+    layers = network.layers
     last_instruction: dict[int, int] = {row[3]: i for i, row in enumerate(low.emitter.rows)}
     last_read: dict[str, int] = {}
     for i, layer in enumerate(layers):

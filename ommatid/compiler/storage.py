@@ -56,7 +56,7 @@ def plan_storage(network: Network) -> Storage:
     """
     shapes = {name: tensor.shape for name, tensor in network.tensors.items()}
     element = {name: tensor.quantization.kind.bytes for name, tensor in network.tensors.items()}
-    layers = [layer for stage in network.stages for layer in stage.layers]
+    layers = network.layers
     dense = _must_be_dense(layers)
     sliced = {layer.output for layer in layers if isinstance(layer.operation, Slice)}
     spots: dict[str, Spot] = {}

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.cascade import Cascade, is_cascadable
-from ommatid.compiler.layers import Layer, Network, nhwc
+from ommatid.compiler.layers import Network, nhwc
 from ommatid.compiler.schedule import CascadeDoesNotFit, LayerDoesNotFit, lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
 from ommatid.isa.program import Program
@@ -38,12 +38,14 @@ class Trials:
     target: Target
     estimate: Estimate
     assemble: Callable[[Any], Program]
-    layers: list[Layer] = field(init=False)
     known: dict[tuple[int, int, int], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.layers = [layer for stage in self.network.stages for layer in stage.layers]
         self.storage = plan_storage(self.network)
+
+    def height(self, layer: int) -> int:
+        """Rows of a layer's output."""
+        return nhwc(self.network.tensors[self.network.layers[layer].output].shape)[1]
 
     def cycles(self, first: int, last: int, each: int = 0) -> float:
         """Cycles of layers ``first`` to ``last``, one by one or as a cascade of ``each`` rows; infinite if unfit."""
@@ -58,10 +60,9 @@ class Trials:
                 self.known[key] = math.inf
         return self.known[key]
 
-    def gain(self, cascade: Cascade) -> float:
-        """Cycles that it saves."""
-        alone = self.cycles(cascade.first, cascade.last)
-        return alone - self.cycles(cascade.first, cascade.last, cascade.each)
+    def saved(self, first: int, last: int, each: int) -> float:
+        """Cycles that a cascade saves."""
+        return self.cycles(first, last) - self.cycles(first, last, each)
 
 
 def choose_cascades(
@@ -73,7 +74,7 @@ def choose_cascades(
 ) -> tuple[Cascade, ...]:
     """Cascades that make the network faster: the best of what is found in about so many trials, for each budget."""
     trials = Trials(network, target, estimate, assemble)
-    if len(trials.layers) < 2:
+    if len(network.layers) < 2:
         return ()
     program = assemble(schedule(network, target))
     finish = estimate(program)
@@ -97,8 +98,8 @@ def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tu
         if seed in done:
             continue
         done.add(seed)
-        best, gain = _grow(trials, seed, chosen, budget)
-        if best is not None and gain > LEAST_GAIN * cycles:
+        gain, best = _grow(trials, seed, chosen, budget)
+        if gain > LEAST_GAIN * cycles:
             chosen.append(best)
             done |= set(range(best.first, best.last + 1))
     return tuple(sorted(chosen, key=lambda c: c.first))
@@ -115,58 +116,30 @@ def _lost(program: Program, finish: Array) -> list[float]:
     return lost
 
 
-def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tuple[Cascade | None, float]:
-    """The best cascade found around a layer, and what it saves."""
+def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tuple[float, Cascade]:
+    """What the best cascade found around a layer saves, and it; nothing is saved by the layer alone."""
     taken = {i for c in chosen for i in range(c.first, c.last + 1)}
-    low = high = seed
-    while low - 1 not in taken and is_cascadable(
-        trials.network, trials.storage, trials.layers, low - 1, seed
-    ):
-        low -= 1
-    while high + 1 not in taken and is_cascadable(
-        trials.network, trials.storage, trials.layers, seed, high + 1
-    ):
-        high += 1
-    best: Cascade | None = None
-    gain = 0.0
-    starts = [(seed - 1, seed), (seed, seed + 1), (seed - 1, seed + 1), (seed - 2, seed), (seed, seed + 2)]
-    for first, last in starts:
-        if low <= first and last <= high:
-            for stripes in (4, 14, 40):
-                best, gain = _better(trials, best, gain, first, last, stripes)
-                if best is not None and stripes == 14:
-                    break  # more of them are for what does not fit
-    moved = best is not None
+    best = (0.0, Cascade(seed, seed, trials.height(seed)))
+
+    def with_trial(first: int, last: int, stripes: int) -> tuple[float, Cascade]:
+        if taken & set(range(first, last + 1)) or not is_cascadable(
+            trials.network, trials.storage, first, last
+        ):
+            return best
+        cascade = Cascade(first, last, max(1, -(-trials.height(last) // stripes)))
+        return max(best, (trials.saved(first, last, cascade.each), cascade), key=lambda pair: pair[0])
+
+    for left, right in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)):
+        for stripes in (4, 14) if best[0] else (4, 14, 40):  # so many only for what does not fit
+            best = with_trial(seed - left, seed + right, stripes)
+    moved = best[0] > 0
     while moved and len(trials.known) < budget:
-        assert best is not None
-        before, at = best, _stripes(trials, best)
+        before = best[1]
+        stripes = -(-trials.height(before.last) // before.each)
         for left, right in ((0, 1), (0, 2), (0, 4), (1, 0), (2, 0), (4, 0)):
-            first, last = (best or before).first - left, (best or before).last + right
-            if low <= first and last <= high:
-                best, gain = _better(trials, best, gain, first, last, at)
-        place = _nearest(at)
-        for stripes in STRIPES[max(place - 2, 0) : place + 3]:
-            first, last = (best or before).first, (best or before).last
-            best, gain = _better(trials, best, gain, first, last, stripes)
-        moved = best != before
-    return best, gain
-
-
-def _height(trials: Trials, layer: int) -> int:
-    return nhwc(trials.network.tensors[trials.layers[layer].output].shape)[1]
-
-
-def _stripes(trials: Trials, cascade: Cascade) -> int:
-    return -(-_height(trials, cascade.last) // cascade.each)
-
-
-def _nearest(stripes: int) -> int:
-    return min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
-
-
-def _better(
-    trials: Trials, best: Cascade | None, gain: float, first: int, last: int, stripes: int
-) -> tuple[Cascade | None, float]:
-    cascade = Cascade(first, last, max(1, -(-_height(trials, last) // stripes)))
-    saved = trials.gain(cascade)
-    return (cascade, saved) if saved > gain else (best, gain)
+            best = with_trial(best[1].first - left, best[1].last + right, stripes)
+        place = min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
+        for near in STRIPES[max(place - 2, 0) : place + 3]:
+            best = with_trial(best[1].first, best[1].last, near)
+        moved = best[1] != before
+    return best

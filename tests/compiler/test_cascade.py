@@ -125,9 +125,9 @@ def test_same_bits(made: tuple[Network, int], data: st.DataObject) -> None:
     target = data.draw(st.sampled_from([SMALL, load_target("ommatid-1k")]))
     first = data.draw(st.integers(0, count - 2))
     last = data.draw(st.integers(first + 1, count - 1))
-    layers = [layer for stage in network.stages for layer in stage.layers]
+    layers = network.layers
     storage = plan_storage(network)
-    if not is_cascadable(network, storage, layers, first, last) or layers[last].name in storage.free_layers:
+    if not is_cascadable(network, storage, first, last) or layers[last].name in storage.free_layers:
         return
     each = data.draw(st.integers(1, network.tensors[layers[last].output].shape[1]))
     program = program_of(network, target, Cascade(first, last, each))
@@ -191,3 +191,34 @@ def test_a_cascade_that_does_not_fit_is_left_out() -> None:
     assert np.array_equal(
         program_of(network, SMALL, Cascade(0, 2, 31)).instructions, program_of(network, SMALL).instructions
     )
+
+
+def test_parts_of_a_row_are_made_before_it_is_read() -> None:
+    """A Concat along columns: each part is other columns of the same rows."""
+    net = Net(x=(1, 40, 9, 24))
+    net.conv("x", "a", 32, 1)
+    net.conv("x", "b", 32, 3)
+    net.add(Concat(2, (None, None)), ["a", "b"], "ab", (1, 40, 18, 32))
+    net.conv("ab", "y", 8, 3)
+    filled(net)
+    network = net.network("y")
+    storage = plan_storage(network)
+    assert "ab" in storage.free_layers and is_cascadable(network, storage, 0, 3)
+    for target in (SMALL, load_target("ommatid-1k")):
+        together = program_of(network, target, Cascade(0, 3, 4))
+        assert verify(together) == []
+        assert outputs(together, network) == outputs(program_of(network, target), network)
+
+
+def test_no_cascade_reaches_over_the_host() -> None:
+    net = Net(x=(1, 21, 21, 16))
+    net.conv("x", "a", 64, 1)
+    net.conv("a", "b", 16, 1)
+    net.cpu("b", "c")
+    net.conv("c", "d", 64, 1)
+    net.conv("d", "y", 16, 1)
+    filled(net)
+    network = net.network("b", "y")
+    storage = plan_storage(network)
+    possible = {pair for pair in ((0, 1), (1, 2), (2, 3), (0, 3)) if is_cascadable(network, storage, *pair)}
+    assert possible == {(0, 1), (2, 3)}

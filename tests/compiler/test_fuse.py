@@ -158,7 +158,7 @@ def random_nets(draw: st.DrawFn) -> Network:
             net.cpu(source, name)
         else:
             net.map(source, name, binary(kind, other, 0.5, 0.75))
-    read = {n for stage in net.network().stages for layer in stage.layers for n in layer.inputs}
+    read = {n for layer in net.network().layers for n in layer.inputs}
     read |= {
         s.other
         for st_ in net.network().stages
@@ -177,8 +177,8 @@ def test_the_same_bytes(network: Network) -> None:
     expected, fused = run(network), fuse(network)
     found = run(fused)
     assert all((found[name] == expected[name]).all() for name in network.kept)
-    layers = [layer for stage in fused.stages for layer in stage.layers]
-    nodes = [node for stage in network.stages for layer in stage.layers for node in layer.nodes]
+    layers = fused.layers
+    nodes = [node for layer in network.layers for node in layer.nodes]
     assert sorted(node for layer in layers for node in layer.nodes) == sorted(nodes)
     assert all(len(layer.steps) <= 3 for layer in layers)
     assert len({layer.name for layer in layers}) == len(layers)
