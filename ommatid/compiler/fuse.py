@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ommatid.compiler import tables
+from ommatid.compiler.chain import fits_chain
 from ommatid.compiler.layers import (
     Binary,
     Concat,
@@ -24,7 +25,6 @@ from ommatid.compiler.layers import (
     Step,
     Table,
 )
-from ommatid.compiler.lower import fits_chain
 from ommatid.compiler.storage import operands
 from ommatid.isa.program import Tensor
 

@@ -13,15 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ommatid.compiler.chain import Chain, ChainConstants, chain_fields, load_chain
 from ommatid.compiler.layers import Layer, MatMul
-from ommatid.compiler.lower import (
-    Chain,
-    ChainConstants,
-    Lowering,
-    chain_fields,
-    load_chain,
-    merged,
-)
+from ommatid.compiler.lower import Lowering, merged
 from ommatid.compiler.lower_shape import copy_elements
 from ommatid.compiler.sram import DoesNotFit, aligned
 from ommatid.isa.elements import NUMBER

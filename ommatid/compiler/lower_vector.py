@@ -8,15 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.chain import Chain, ChainConstants, bring_operand, chain_fields, load_chain
 from ommatid.compiler.layers import Layer, Lrn, Map, Mean, Norm, Pool, Resize, Softmax
-from ommatid.compiler.lower import (
-    Chain,
-    ChainConstants,
-    Lowering,
-    Region,
-    chain_fields,
-    load_chain,
-)
+from ommatid.compiler.lower import Lowering, Region
 from ommatid.compiler.rows import Cycles, Rows, Share
 from ommatid.compiler.sram import DoesNotFit
 from ommatid.compiler.storage import operands
@@ -132,14 +126,6 @@ def map_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
             low.drop(operand)
 
     return _by_rows(low, layer, share, needs, emit, 1, extra=operand_bytes)
-
-
-def bring_operand(low: Lowering, chain: Chain, image: int, first: int, rows: int) -> Region | None:
-    """The rows of the second operand that stand beside rows ``first`` .. ``first + rows`` of the output."""
-    if chain.binary is None:
-        return None
-    n, h, _, _ = low.shape(chain.binary.other)
-    return low.bring(chain.binary.other, image if n > 1 else 0, first if h > 1 else 0, rows if h > 1 else 1)
 
 
 def emit_map(

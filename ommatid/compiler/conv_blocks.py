@@ -1,0 +1,242 @@
+"""Blocks of a convolution into instructions: what the array computes into half the accumulators, and its drain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ommatid.compiler.blocks import Block, Call, Phase, is_pointwise
+from ommatid.compiler.chain import Chain, ChainConstants, chain_fields
+from ommatid.compiler.layers import Conv, Layer
+from ommatid.compiler.lower import Lowering, Region
+from ommatid.compiler.rows import Cycles
+from ommatid.compiler.tile import ConvPlan, ConvShape, block_cycles, block_pixel_counts
+from ommatid.isa.elements import NUMBER
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Pixels of a block: output rows and columns of a phase. ``flat``: columns run on through all rows."""
+
+    row: int
+    column: int
+    height: int
+    width: int
+    flat: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is fixed while a layer is lowered."""
+
+    layer: Layer
+    conv: Conv
+    depthwise: bool
+    row_mode: bool
+    phases: tuple[Phase, ...]
+    shape: ConvShape
+    plan: ConvPlan
+    blocks: tuple[Block, ...]
+    chain: Chain
+    constants: ChainConstants
+    weight_offsets: tuple[tuple[tuple[int, ...], ...], ...]  # [block][phase][call], bytes in the blob
+    weight_source: int
+    weight_symbol: int
+    weight_bytes: int
+    acc_bytes: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights in SRAM: ``address`` is where byte ``offset`` of the blob lies."""
+
+    address: int
+    offset: int
+    symbol: int
+
+
+def _is_flat(job: Job, source: Region, target: Region, operand: Region | None) -> bool:
+    """Whether the pixels of a stripe can be taken as one row everywhere."""
+    if job.depthwise or not is_pointwise(job.conv, job.phases) or not (source.flat and target.flat):
+        return False
+    if operand is None or operand.rows == operand.columns == 1:
+        return True
+    return operand.flat and (operand.rows, operand.columns) == (target.rows, target.columns)
+
+
+def _places(job: Job, flat: bool, first: int, rows: int, columns: int) -> Iterator[Place]:
+    """The blocks of pixels of a stripe of one phase, row by row."""
+    row, column = 0, 0
+    for height, width in block_pixel_counts(rows, columns, job.plan.block_pixels, flat):
+        yield Place(first + row, column, height, width, flat)
+        column += width
+        if not flat and column == columns:
+            row, column = row + height, 0
+
+
+def compute(
+    low: Lowering, job: Job, chunk: tuple[Block, ...], number: int, weights: Weights, source: Region,
+    operand: Region | None, target: Region, first: int, rows: int,
+) -> Iterator[Cycles]:  # fmt: skip
+    """A chunk of channels over all pixels of a stripe: phase by phase, place by place, block by block."""
+    _, out_h, out_w, _ = low.shape(job.layer.output)
+    up_h, up_w = job.conv.upsample
+    flat = _is_flat(job, source, target, operand)
+    for index, phase in enumerate(job.phases):
+        phase_rows = min(rows, -(-(out_h - phase.row) // up_h) - first)
+        columns = -(-(out_w - phase.column) // up_w)
+        if phase_rows <= 0 or columns <= 0:
+            continue
+        for place in _places(job, flat, first, phase_rows, columns):
+            for at, block in enumerate(chunk, number):
+                yield block_cycles(low.target, job.shape, (place.height, place.width), block.high - block.low)
+                acc = low.accumulators(place.height * place.width * (block.high - block.low) * job.acc_bytes)
+                for offset, call in zip(job.weight_offsets[at][index], block.calls, strict=True):
+                    address = weights.address + offset - weights.offset
+                    _multiply(low, job, phase, call, place, source, (address, weights.symbol), acc, block)
+                _drain(low, job, phase, block, place, acc, operand, target, chunk[0].low)
+
+
+def _window_fields(
+    low: Lowering, job: Job, phase: Phase, kernel: tuple[int, int], pad_top: int, channel: int,
+    place: Place, source: Region,
+) -> dict[str, Any]:  # fmt: skip
+    """The input window of a block: where it starts, what of it exists, what is padding."""
+    row, column, height, width = place.row, place.column, place.height, place.width
+    (stride_h, stride_w), (dil_h, dil_w) = job.conv.window.strides, job.conv.window.dilations
+    top, left = row * stride_h - pad_top, column * stride_w - phase.pad_left
+    bottom = top + (height - 1) * stride_h + (kernel[0] - 1) * dil_h + 1
+    right = left + (width - 1) * stride_w + (kernel[1] - 1) * dil_w + 1
+    limit_h = source.first + source.rows
+    columns = source.columns * (limit_h - row) if place.flat else source.columns
+    first_row = min(max(top, source.first), limit_h - 1)
+    last_row = max(min(bottom, limit_h), first_row + 1)
+    first_column = min(max(left, 0), columns - 1)
+    last_column = max(min(right, columns), first_column + 1)
+    quantization = low.quantization(job.layer.input_name)
+    return {
+        "src": source.at(first_row, first_column, channel),
+        "src_row": source.row,
+        "src_pixel": source.pixel,
+        "in_h": last_row - first_row,
+        "in_w": last_column - first_column,
+        "pad_top": first_row - top,
+        "pad_left": first_column - left,
+        "kh": kernel[0],
+        "kw": kernel[1],
+        "stride_h": stride_h,
+        "stride_w": stride_w,
+        "dilation_h": dil_h,
+        "dilation_w": dil_w,
+        "out_h": height,
+        "out_w": width,
+        "src_zero": quantization.zero_point,
+        "src_type": NUMBER[quantization.dtype],
+    }
+
+
+def _multiply(
+    low: Lowering, job: Job, phase: Phase, call: Call, place: Place, source: Region,
+    weights: tuple[int, int], acc: tuple[int, int], block: Block,
+) -> None:  # fmt: skip
+    """One ``conv`` or ``dwconv``."""
+    _, kh, kw, cin = phase.weights.shape
+    channels = block.high - block.low
+    fields = _window_fields(low, job, phase, (kh, kw), phase.pad_top, call.source, place, source)
+    fields |= {
+        "weights": weights[0],
+        "acc": acc[0] + (call.low - block.low) * job.acc_bytes,
+        "acc_pixel": channels * job.acc_bytes,
+        "acc_bytes": job.acc_bytes,
+    }
+    symbols = {"src": source.symbol, "weights": weights[1], "acc": acc[1]}
+    if job.depthwise:
+        low.emitter.emit(
+            "dwconv", symbols, c=call.high - call.low, weights_tap=call.high - call.low, **fields
+        )
+    else:
+        low.emitter.emit(
+            "conv",
+            symbols,
+            cin=cin,
+            cout=call.high - call.low,
+            row_mode=int(job.row_mode),
+            weights_type=1,
+            **fields,
+        )
+
+
+def _drain(
+    low: Lowering, job: Job, phase: Phase, block: Block, place: Place,
+    acc: tuple[int, int], operand: Region | None, target: Region, chunk_low: int,
+) -> None:  # fmt: skip
+    """The ``map`` that requantises a block, applies the chain and writes the output."""
+    height, width = place.height, place.width
+    channels = block.high - block.low
+    up_h, up_w = job.conv.upsample
+    at = (phase.row + place.row * up_h, phase.column + place.column * up_w)
+    shape = low.shape(job.chain.binary.other) if job.chain.binary else None
+    if shape is not None and place.flat and shape[1:3] != (1, 1):
+        shape = (shape[0], 2, 2, shape[3])  # its columns run on, even if a row has but one
+    fields, symbols = chain_fields(job.chain, job.constants, operand, shape, (*at, block.low))
+    if "operand" in fields:
+        fields["operand_row"] *= up_h
+        fields["operand_pixel"] *= up_w
+    low.emitter.emit(
+        "map",
+        symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
+        h=height, w=width, c=channels, source=1, src=acc[0], src_row=width * channels * job.acc_bytes,
+        src_pixel=channels * job.acc_bytes, acc_bytes=job.acc_bytes,
+        parameters=job.constants.address + 8 * block.low, mid_zero=job.conv.mid[0], mid_type=NUMBER[job.conv.mid[1]],
+        dst=target.at(at[0], at[1], block.low - chunk_low), dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
+        **fields,
+    )  # fmt: skip
+
+
+def compute_in_parts(
+    low: Lowering, job: Job, block: Block, source: Region, operand: Region | None, target: Region,
+    rows: tuple[int, int], number: int,
+) -> None:  # fmt: skip
+    """One block whose weights are loaded and accumulated part by part along K (see ``tile._split_k``)."""
+    phase = job.phases[0]
+    _, kh, kw, cin = phase.weights.shape
+    columns = low.shape(job.layer.output)[2]
+    place = Place(rows[0], 0, rows[1], columns, False)
+    acc = low.accumulators(rows[1] * columns * (block.high - block.low) * job.acc_bytes)
+    along_rows = kh >= job.plan.k_parts
+    k, tile_bytes = low.target.mx_k_bytes, low.target.mx_k_bytes * low.target.mx_channels
+    row_steps = -(-kw * cin // k) if job.row_mode else kw * -(-cin // k)
+    parts = _k_ranges(low, kh if along_rows else cin, job.plan.k_parts, along_rows)
+    for call, begins in zip(block.calls, job.weight_offsets[number][0], strict=True):
+        for index, (begin, end) in enumerate(parts):
+            first, last = (begin * row_steps, end * row_steps) if along_rows else (begin // k, -(-end // k))
+            size = (last - first) * tile_bytes
+            address, symbol = low.weights(size)
+            weights = job.weight_source + begins + first * tile_bytes
+            low.dma("load", weights, job.weight_symbol, address, symbol, size)
+            kernel = (end - begin, kw) if along_rows else (kh, kw)
+            pad_top = phase.pad_top - begin * job.conv.window.dilations[0] if along_rows else phase.pad_top
+            channel = call.source if along_rows else call.source + begin
+            fields = _window_fields(low, job, phase, kernel, pad_top, channel, place, source)
+            low.emitter.emit(
+                "conv", {"src": source.symbol, "weights": symbol, "acc": acc[1]},
+                cin=cin if along_rows else end - begin, cout=call.high - call.low,
+                row_mode=int(job.row_mode and along_rows), weights=address, weights_type=1,
+                acc=acc[0] + (call.low - block.low) * job.acc_bytes, acc_bytes=job.acc_bytes,
+                acc_pixel=(block.high - block.low) * job.acc_bytes, accumulate=int(index > 0), **fields,
+            )  # fmt: skip
+            low.sram.release(address)
+    _drain(low, job, phase, block, place, acc, operand, target, block.low)
+
+
+def _k_ranges(low: Lowering, size: int, parts: int, along_rows: bool) -> list[tuple[int, int]]:
+    """``size`` kernel rows or input channels in at most ``parts`` ranges; channels at multiples of the array's K."""
+    unit = 1 if along_rows else low.target.mx_k_bytes
+    units = -(-size // unit)
+    each = -(-units // parts) * unit
+    return [(a, min(a + each, size)) for a in range(0, size, each)]
