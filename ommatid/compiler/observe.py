@@ -46,9 +46,7 @@ class Observed:
         return self.channel_sum / max(self.count, 1)
 
 
-def observe(
-    model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], progress: Any = None
-) -> dict[str, Observed]:
+def observe(model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds]) -> dict[str, Observed]:
     """What is known of the tensors ``names`` after one pass over the samples.
 
     Raises:

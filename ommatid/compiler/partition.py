@@ -23,7 +23,7 @@ def make_stages(walk: Walk, layers: Sequence[Layer]) -> tuple[Stage, ...]:
     model = walk.model
     made_by_npu = {layer.output for layer in layers}
     covered = {name for names in walk.covered.values() for name in names}
-    rest = _with_real_inputs(walk, [n for n in model.graph if n.name not in covered and not _free(walk, n)])
+    rest = _with_real_inputs(walk, [n for n in model.graph if n.name not in covered and not _free(n)])
     cpu = _needed(rest, model, made_by_npu, {name for layer in layers for name in operands(layer)})
     groups = min((_groups(walk, layers, cpu, begin) for begin in ("npu", "cpu")), key=len)
     stages: list[Stage] = []
@@ -34,7 +34,7 @@ def make_stages(walk: Walk, layers: Sequence[Layer]) -> tuple[Stage, ...]:
             continue
         chosen = {n.name for n in nodes}
         todo = [n for n in todo if n.name not in chosen]
-        stages.append(Stage(cpu=_cpu_partition(walk, nodes, made_by_npu, todo)))
+        stages.append(Stage(cpu=_cpu_partition(walk, nodes, todo)))
     return tuple(stages)
 
 
@@ -46,7 +46,7 @@ def _with_real_inputs(walk: Walk, rest: Sequence[ir.Node]) -> list[ir.Node]:
         for value in todo.pop().inputs:
             node = value.producer() if value is not None else None
             made = value is None or value.name in walk.deq or value.name in walk.tensors
-            if node is not None and not made and not _free(walk, node) and node.name not in wanted:
+            if node is not None and not made and not _free(node) and node.name not in wanted:
                 wanted.add(node.name)
                 todo.append(node)
     return [node for node in walk.model.graph if node.name in wanted]
@@ -86,7 +86,7 @@ def _groups(
     return groups
 
 
-def _free(walk: Walk, node: ir.Node) -> bool:
+def _free(node: ir.Node) -> bool:
     """A node that needs no work of its own: the DequantizeLinear of a constant or of a quantised tensor."""
     return node.op_type == "DequantizeLinear"
 
@@ -135,9 +135,7 @@ def _available(walk: Walk, value: ir.Value, known: set[str | None]) -> bool:
     return moved is not None and moved in known
 
 
-def _cpu_partition(
-    walk: Walk, nodes: list[ir.Node], made_by_npu: set[str], later: list[ir.Node]
-) -> Partition:
+def _cpu_partition(walk: Walk, nodes: list[ir.Node], later: list[ir.Node]) -> Partition:
     """The nodes with what dequantises their inputs, as an ONNX model of its own."""
     graph = walk.model.graph
     chosen = {n.name for n in nodes}

@@ -35,7 +35,7 @@ def function_of_one(walk: Walk, node: ir.Node, source: ir.Value, quantization: Q
         return False
     base = walk.tensors[root]
     wide = base.quantization.kind.bytes == 2
-    values = evaluate(walk, source, root, tables.codes(base.quantization))
+    values = evaluate(walk, source, tables.codes(base.quantization))
     shape = fixed_shape(node.outputs[0])
     if values is None or shape != base.onnx_shape:
         return False
@@ -45,7 +45,7 @@ def function_of_one(walk: Walk, node: ir.Node, source: ir.Value, quantization: Q
     given = quantization if not wide or quantization.kind.bytes == 2 else _finer(quantization)
     table = tables.to_codes(values, given)
     if wide:
-        _check(walk, source, root, table, given, quantization, names)
+        _check(walk, source, table, given, quantization, names)
     output = result if given == quantization else f"{result}@fine"
     walk.declare(output, shape, walk.order(root), given)
     same = base.quantization == given and tables.changes_nothing(table)
@@ -87,7 +87,7 @@ def _roots(walk: Walk, value: ir.Value, leaves: set[str], nodes: list[str], dept
     return all(v is None or _roots(walk, v, leaves, nodes, depth + 1) for v in node.inputs)
 
 
-def evaluate(walk: Walk, value: ir.Value, root: str, codes: Array) -> Array | None:
+def evaluate(walk: Walk, value: ir.Value, codes: Array) -> Array | None:
     """A region's value for each of these codes of its tensor (float64), or None."""
     found = _evaluate(walk, value, codes)
     return None if found is None else np.broadcast_to(found, codes.shape).astype(np.float64)
@@ -124,11 +124,11 @@ def _finer(quantization: Quantization) -> Quantization:
 
 
 def _check(
-    walk: Walk, source: ir.Value, root: str, table: Array, given: Quantization, wanted: Quantization,
+    walk: Walk, source: ir.Value, table: Array, given: Quantization, wanted: Quantization,
     names: tuple[str, ...],
 ) -> None:  # fmt: skip
     off = tables.steps_off(
-        lambda codes: evaluate(walk, source, root, codes), table, given  # type: ignore[arg-type, return-value]
+        lambda codes: evaluate(walk, source, codes), table, given  # type: ignore[arg-type, return-value]
     )  # fmt: skip
     if off <= MOST_STEPS_OFF * (1 if given == wanted else 0.5):
         return

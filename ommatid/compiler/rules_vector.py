@@ -133,7 +133,7 @@ def _mask(walk: Walk, node: ir.Node, turned: bool) -> str:
     if root is None:
         raise Unsupported("its condition is neither constant nor a comparison of one activation with numbers")
     quantization = walk.tensor(root).quantization
-    found = evaluate(walk, condition, root, tables.codes(quantization))
+    found = evaluate(walk, condition, tables.codes(quantization))
     if found is None or quantization.kind.bytes == 2:
         raise Unsupported("its condition is a comparison of 16-bit numbers, which no table holds")
     table = ((found != 0) ^ turned).astype(np.uint8)

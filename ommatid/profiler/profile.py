@@ -124,7 +124,8 @@ def profile(program: Program) -> Profile:
         layers=tuple(rows[1:]),
         idle=rows[0],
         engines=engines,
-        energy_uj=_energy(program, cycles),
+        energy_uj=dict(zip(LEVELS, sums.energy.sum(axis=0).tolist(), strict=True))
+        | {"static": static_pj(cycles, program.target) / 1e6},
         mx_and_load_cycles=sum(run.overlap_cycles(Engine.MX, Engine.LOAD) for run in runs),
         owners=owners,
     )
@@ -173,12 +174,6 @@ class _Sums:
             stall_cycles=tuple(self.lost[i].tolist()),
             energy_by_level_uj=by_level,
         )
-
-
-def _energy(program: Program, cycles: int) -> dict[str, float]:
-    levels = energy_pj(program.instructions, program.target).sum(axis=0) / 1e6
-    by_level = dict(zip(LEVELS, levels.tolist(), strict=True))
-    return by_level | {"static": static_pj(cycles, program.target) / 1e6}
 
 
 def _owners(program: Program, runs: tuple[Timing, ...]) -> Array:

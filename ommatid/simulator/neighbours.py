@@ -84,7 +84,7 @@ class Neighbours:
         new, core = {name: column.copy() for name, column in self.alone.items()}, work["queue"] // LANES
         for c in np.unique(core[self.holds]):
             mx = np.flatnonzero(self.crowded & (core == c))
-            for i, others in self._overlaps(work, mx, np.flatnonzero(self.vx & (core == c)), "released"):
+            for i, others in self._overlaps(work, mx, np.flatnonzero(self.vx & (core == c))):
                 new["pace"][i] += self.delay(work, i, others)
             holders = np.flatnonzero(self.holds & (core == c))
             holders = holders[np.argsort(work["start"][holders], kind="stable")]
@@ -96,10 +96,10 @@ class Neighbours:
         return changed
 
     @staticmethod
-    def _overlaps(work: Array, mx: Array, some: Array, until: str) -> list[tuple[int, Array]]:
+    def _overlaps(work: Array, mx: Array, some: Array) -> list[tuple[int, Array]]:
         """Which of ``some`` instructions ran while some of ``mx`` did, and which of these."""
         first = np.searchsorted(work["released"][mx], work["start"][some], "right")
-        after = np.searchsorted(work["start"][mx], work[until][some])
+        after = np.searchsorted(work["start"][mx], work["released"][some])
         return [(int(some[n]), mx[first[n] : after[n]]) for n in np.flatnonzero(first < after)]
 
     def put_off(self, new: dict[str, Array], work: Array, holders: Array, dma: Array) -> None:
