@@ -12,19 +12,28 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ommatid.compiler.layers import Conv, Layer, Lrn, Map, Network, Norm, Pool, Resize, Softmax
+from ommatid.compiler.layers import Conv, Layer, Lrn, Map, Mean, Network, Norm, Pool, Resize, Softmax, nhwc
 from ommatid.compiler.lower import Lowering
 from ommatid.compiler.lower_conv import conv_rows
-from ommatid.compiler.lower_vector import lrn_rows, map_rows, norm_rows, pool_rows, resize_rows, softmax_rows
+from ommatid.compiler.lower_vector import (
+    lrn_rows,
+    map_rows,
+    mean_rows,
+    norm_rows,
+    pool_rows,
+    resize_rows,
+    softmax_rows,
+)
 from ommatid.compiler.memory import Lifetime
 from ommatid.compiler.rows import Cycles, Rows, Share
 from ommatid.compiler.storage import Storage, operands
 from ommatid.isa.target import Target
 
-#: Operations that can be made by rows of their output.
+#: Operations that can be made by rows of their output; a mean, by those of its input.
 BY_ROWS: dict[type, Callable[[Lowering, Layer, Share | None], Rows]] = {
     Conv: conv_rows,
     Map: map_rows,
+    Mean: mean_rows,
     Pool: pool_rows,
     Resize: resize_rows,
     Softmax: softmax_rows,
@@ -37,11 +46,17 @@ WHOLE_SHARE = 1 / 16
 
 @dataclass(frozen=True)
 class Cascade:
-    """Layers ``first`` to ``last`` (by number, both included), ``each`` rows of the last one's output at a time."""
+    """Layers ``first`` to ``last`` (by number, both included), ``each`` rows of the last one (``height``) at a time."""
 
     first: int
     last: int
     each: int
+
+
+def height(network: Network, layer: Layer) -> int:
+    """Rows that a layer is made by: those of its output, a mean's those of its input."""
+    name = layer.input_name if isinstance(layer.operation, Mean) else layer.output
+    return nhwc(network.tensors[name].shape)[1]
 
 
 def widened(lives: Mapping[str, Lifetime], cascades: Collection[Cascade]) -> dict[str, Lifetime]:
@@ -91,7 +106,8 @@ def _feeds_itself(storage: Storage, layers: Sequence[Layer], buffer: str) -> boo
 def is_cascadable(network: Network, storage: Storage, first: int, last: int) -> bool:
     """Whether layers ``first`` to ``last`` can be one cascade.
 
-    They are of one stage, all can be made by rows, and the tensors of each buffer that they write have the same rows.
+    They are of one stage, all can be made by rows, and the tensors of each buffer that they write have the same rows;
+    none reads a mean, which is complete with the last row.
     """
     edges = itertools.accumulate(len(stage.layers) for stage in network.stages)
     if first < 0 or last >= len(network.layers) or any(first < edge <= last for edge in edges):
@@ -100,7 +116,10 @@ def is_cascadable(network: Network, storage: Storage, first: int, last: int) -> 
     if not part or any(type(layer.operation) not in BY_ROWS for layer in part):
         return False
     touched = {name for layer in part for name in (*operands(layer), layer.output)}
-    written = {storage.spots[layer.output].buffer for layer in part}
+    means = {layer.output for layer in part if isinstance(layer.operation, Mean)}
+    if any(means & set(operands(layer)) for layer in part):
+        return False
+    written = {storage.spots[layer.output].buffer for layer in part if layer.output not in means}
     groups = [[name for name in touched if storage.spots[name].buffer == buffer] for buffer in written]
     images = {network.tensors[layer.output].shape[0] for layer in part}
     return len(images) == 1 and all(_in_rows(network, storage, group) for group in groups)
@@ -131,7 +150,8 @@ def lower_cascade(
     Raises:
         DoesNotFit: its tiles and weights do not fit in the free SRAM.
     """
-    low.begin_cascade(inner)
+    means = [layer.output for _, layer in layers if isinstance(layer.operation, Mean)]
+    low.begin_cascade(inner, [4 * math.prod(low.network.tensors[name].shape) for name in means])
     heights = _stripe_heights(low, [layer for _, layer in layers], each)
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
@@ -344,8 +364,8 @@ class _Pieces:
 
 def _stripe_heights(low: Lowering, layers: Sequence[Layer], each: int) -> dict[str, int]:
     """About how many rows of each layer's output a stripe makes."""
-    last = low.shape(layers[-1].output)[1]
-    heights = {layer.output: math.ceil(each * low.shape(layer.output)[1] / last) for layer in layers}
+    last = height(low.network, layers[-1])
+    heights = {layer.output: math.ceil(each * height(low.network, layer) / last) for layer in layers}
     for layer in reversed(layers):
         source = layer.input_name
         if source in heights and isinstance(layer.operation, Conv | Pool):

@@ -16,7 +16,7 @@ import numpy as np
 
 from ommatid.compiler.emit import Emitter
 from ommatid.compiler.layers import Network, nhwc
-from ommatid.compiler.sram import Sram
+from ommatid.compiler.sram import DoesNotFit, Sram, aligned
 from ommatid.compiler.storage import Storage
 from ommatid.isa.elements import NUMBER, TYPES, ElementType
 from ommatid.isa.instructions import Memory
@@ -78,6 +78,8 @@ class Lowering:
     sram: Sram = field(init=False)
     homes: dict[str, Home] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
+    sum_bytes: int = 0  # of the accumulators, at their end: sums that last as long as a cascade
+    _summed: int = 0
     _rows: dict[str, int] = field(default_factory=dict)
     _half: int = 0
     _layer_tiles: list[int] = field(default_factory=list)
@@ -174,8 +176,15 @@ class Lowering:
 
     # --- buffers of which only some rows exist --------------------------------------------------------
 
-    def begin_cascade(self, inner: frozenset[str]) -> None:
-        """From now on these buffers lie in SRAM, some rows at a time."""
+    def begin_cascade(self, inner: frozenset[str], sums: Sequence[int] = ()) -> None:
+        """From now on these buffers lie in SRAM, some rows at a time, and sums of so many bytes have accumulators.
+
+        Raises:
+            DoesNotFit: the sums take more than a quarter of the accumulators.
+        """
+        self.sum_bytes = sum(aligned(size) for size in sums)
+        if self.sum_bytes > self.target.accumulator_bytes // 4:
+            raise DoesNotFit(self.sum_bytes)
         self.homes |= {buffer: Home(Memory.SRAM, 0, -1) for buffer in inner}
 
     def hold(self, name: str, image: int, first: int, rows: int) -> None:
@@ -209,7 +218,8 @@ class Lowering:
         self._opening.clear()
 
     def end_cascade(self, inner: frozenset[str]) -> None:
-        """These buffers are no more."""
+        """These buffers and sums are no more."""
+        self.sum_bytes = self._summed = 0
         self.turn_over(inner)
         for buffer in inner:
             del self.homes[buffer]
@@ -322,7 +332,13 @@ class Lowering:
     def accumulators(self, size: int) -> tuple[int, int]:
         """The other half of the accumulators: (address, symbol of ``size`` bytes)."""
         self._half ^= 1
-        address = self._half * (self.target.accumulator_bytes // 2)
+        address = self._half * ((self.target.accumulator_bytes - self.sum_bytes) // 2)
+        return address, self.emitter.symbol(Memory.ACC, "accumulator", address, size)
+
+    def sums(self, size: int) -> tuple[int, int]:
+        """Accumulators that are one layer's to the end of a cascade: (address, symbol)."""
+        self._summed += aligned(size)
+        address = self.target.accumulator_bytes - self._summed
         return address, self.emitter.symbol(Memory.ACC, "accumulator", address, size)
 
     def end_layer(self) -> None:

@@ -169,6 +169,7 @@ def _conv_shape(
         widest=max(low.kind(name).bytes for name in (layer.output, *binary)),
         flat=is_pointwise(conv, phases),
         depthwise=depthwise,
+        sum_bytes=low.sum_bytes,
     )
 
 

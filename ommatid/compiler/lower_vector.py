@@ -206,8 +206,9 @@ def _channel_parts(low: Lowering, layer: Layer, halo: int, ratio: float) -> list
     return [(at, min(each, channels - at)) for at in range(0, channels, each)]
 
 
-def lower_mean(low: Lowering, layer: Layer) -> None:
-    """Emit a mean over rows and columns: sums in the accumulators, then one ``map`` that requantises them."""
+def mean_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
+    """A mean over rows and columns, by rows of its input: sums in the accumulators, after the last row one ``map``
+    that requantises them."""
     mean = layer.operation
     assert isinstance(mean, Mean)
     n, h, w, c = low.shape(layer.input_name)
@@ -216,16 +217,29 @@ def lower_mean(low: Lowering, layer: Layer) -> None:
     )
     chain, constants = load_chain(low, layer, parameters)
     row_bytes = low.row_bytes(layer.input_name)
-    rows = stripe_rows(low, h, row_bytes, _tile_bytes(low, layer.input_name, row_bytes))
-    for image in range(n):
-        acc, acc_symbol = low.accumulators(c * 4)
-        for first in range(0, h, rows):
-            source = low.bring(layer.input_name, image, first, min(rows, h - first))
-            low.emitter.emit(
-                "reduce", {"src": source.symbol, "acc": acc_symbol}, h=source.rows, w=w, c=c,
-                **source_fields(source, low.quantization(layer.input_name)), acc=acc, accumulate=int(first > 0),
-            )  # fmt: skip
-            low.drop(source)
+    each = (
+        min(share.rows, h)
+        if share
+        else stripe_rows(low, h, row_bytes, _tile_bytes(low, layer.input_name, row_bytes))
+    )
+    places = [low.sums(c * 4) if share else low.accumulators(c * 4) for _ in range(n)]
+
+    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
+        return {
+            name: (first, first + rows) if name == layer.input_name else (0, 1) for name in operands(layer)
+        }
+
+    def emit(image: int, first: int, rows: int) -> Iterator[Cycles]:
+        yield 0, rows * w * c // low.target.vx_elements_per_cycle + 16
+        acc, acc_symbol = places[image]
+        source = low.bring(layer.input_name, image, first, rows)
+        low.emitter.emit(
+            "reduce", {"src": source.symbol, "acc": acc_symbol}, h=rows, w=w, c=c,
+            **source_fields(source, low.quantization(layer.input_name)), acc=acc, accumulate=int(first > 0),
+        )  # fmt: skip
+        low.drop(source)
+        if first + rows < h:
+            return
         operand = bring_operand(low, chain, image, 0, 1)
         target = low.open(layer.output, image, 0, 1)
         shape = low.shape(chain.binary.other) if chain.binary else None
@@ -238,7 +252,8 @@ def lower_mean(low: Lowering, layer: Layer) -> None:
         low.close(layer.output, image, target)
         if operand is not None:
             low.drop(operand)
-    low.end_layer()
+
+    return Rows(n, h, each, needs, emit, divisible=True)
 
 
 def resize_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:

@@ -20,6 +20,7 @@ from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.origins import fates
 from ommatid.compiler.positions import rearranging
+from ommatid.compiler.regroup import regroup
 from ommatid.compiler.schedule import Scheduled, schedule
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
@@ -112,8 +113,7 @@ def compile_network(
         dump("fused", lambda: network_text(network))
     cascades: tuple[Cascade, ...] = ()
     if estimate is not None and optimize in TRIALS:
-        assemble = functools.partial(assemble_program, network, target=target, info={})
-        cascades = choose_cascades(network, target, estimate, assemble, TRIALS[optimize])
+        network, cascades = _tried(network, target, estimate, TRIALS[optimize])
     plan = schedule(network, target, cascades)
     dump("scheduled", lambda: schedule_text(plan))
     program = assemble_program(network, plan, target, info or {})
@@ -122,6 +122,27 @@ def compile_network(
     if problems:
         raise RuntimeError("the compiler made an illegal program: " + "; ".join(problems[:5]))
     return program
+
+
+def _tried(
+    network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]
+) -> tuple[Network, tuple[Cascade, ...]]:
+    """The network, regrouped if that is faster, and its cascades."""
+    other = regroup(network, target)
+    if other is not network:
+        other = fuse(other)
+        dump("regrouped", lambda: network_text(other))
+    assemble = functools.partial(assemble_program, other, target=target, info={})
+    cascades = choose_cascades(other, target, estimate, assemble, budgets)
+    if other is not network:
+        programs = [
+            assemble_program(network, schedule(network, target), target, {}),
+            assemble(schedule(other, target, cascades)),
+        ]
+        before, after = (estimate(program).max() for program in programs)
+        if before < after:
+            return network, ()
+    return other, cascades
 
 
 def assemble_program(network: Network, plan: Scheduled, target: Target, info: dict[str, Any]) -> Program:
@@ -176,13 +197,15 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
 
 def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
     """Of each layer: its constants as the network stores them, network inputs it is the first to read, and
-    network outputs it writes (bytes)."""
+    network outputs it writes (bytes). A layer that is made again has none of its own."""
     unread = set(network.fed) | set(network.constants)
+    seen: set[int] = set()
     sizes = []
     for layer in layers:
         size = 0
-        if isinstance(layer.operation, Conv):
+        if isinstance(layer.operation, Conv) and id(layer.operation) not in seen:
             conv = layer.operation
+            seen.add(id(conv))
             size += conv.weights.nbytes + conv.bias.nbytes + conv.multipliers.nbytes
         touched = (unread & set(operands(layer))) | ({layer.output} & network.kept)
         unread -= touched

@@ -16,7 +16,6 @@ from ommatid.compiler.layers import (
     Concat,
     Layer,
     MatMul,
-    Mean,
     Network,
     Pad,
     Slice,
@@ -28,7 +27,6 @@ from ommatid.compiler.lower import Lowering
 from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_topk import lower_topk
-from ommatid.compiler.lower_vector import lower_mean
 from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram
 from ommatid.compiler.rows import emit_alone
 from ommatid.compiler.sram import DoesNotFit
@@ -39,7 +37,6 @@ from ommatid.isa.target import Target
 #: Operations that are lowered whole; BY_ROWS has the others.
 LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
     MatMul: lower_matmul,
-    Mean: lower_mean,
     TopK: lower_topk,
     Concat: lower_concat,
     Slice: lower_slice,

@@ -39,6 +39,7 @@ class ConvShape:
     depthwise: bool
     element: int = 1  # bytes of an activation: as many passes of the array
     widest: int = 1  # bytes of what the vector engine works on
+    sum_bytes: int = 0  # of the accumulators: taken by sums
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -
 
 def _accumulators(shape: ConvShape, target: Target) -> int:
     """How many fit in half of their memory."""
-    return target.accumulator_bytes // 2 // (4 * shape.element)
+    return (target.accumulator_bytes - shape.sum_bytes) // 2 // (4 * shape.element)
 
 
 def _block_channels(shape: ConvShape, target: Target) -> list[int]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.cascade import Cascade, is_cascadable
-from ommatid.compiler.layers import Network, nhwc
+from ommatid.compiler.cascade import Cascade, height, is_cascadable
+from ommatid.compiler.layers import Network
 from ommatid.compiler.schedule import CascadeDoesNotFit, LayerDoesNotFit, lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
 from ommatid.isa.program import Program
@@ -44,8 +44,8 @@ class Trials:
         self.storage = plan_storage(self.network)
 
     def height(self, layer: int) -> int:
-        """Rows of a layer's output."""
-        return nhwc(self.network.tensors[self.network.layers[layer].output].shape)[1]
+        """Rows that a layer is made by."""
+        return height(self.network, self.network.layers[layer])
 
     def cycles(self, first: int, last: int, each: int = 0) -> float:
         """Cycles of layers ``first`` to ``last``, one by one or as a cascade of ``each`` rows; infinite if unfit."""

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ommatid.compiler import pipeline
-from ommatid.compiler.cascade import Cascade, inner_buffers, is_cascadable
+from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
 from ommatid.compiler.fuse import fuse
-from ommatid.compiler.layers import Concat, Conv, Network, Pool, Resize, Window
+from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Window
 from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
@@ -93,6 +93,11 @@ def transposed(net: Net, source: str, name: str, channels: int) -> str:
     return net.add(operation, [source], name, (n, 2 * h, 2 * w, channels), macs=1000)
 
 
+def mean(net: Net, source: str, name: str, *steps: Step) -> str:
+    n, h, w, c = net.tensors[source].shape
+    return net.add(Mean(1 / (h * w), (0, "int8")), [source], name, (n, 1, 1, c), steps)
+
+
 @st.composite
 def networks(draw: Draw) -> Network:
     """A network of some layers, fused or not."""
@@ -145,6 +150,8 @@ def networks(draw: Draw) -> Network:
         else:
             net.map(source, name, table(i))
         source = name
+    if draw(st.booleans()):
+        source = mean(net, source, "mean")
     filled(net)
     kept = [source, *draw(st.sampled_from([[], [net.layers[0].output]]))]
     network = net.network(*kept)
@@ -164,7 +171,7 @@ def test_same_bits(network: Network, data: st.DataObject) -> None:
     storage = plan_storage(network)
     if not is_cascadable(network, storage, first, last) or layers[last].name in storage.free_layers:
         return
-    each = data.draw(st.integers(1, network.tensors[layers[last].output].shape[1]))
+    each = data.draw(st.integers(1, height(network, layers[last])))
     program = program_of(network, target, Cascade(first, last, each))
     assert verify(program) == []
     assert outputs(program, network) == outputs(program_of(network, target), network)
@@ -224,6 +231,34 @@ def test_a_cascade_that_does_not_fit_is_left_out() -> None:
     assert np.array_equal(
         program_of(network, SMALL, Cascade(0, 2, 31)).instructions, program_of(network, SMALL).instructions
     )
+
+
+def test_a_mean_ends_a_cascade() -> None:
+    """Its map is never whole; its sums are out of the way of the blocks of other layers, two at a time."""
+    net = Net(x=(2, 40, 23, 8))
+    net.conv("x", "a", 40, 3)
+    mean(net, "a", "m", table(2))
+    mean(net, "a", "k")
+    net.conv("m", "y", 8, 1)
+    filled(net)
+    network, cascade = net.network("y", "k"), Cascade(0, 2, 3)
+    storage = plan_storage(network)
+    assert is_cascadable(network, storage, 0, 2)
+    assert not is_cascadable(network, storage, 0, 3), "a mean is read when all rows are made"
+    assert inner_buffers(network, storage, lifetimes(network, storage), cascade, SMALL) == {"a"}
+    together = program_of(network, SMALL, cascade)
+    assert verify(together) == []
+    assert outputs(together, network) == outputs(program_of(network, SMALL), network)
+
+
+def test_sums_that_take_the_blocks_accumulators_do_not_fit() -> None:
+    net = Net(x=(1, 8, 8, 16))
+    net.conv("x", "a", 1040, 1)
+    mean(net, "a", "y")
+    filled(net)
+    network = net.network("y")
+    plain, asked = (program_of(network, SMALL, *c) for c in ((), (Cascade(0, 1, 2),)))
+    assert np.array_equal(plain.instructions, asked.instructions)
 
 
 def test_parts_of_a_row_are_made_before_it_is_read() -> None:
