@@ -9,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import itertools
 import json
 import multiprocessing
 import os
+import pickle
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -126,11 +129,11 @@ def sweep(
     jobs = {job.key: job for *_, job in places if job}
     results = {key: found for key in jobs if (found := _kept(key)) is not None}
     todo = [job for key, job in jobs.items() if key not in results]
-    used = dict.fromkeys(job.model for job in todo)
-    networks = {
-        model: build_network(model, FrontOptions(**plain)) for model in used
-    }  # the same for every chip
-    run = _on_cluster(todo, networks, scheduler) if scheduler else _in_pool(todo, networks, processes)
+
+    def build() -> dict[str, Network]:  # the same for every chip
+        return {m: build_network(m, FrontOptions(**plain)) for m in dict.fromkeys(job.model for job in todo)}
+
+    run = _on_cluster(todo, build, scheduler) if scheduler else _in_pool(todo, build, processes)
     for key, found in run:
         results[key] = found
         _keep(key, found)
@@ -187,20 +190,23 @@ def compute(job: Job, network: Network) -> tuple[str, dict[str, Any]]:
 # --- who computes ---------------------------------------------------------------------------------------------
 
 
-_held: dict[str, Network] = {}
+def _ready() -> None:
+    """A pool starts its processes at its first task: they import all that they need while the networks are built."""
 
 
-def _hold(networks: Mapping[str, Network]) -> None:
-    """Give a worker of the pool the networks, once."""
-    _held.update(networks)
+@functools.cache
+def _stored(path: str) -> Network:
+    """A network from a file of this program's own, once in each worker."""
+    found: Network = pickle.loads(Path(path).read_bytes())
+    return found
 
 
-def _compute_held(job: Job) -> tuple[str, dict[str, Any]]:
-    return compute(job, _held[job.model])
+def _compute_stored(job: Job, path: str) -> tuple[str, dict[str, Any]]:
+    return compute(job, _stored(path))
 
 
 def _in_pool(
-    jobs: Sequence[Job], networks: Mapping[str, Network], processes: int | None
+    jobs: Sequence[Job], build: Callable[[], Mapping[str, Network]], processes: int | None
 ) -> Iterator[tuple[str, Any]]:
     """Results as they come; a worker that dies is replaced, and its point computed again.
 
@@ -210,26 +216,39 @@ def _in_pool(
     many = processes or len(os.sched_getaffinity(0))
     left, patience = {job.key: job for job in jobs}, PATIENCE
     context = multiprocessing.get_context("spawn")
-    while left:
-        before = len(left)
-        pool = ProcessPoolExecutor(min(many, len(left)), context, _hold, (networks,))
-        with pool, contextlib.suppress(BrokenProcessPool):
-            for future in as_completed([pool.submit(_compute_held, job) for job in left.values()]):
-                key, found = future.result()
-                del left[key]
-                yield key, found
-        patience = PATIENCE if len(left) < before else patience - 1
-        if not patience:
-            raise RuntimeError(f"the processes of the pool died {PATIENCE} times without a result")
+    paths: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        while left:
+            before = len(left)
+            pool = ProcessPoolExecutor(min(many, len(left)), context)
+            with pool, contextlib.suppress(BrokenProcessPool):
+                pool.submit(_ready)
+                paths = paths or _store(build(), Path(folder))
+                tasks = [pool.submit(_compute_stored, job, paths[job.model]) for job in left.values()]
+                for future in as_completed(tasks):
+                    key, found = future.result()
+                    del left[key]
+                    yield key, found
+            patience = PATIENCE if len(left) < before else patience - 1
+            if not patience:
+                raise RuntimeError(f"the processes of the pool died {PATIENCE} times without a result")
+
+
+def _store(networks: Mapping[str, Network], folder: Path) -> dict[str, str]:
+    """Write the networks for the workers; the path of each."""
+    paths = {model: folder / f"{i}.pickle" for i, model in enumerate(networks)}
+    for model, path in paths.items():
+        path.write_bytes(pickle.dumps(networks[model]))
+    return {model: str(path) for model, path in paths.items()}
 
 
 def _on_cluster(
-    jobs: Sequence[Job], networks: Mapping[str, Network], scheduler: str
+    jobs: Sequence[Job], build: Callable[[], Mapping[str, Network]], scheduler: str
 ) -> Iterator[tuple[str, Any]]:
     """Results as they come from a Dask cluster, which computes the points of workers that died again."""
     distributed = needed("distributed", "sweep")
     with distributed.Client(scheduler) as client:
-        there = {model: client.scatter(network, broadcast=True) for model, network in networks.items()}
+        there = {model: client.scatter(network, broadcast=True) for model, network in build().items()}
         futures = [
             client.submit(compute, job, there[job.model], key=job.key, retries=PATIENCE) for job in jobs
         ]

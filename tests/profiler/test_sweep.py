@@ -33,8 +33,9 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [str(tmp_path / "chain.onnx"), str(tmp_path / "large.onnx")]
 
 
-def in_turn(jobs: Any, networks: Any, processes: Any) -> Any:
+def in_turn(jobs: Any, build: Any, processes: Any) -> Any:
     """Points one after the other, in this process."""
+    networks = build()
     return (module.compute(job, networks[job.model]) for job in jobs)
 
 
