@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from ommatid.compiler import tables
 from ommatid.compiler.chain import fits_chain
@@ -21,6 +24,7 @@ from ommatid.compiler.layers import (
     MatMul,
     Mean,
     Network,
+    Resize,
     Stage,
     Step,
     Table,
@@ -28,6 +32,7 @@ from ommatid.compiler.layers import (
 from ommatid.compiler.storage import operands
 from ommatid.isa.program import Tensor
 
+Array = np.ndarray[Any, Any]
 #: Operations whose last instruction is a ``map``. That of a MatMul takes tables only.
 FUSING = (Conv, MatMul, Map, Mean)
 
@@ -118,19 +123,48 @@ def compose(steps: Sequence[Step]) -> tuple[Step, ...]:
 def _concat_tables(
     result: list[Layer | None], i: int, alone: set[str], place: dict[str, int], tensors: dict[str, Tensor]
 ) -> Layer:
-    """The Concat without the tables that its producers could take over; what they then write is a new tensor."""
+    """The Concat without the tables that its producers could take over; what these then write are new tensors."""
     layer = result[i]
     assert layer is not None and isinstance(layer.operation, Concat)
     tables, inputs = list(layer.operation.tables), list(layer.inputs)
     for k, (name, table) in enumerate(zip(layer.inputs, tables, strict=True)):
-        at = place.get(name, -1)
-        producer = result[at] if at >= 0 else None
-        if table is None or name not in alone or producer is None:
+        if table is None:
             continue
-        steps = compose((*producer.steps, Table(table)))
-        if isinstance(producer.operation, FUSING) and fits_chain(steps):
-            part = f"{layer.output}@{k}"
-            tensors[part] = replace(tensors[name], name=part, quantization=tensors[layer.output].quantization)
-            result[at] = replace(producer, steps=steps, output=part)
-            inputs[k], tables[k] = part, None
+        way = _way_of_table(result, name, table, alone, place, tensors)
+        for depth, (at, producer) in enumerate(way):
+            part = f"{layer.output}@{k}" + "@" * depth
+            tensors[part] = replace(
+                tensors[producer.output], name=part, quantization=tensors[layer.output].quantization
+            )
+            last = depth == len(way) - 1
+            result[at] = replace(
+                producer,
+                inputs=producer.inputs if last else (part + "@",),
+                steps=compose((*producer.steps, Table(table))) if last else (),
+                output=part,
+            )
+        if way:
+            inputs[k], tables[k] = f"{layer.output}@{k}", None
     return replace(layer, inputs=tuple(inputs), operation=replace(layer.operation, tables=tuple(tables)))
+
+
+def _way_of_table(
+    result: Sequence[Layer | None],
+    name: str,
+    table: Array,
+    alone: set[str],
+    place: Mapping[str, int],
+    tensors: Mapping[str, Tensor],
+) -> list[tuple[int, Layer]]:
+    """The layers, with their places, that a table on a tensor passes up to one that can take it; none if there is no
+    such. It passes what only repeats elements."""
+    way: list[tuple[int, Layer]] = []
+    while name in alone and (layer := result[place[name]] if name in place else None) is not None:
+        way.append((place[name], layer))
+        if isinstance(layer.operation, FUSING):
+            return way if fits_chain(compose((*layer.steps, Table(table)))) else []
+        same = tensors[layer.input_name].quantization == tensors[layer.output].quantization
+        if not (isinstance(layer.operation, Resize) and layer.operation.taps == 1 and same):
+            return []
+        name = layer.input_name
+    return []

@@ -13,9 +13,12 @@ from ommatid.compiler.fuse import compose, fuse
 from ommatid.compiler.layers import Binary, Concat, Conv, Map, Mean, Network, Pool, Step, Table, Window
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.pipeline import compile_model
+from ommatid.compiler.storage import plan_storage
+from ommatid.isa.target import load_target
 from ommatid.isa.verifier import verify
 from tests import networks
 from tests.compiler.nets import Net, Q, binary, table
+from tests.compiler.test_cascade import doubled, filled, outputs, program_of
 from tests.golden import check_golden
 
 Array = np.ndarray[Any, Any]
@@ -82,6 +85,22 @@ def test_concat_gives_its_tables_away() -> None:
     fused = fuse(network)
     assert fused.tensors["concat@0"].quantization.scale == 0.25
     assert fused.tensors["concat@0"].shape == SHAPE and "concat@0" not in network.tensors
+
+
+@pytest.mark.parametrize(("scale", "taken"), [(1.0, True), (0.5, False)])
+def test_a_table_passes_what_repeats_pixels(scale: float, taken: bool) -> None:
+    """A nearest Resize that keeps the scale; then all of the Concat can be written in place."""
+    net = Net(x=(1, 5, 7, 4))
+    doubled(net, net.map("x", "small", binary("mul", "x")), "large")
+    net.declare("large", (1, 10, 14, 4), scale=scale)
+    net.map(doubled(net, "x", "also"), "other", table(1))
+    net.add(Concat(3, (table(2).values, None)), ["large", "other"], "y", (1, 10, 14, 8))
+    filled(net)
+    network = net.network("y")
+    found = fuse(network)
+    assert ("y" in plan_storage(found).free_layers) == taken
+    target = load_target("ommatid-256")
+    assert outputs(program_of(found, target), found) == outputs(program_of(network, target), network)
 
 
 def test_composed_tables() -> None:
