@@ -1,8 +1,8 @@
 """Cascades: runs of layers that are made stripe by stripe, so that what lies between them is never whole.
 
-A stripe of the last layer's output is made after what all earlier layers need for it. What only the cascade's own
-layers read (an *inner* buffer) has a tile of the rows that this stripe needs; those that the next one needs again are
-copied into its tile, and no row is made twice.
+All layers go at one pace, each a stripe at a time, as soon as there are the rows that it reads. What only the cascade's
+own layers read (an *inner* buffer) has a tile of the rows of a stripe; those that the next one needs again are copied
+into its tile, and no row is made twice.
 """
 
 from __future__ import annotations
@@ -152,12 +152,12 @@ def lower_cascade(
     """
     means = [layer.output for _, layer in layers if isinstance(layer.operation, Mean)]
     low.begin_cascade(inner, [4 * math.prod(low.network.tensors[name].shape) for name in means])
-    heights = _stripe_heights(low, [layer for _, layer in layers], each)
+    heights, tile_rows = _stripe_heights(low, [layer for _, layer in layers], each)
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
     ]
     tiles = dict.fromkeys(inner, 0)
-    for name, rows in heights.items():
+    for name, rows in tile_rows.items():
         buffer = low.storage.spots[name].buffer
         if buffer in inner:
             tiles[buffer] = max(tiles[buffer], rows * low.strides(name)[1])
@@ -199,7 +199,7 @@ def _emit(
 ) -> None:
     """Wave by wave: in each, a layer makes the stripe after the one that its readers work on."""
     makers = _makers(low.storage, low.network, [layer for _, layer in layers])
-    spans = _spans(layers, made, makers, each)
+    spans = _spans(low.storage, [layer for _, layer in layers], made, makers, inner, each)
     delays = _delays(low.storage, [layer for _, layer in layers], makers, inner)
     members = [
         _Member(number, layer, rows, delays[layer.output], spans[layer.output])
@@ -241,32 +241,58 @@ def _overlap(storage: Storage, network: Network, a: str, b: str) -> bool:
 
 
 def _spans(
-    layers: Sequence[tuple[int, Layer]],
-    made: Sequence[Rows],
-    makers: Mapping[str, tuple[str, ...]],
-    each: int,
-) -> dict[str, tuple[Span, ...]]:
-    """By each layer's output what it does for each stripe; no row is made twice."""
-    last = made[-1]
-    read = {name for names in makers.values() for name in names}
-    done = {layer.output: 0 for _, layer in layers}
-    spans: dict[str, list[Span]] = {name: [] for name in done}
-    for first in range(0, last.height, each):
-        share = min(first + each, last.height) / last.height
-        asked = dict.fromkeys(done, 0)
-        for (_, layer), rows in zip(reversed(layers), reversed(made), strict=True):
-            name, begin = layer.output, done[layer.output]
-            end = asked[name]
-            if name not in read or share == 1:
-                end = max(end, round(rows.height * share))
-            end = max(begin, min(-(-end // rows.grain) * rows.grain, rows.height))
-            needs = rows.needs(begin, end - begin) if end > begin else {}
-            for source, (_, high) in needs.items():
-                for maker in makers[source]:
-                    asked[maker] = max(asked[maker], high)
-            spans[name].append((begin, end, needs))
-            done[name] = end
+    storage: Storage, layers: Sequence[Layer], made: Sequence[Rows], makers: Mapping[str, tuple[str, ...]],
+    inner: frozenset[str], each: int,
+) -> dict[str, tuple[Span, ...]]:  # fmt: skip
+    """By each layer's output what it does for each stripe; no row is made twice.
+
+    All go at the same pace, ``each`` of the last one's rows a stripe, as far as there are rows to read: what windows
+    reach beyond a stripe makes the layers behind later, and no tile larger. Layers that write one inner buffer stay together.
+    """
+    rows_of = {layer.output: rows for layer, rows in zip(layers, made, strict=True)}
+    of = {name: storage.spots[name].buffer for name in rows_of}
+    peers = {a: [b for b in rows_of if of[a] == of[b]] if of[a] in inner else [a] for a in rows_of}
+    grain = {name: math.lcm(*(rows_of[other].grain for other in peers[name])) for name in rows_of}
+    last, stripe = made[-1].height, 0
+    done = dict.fromkeys(rows_of, 0)
+    spans: dict[str, list[Span]] = {name: [] for name in rows_of}
+    while any(done[name] < rows.height for name, rows in rows_of.items()):
+        stripe = min(stripe + each, last)
+        ends: dict[str, int] = {}
+        needs: dict[str, Mapping[str, tuple[int, int]]] = {}
+        for name, rows in rows_of.items():
+            most = done[name] + _up(rows.height * each / last, grain[name])
+            ends[name] = min(_up(rows.height * stripe / last, grain[name]), most, rows.height)
+        together = False
+        while not together:
+            for name, rows in rows_of.items():
+                end = min(ends[other] for other in peers[name])
+                while True:
+                    needs[name] = rows.needs(done[name], end - done[name]) if end > done[name] else {}
+                    if (end % grain[name] == 0 or end == rows.height) and _has_rows(
+                        needs[name], makers, ends
+                    ):
+                        break
+                    end -= 1
+                ends[name] = end
+            together = all(ends[name] == ends[other] for name in ends for other in peers[name])
+        assert ends != done or stripe < last, "layers wait for each other"
+        for name in rows_of:
+            spans[name].append((done[name], ends[name], needs[name]))
+        done = ends
     return {name: tuple(each_one) for name, each_one in spans.items()}
+
+
+def _has_rows(
+    needs: Mapping[str, tuple[int, int]], makers: Mapping[str, tuple[str, ...]], ends: Mapping[str, int]
+) -> bool:
+    """What is needed of each tensor is made."""
+    return all(high <= ends[maker] for name, (_, high) in needs.items() for maker in makers[name])
+
+
+def _up(rows: float, grain: int) -> int:
+    """Rounded up to a multiple of ``grain``."""
+    return math.ceil(rows / grain) * grain
 
 
 def _delays(
@@ -315,15 +341,16 @@ def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: in
 
 
 def _interleave(low: Lowering, members: Sequence[_Member], image: int, wave: int) -> None:
-    """Emit the stripes of a wave: what mx makes in order, and what only vx does where mx leaves it idle."""
-    mx: list[tuple[int, Iterator[Cycles]]] = []
+    """Emit the stripes of a wave, in an order in which neither mx nor vx waits: layers whose blocks take longer to
+    compute or to drain take turns, and what only vx does stands where mx leaves it idle."""
+    mx: list[_Pieces] = []
     vx: list[tuple[int, Iterator[Cycles]]] = []
     for member in reversed(members):
         begin, end, _ = member.at(wave)
         if end == begin:
             continue
         if not member.rows.divisible:
-            mx.append((member.number, member.rows.emit(image, begin, end - begin)))
+            mx.append(_Pieces(low, [(member.number, member.rows.emit(image, begin, end - begin))]))
             continue
         stays = all(low.stays(name) for name in (*operands(member.layer), member.layer.output))
         step = 1 if stays else end - begin
@@ -331,17 +358,28 @@ def _interleave(low: Lowering, members: Sequence[_Member], image: int, wave: int
             vx.append((member.number, member.rows.emit(image, first, min(step, end - first))))
     clocks = [0, 0]  # when mx and vx are done with what was emitted
     waiting = _Pieces(low, vx)
-    for number, pieces in mx:
-        one = _Pieces(low, [(number, pieces)])
-        while one.next is not None:
-            done = clocks[0] + one.next[0]
-            while waiting.next is not None and clocks[1] + waiting.next[1] <= done + one.next[1]:
-                clocks[1] += waiting.next[1]
-                waiting.emit()
-            clocks = [done, max(clocks[1], done) + one.next[1]]
-            one.emit()
+    while mx := [pieces for pieces in mx if pieces.next is not None]:
+        one = _in_turn(mx, clocks[1] - clocks[0])
+        assert one.next is not None
+        done = clocks[0] + one.next[0]
+        while waiting.next is not None and clocks[1] + waiting.next[1] <= done + one.next[1]:
+            clocks[1] += waiting.next[1]
+            waiting.emit()
+        clocks = [done, max(clocks[1], done) + one.next[1]]
+        one.emit()
     while waiting.next is not None:
         waiting.emit()
+
+
+def _in_turn(mx: Sequence[_Pieces], behind: int) -> _Pieces:
+    """Whose piece comes next, vx being so many cycles behind mx: the first that drains longer than it computes if vx is
+    there in time, the first other if not; else the first."""
+    for pieces in mx:
+        assert pieces.next is not None
+        array, vector = pieces.next
+        if (vector > array) == (behind <= array):
+            return pieces
+    return mx[0]
 
 
 class _Pieces:
@@ -362,15 +400,18 @@ class _Pieces:
                 self._work.pop(0)
 
 
-def _stripe_heights(low: Lowering, layers: Sequence[Layer], each: int) -> dict[str, int]:
-    """About how many rows of each layer's output a stripe makes."""
+def _stripe_heights(
+    low: Lowering, layers: Sequence[Layer], each: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How many rows of each layer's output a stripe makes, and about how many of it a tile has."""
     last = height(low.network, layers[-1])
-    heights = {layer.output: math.ceil(each * height(low.network, layer) / last) for layer in layers}
-    for layer in reversed(layers):
+    made = {layer.output: math.ceil(each * height(low.network, layer) / last) for layer in layers}
+    there = dict(made)
+    for layer in layers:
         source = layer.input_name
-        if source in heights and isinstance(layer.operation, Conv | Pool):
+        if source in made and isinstance(layer.operation, Conv | Pool):
             window, up = layer.operation.window, getattr(layer.operation, "upsample", (1, 1))[0]
             span = (window.kernel[0] - 1) * window.dilations[0] + 1
-            under = ((heights[layer.output] - 1) * window.strides[0] + span) // up + (up > 1)
-            heights[source] = min(max(heights[source], under), low.shape(source)[1])
-    return heights
+            under = ((made[layer.output] - 1) * window.strides[0] + span) // up + (up > 1)
+            there[source] = min(max(there[source], under), low.shape(source)[1])
+    return made, there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -259,6 +260,34 @@ def test_sums_that_take_the_blocks_accumulators_do_not_fit() -> None:
     network = net.network("y")
     plain, asked = (program_of(network, SMALL, *c) for c in ((), (Cascade(0, 1, 2),)))
     assert np.array_equal(plain.instructions, asked.instructions)
+
+
+def test_tiles_do_not_grow_with_the_windows_behind_them() -> None:
+    """A tile has the rows of a stripe and those that one window reaches beyond; layers far behind begin later."""
+    net = Net(x=(1, 40, 12, 8))
+    names = ["x", *"abcdefgh"]
+    for source, name in itertools.pairwise(names):
+        net.conv(source, name, 40, 3)
+    filled(net)
+    network, target = net.network("h"), replace(SMALL, sram_kib=256)
+    together = program_of(network, target, Cascade(0, 7, 3))
+    symbols = together.symbols[together.symbols["role"] == ROLES.index("tile")]
+    assert verify(together) == []
+    row_bytes = 12 * 40
+    assert 3 * row_bytes < symbols["bytes"].max() <= (3 + 3 + 1) * row_bytes
+    assert outputs(together, network) == outputs(program_of(network, target), network)
+
+
+def test_layers_whose_blocks_drain_longer_take_turns_with_others() -> None:
+    """Of a wave: else vx would be late for one layer's blocks, and then idle in the other's."""
+    net = Net(x=(1, 64, 64, 16))
+    net.conv("x", "a", 64, 1)  # 16 channels in: 64 take longer to write than to compute
+    net.conv("a", "y", 8, 3)
+    filled(net)
+    network = net.network("y")
+    program = program_of(network, load_target("ommatid-1k"), Cascade(0, 1, 32))
+    of_conv = program.layer_of[program.instructions["opcode"] == BY_MNEMONIC["conv"].opcode]
+    assert np.count_nonzero(np.diff(of_conv)) > 3, "layer after layer in each of three waves"
 
 
 def test_parts_of_a_row_are_made_before_it_is_read() -> None:
