@@ -19,6 +19,7 @@ from ommatid.simulator.banks import AHEAD_BEATS, MOST_BANKS, bank_of, cycles_at_
 
 BEATS = 2048  # that are stepped
 WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
+MANY = AHEAD_BEATS - 1  # words of a bank in AHEAD_BEATS: an instruction of mx with so many leaves others next to nothing
 GLANCES = 4  # times AHEAD_BEATS that tell whether an instruction may crowd; two if they show little
 NONE = np.zeros(0, np.uint8)  # no words
 
@@ -152,12 +153,12 @@ def image_words(side: Any) -> int:
 
 @entry
 def convolutions(r: Any, tiles: Any, rooms: Any, banks: int, others: Any, own: Any) -> Any:
-    """The factor for the beats of each ``conv``.
+    """The factor for the beats of each ``conv``; 0: no bank has many of its words.
 
     ``tiles`` is int64 [instruction, (tiles, beats of a tile, sets of output pixels, pixels of a set, positions of a
     kernel row or tap, K, bytes of an activation, words of a tile of weights, cycles of startup)].
     """
-    factor = np.ones(len(r))
+    factor = np.zeros(len(r))
     for i in range(len(r)):
         beats, glance, most = tiles[i, 0] * tiles[i, 1], 0, 0
         few = min(AHEAD_BEATS, beats)
@@ -167,7 +168,7 @@ def convolutions(r: Any, tiles: Any, rooms: Any, banks: int, others: Any, own: A
             seen = set_banks(r[i], begin, begin + few, tiles[i], banks)
             most = max(most, busiest((seen,), weights_each), (len(seen) + rooms[0] - 1) // rooms[0])
             glance += 1
-        if most > AHEAD_BEATS or len(others):
+        if most >= MANY or len(others) or len(own):
             first = min(beats, BEATS)
             brought, weights = tile_banks(r[i], 0, first, tiles[i], banks)
             took = cycles_at_banks(brought, weights, NONE, first, rooms, tiles[i, 8], others, own)
@@ -230,11 +231,11 @@ def set_banks(f: Any, begin: int, end: int, tile: Any, banks: int) -> Any:
 def depthwise(
     r: Any, rows: Any, columns: int, rooms: Any, startup: int, banks: int, others: Any, own: Any
 ) -> Any:
-    """The factor for the beats of each ``dwconv``, whose kernel rows are of ``columns`` output pixels.
+    """The factor, as of ``conv``, for the beats of each ``dwconv``, whose kernel rows are of ``columns`` output pixels.
 
     ``rows`` is int64 [instruction, (kernel rows, beats of one, channels of one, bytes of an activation)].
     """
-    factor = np.ones(len(r))
+    factor = np.zeros(len(r))
     for i in range(len(r)):
         count, beats, glance, most = rows[i, 0], rows[i, 1], 0, 0
         few = min(count, -(-AHEAD_BEATS // beats))
@@ -242,7 +243,7 @@ def depthwise(
             begin = (count - few) * glance // (GLANCES - 1)
             most = max(most, busiest(row_banks(r[i], begin, begin + few, rows[i], columns, banks), 0))
             glance += 1
-        if most > AHEAD_BEATS or len(others):
+        if most >= MANY or len(others) or len(own):
             count = min(count, BEATS // beats)
             inputs, weights = row_banks(r[i], 0, count, rows[i], columns, banks)
             took = cycles_at_banks(inputs, weights, NONE, count * beats, rooms, startup, others, own)

@@ -24,7 +24,7 @@ LEVELS = ("mac", "vx", "acc", "sram", "dram")
 
 def energy_pj(stream: Array, target: Target) -> Array:
     """Energy of each instruction by LEVELS (float64 [instruction, level], pJ), its own fetch included in dram."""
-    words, _ = bank_words(stream, cost_cycles(stream, target), target)
+    words, *_ = bank_words(stream, cost_cycles(stream, target), target)
     table = np.zeros((len(stream), len(LEVELS)))
     table[:, 0] = multiplications(stream, target) * target.energy_mac_pj
     table[:, 1] = vx_elements(stream, target) * target.energy_vx_pj_per_element

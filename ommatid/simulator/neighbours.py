@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, Engine, view
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, view
 from ommatid.isa.target import Target
 from ommatid.simulator.crowding import BEATS
 from ommatid.simulator.state import LANES
@@ -35,14 +35,12 @@ class Neighbours:
         self.stream, self.target = stream, target
         self.alone = {name: work[name].copy() for name in COLUMNS}
         self.cost = work["cost"].astype(np.int64)
-        self.crowded = (work["queue"] % LANES == Engine.MX) & (work["pace"] > work["cost"])
+        self.crowded = work["hot"] > 0
         self.vx, self.load, self.store = (
             np.isin(stream["opcode"], [BY_MNEMONIC[name].opcode for name in names])
             for names in (IMAGES, ("load",), ("store",))
         )
-        self.holds = (work["pace"] > work["cost"]) & (
-            self.vx | self.crowded
-        )  # banks that loads and stores want
+        self.holds = self.crowded | self.vx & (work["pace"] > work["cost"])  # banks that loads and stores want
         self.startup = np.zeros(len(stream), np.int64)
         self.groups: dict[str, Crowding] = {}
         self.place = np.zeros(len(stream), np.int64)  # in its group

@@ -41,7 +41,8 @@ RATES, BYTES = 1, 2
 #: ports, banks and bursts counted; ``words`` the SRAM words that it asks the banks of its core for in a cycle. Of a load
 #: or store (``dma``): ``dram_bytes`` that it moves, the most in a cycle (``cap``) and at once by credit (``claim``),
 #: cycles for which its port holds it at least and in which the last burst's words are written (``hold``, ``tail``), the
-#: set of cores that a load writes (``goes_to``). ``after`` are the cycles from free engine to end,
+#: set of cores that a load writes (``goes_to``). ``hot`` is 1 of an instruction of mx that leaves a bank next to nothing.
+#: ``after`` are the cycles from free engine to end,
 #: and ``late`` those by which a load's words are written later because others hold their banks. ``next`` is the next
 #: of its queue (as many as there are instructions: none). ``takes`` has a one in the lane of each engine of its own core
 #: that it waits for, ``others`` are the queues of other cores that it waits for, ``signal`` all that it signals. Times
@@ -49,7 +50,7 @@ RATES, BYTES = 1, 2
 WORK = np.dtype(
     [
         ("takes", "i8"), ("pace", "f8"), ("cost", "f8"), ("words", "f8"), ("start", "f8"), ("released", "f8"),
-        ("others", "u4"), ("signal", "u4"), ("next", "u4"), ("dma", "u1"), ("goes_to", "u1"), ("queue", "u2"),
+        ("others", "u4"), ("signal", "u4"), ("next", "u4"), ("dma", "u1"), ("goes_to", "u1"), ("queue", "u1"), ("hot", "u1"),
         ("finish", "f8"), ("dram_bytes", "f8"), ("cap", "f8"), ("claim", "f8"), ("hold", "f8"), ("tail", "f8"),
         ("after", "f8"), ("late", "f8"),
     ]

@@ -106,13 +106,13 @@ def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
     """WORK records of a stream, for ``events.run``; no data is looked at."""
     cost = cost_cycles(stream, target) + (0 if delays is None else delays)
     after = np.where(stream["opcode"] == BY_MNEMONIC["send"].opcode, CROSS_CORE_CYCLES, 0)
-    words, pace = bank_words(stream, cost, target)
+    words, pace, hot = bank_words(stream, cost, target)
     dma = _dma(stream, cost, target)
     pace, after = np.maximum(pace, dma.pop("pace")), after + dma.pop("after")
     queue = queues(stream)
     return prepare(
         queue, stream["wait"], stream["signal"],
-        cost=cost, pace=pace, words=words / np.maximum(pace, 1), after=after, **dma,
+        cost=cost, pace=pace, words=words / np.maximum(pace, 1), hot=hot, after=after, **dma,
     )  # fmt: skip
 
 

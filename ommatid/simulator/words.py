@@ -128,11 +128,12 @@ IMAGES = ("map", "reduce", "lrn")
 NOBODY = np.zeros(0, np.int64)  # no banks that anybody holds
 
 
-def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Array]:
-    """(words, pace) of each instruction (float64): words that it asks of its core's banks, and engine cycles if
-    they wait for nothing but its own ports and banks; ``cycles`` are those of its cost formula.
+def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Array, Array]:
+    """(words, pace, hot) of each instruction: words that it asks of its core's banks, engine cycles if they wait for
+    nothing but its own ports and banks (float64), and whether it is of mx and leaves a bank next to nothing (bool);
+    ``cycles`` are those of its cost formula.
     """
-    words, pace = np.zeros(len(stream)), cycles.astype(np.float64)
+    words, pace, hot = np.zeros(len(stream)), cycles.astype(np.float64), np.zeros(len(stream), bool)
     for opcode in np.unique(stream["opcode"]):
         where = np.flatnonzero(stream["opcode"] == opcode)
         row = BY_OPCODE[int(opcode)]
@@ -148,8 +149,10 @@ def bank_words(stream: Array, cycles: Array, target: Target) -> tuple[Array, Arr
         if row.engine == Engine.VX:
             read_room, _, write_room = _vx_rooms(target)
             busiest = np.maximum(np.ceil(reads / read_room), np.ceil(writes / write_room))
-        pace[where] = startup + np.maximum(beats * _longer(records, row.mnemonic, beats, target), busiest)
-    return words, pace
+        longer = _longer(records, row.mnemonic, beats, target)
+        pace[where] = startup + np.maximum(beats * np.maximum(longer, 1), busiest)
+        hot[where] = (longer >= 1) & (row.engine == Engine.MX)
+    return words, pace, hot
 
 
 def startup_cycles(r: Array, mnemonic: str, target: Target) -> Array:
@@ -160,7 +163,7 @@ def startup_cycles(r: Array, mnemonic: str, target: Target) -> Array:
 
 
 def _longer(r: Array, mnemonic: str, beats: Array, target: Target) -> Array | float:
-    """How many times longer the beats of these instructions take because words crowd in few banks."""
+    """How many times longer the beats of these instructions take because words crowd in few banks; 0: as for 1."""
     crowd = crowding_of(r, mnemonic, beats, target)
     return crowd.factors() if crowd else 1.0
 
@@ -174,7 +177,7 @@ class Crowding:
     rest: tuple[Any, ...]
 
     def factors(self, which: slice = slice(None), others: Array = NOBODY, own: Array = NOBODY) -> Array:
-        """How many times longer their beats take because words crowd in few banks (float64).
+        """How many times longer their beats take because words crowd in few banks (float64; 0: no bank has many).
 
         ``others`` and ``own`` as in ``crowding.py``, of a single instruction.
         """

@@ -48,7 +48,7 @@ def counted(mnemonic: str, **fields: int) -> tuple[float, float]:
     """Words of one instruction by the closed form, and those of the reference machine's lists."""
     b = Builder(TARGET)
     b.emit(mnemonic, **{k: v for k, v in fields.items() if k in DTYPES[mnemonic].names})
-    words, _ = bank_words(b.stream(), cost_cycles(b.stream(), TARGET), TARGET)
+    words, *_ = bank_words(b.stream(), cost_cycles(b.stream(), TARGET), TARGET)
     sram = np.zeros(TARGET.sram_bytes, np.uint8)
     for at in (RESIZE["rows"], RESIZE["columns"]):  # of weights 1 and 1, or of one alone
         sram[at : at + 64] = np.tile(np.array([0, 1, 1, fields.get("taps", 0)], "<u2"), 8).view(np.uint8)
@@ -106,7 +106,7 @@ def test_passes_over_an_image(mnemonic: str, fields: dict[str, int], expected: i
     b = Builder(TARGET)
     b.emit(mnemonic, h=5, w=7, c=20, src_row=4096, src_pixel=48, dst=65536, dst_row=4096, dst_pixel=32,
            **({"index": 131072, "index_row": 4096, "index_pixel": 64} | fields if mnemonic == "topk" else fields))  # fmt: skip
-    words, _ = bank_words(b.stream(), cost_cycles(b.stream(), TARGET), TARGET)
+    words, *_ = bank_words(b.stream(), cost_cycles(b.stream(), TARGET), TARGET)
     assert words.tolist() == [expected]
 
 
@@ -138,7 +138,7 @@ def test_a_port_too_narrow_for_words_sets_the_pace() -> None:
     b = Builder(replace(TARGET, port_vx_read_bytes_per_cycle=16))
     b.reduce(h=1, w=3, c=16, src=1, src_row=4099, src_pixel=37)
     b.reduce(h=1, w=3, c=16, src=0, src_row=4096, src_pixel=32)
-    words, pace = bank_words(b.stream(), cost_cycles(b.stream(), b.target), b.target)
+    words, pace, _ = bank_words(b.stream(), cost_cycles(b.stream(), b.target), b.target)
     # an unaligned run of 16 bytes touches 1 + 15 / 16 words, and the port grants 2 a cycle: 3 runs take 2.9 cycles, not 2
     assert words.tolist() == [3 * (1 + 15 / 16), 3]
     assert pace.tolist() == [16 + 3, 16 + 2]
@@ -147,7 +147,7 @@ def test_a_port_too_narrow_for_words_sets_the_pace() -> None:
 def test_a_port_too_narrow_for_what_is_written_sets_the_pace() -> None:
     b = Builder(replace(TARGET, port_vx_write_bytes_per_cycle=16))
     b.map(h=1, w=5, c=16, dst=65537, dst_row=4099, dst_pixel=37, src_row=4096, src_pixel=32)
-    _, pace = bank_words(b.stream(), cost_cycles(b.stream(), b.target), b.target)
+    _, pace, _ = bank_words(b.stream(), cost_cycles(b.stream(), b.target), b.target)
     assert pace.tolist() == [16 + 5]  # 5 * (1 + 15 / 16) words by 2
 
 
