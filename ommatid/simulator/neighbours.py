@@ -40,7 +40,9 @@ class Neighbours:
             np.isin(stream["opcode"], [BY_MNEMONIC[name].opcode for name in names])
             for names in (IMAGES, ("load",), ("store",))
         )
-        self.holds = self.crowded | self.vx & (work["pace"] > work["cost"])  # banks that loads and stores want
+        self.holds = self.crowded | self.vx & (
+            work["pace"] > work["cost"]
+        )  # banks that loads and stores want
         self.startup = np.zeros(len(stream), np.int64)
         self.groups: dict[str, Crowding] = {}
         self.place = np.zeros(len(stream), np.int64)  # in its group
