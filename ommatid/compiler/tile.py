@@ -8,6 +8,7 @@ a *chunk* is the run of channel blocks whose weights are loaded as one.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from ommatid.compiler.sram import DoesNotFit, aligned
@@ -91,20 +92,23 @@ def _cheapest(
     stripe_rows: int | None = None,
 ) -> tuple[ConvPlan | None, int]:
     """The cheapest plan that fits, if any does, and what the smallest needs."""
-    best: tuple[float, ConvPlan] | None = None
-    smallest = 1 << 62
+    plans = _plans(shape, target, buffers, narrow, stripe_rows)
+    return next((p for p, need in plans if need <= free_bytes), None), min(need for _, need in plans)
+
+
+@functools.lru_cache(maxsize=4096)  # a search prices the same layer for each of its trials
+def _plans(
+    shape: ConvShape, target: Target, buffers: int, narrow: bool, stripe_rows: int | None
+) -> tuple[tuple[ConvPlan, int], ...]:
+    """All plans with the SRAM bytes that each needs, the cheapest first."""
+    found = []
     for block_channels in _block_channels(shape, target):
         pixels = _accumulators(shape, target) // block_channels
         for rows in _stripe_rows(shape.rows) if stripe_rows is None else [min(stripe_rows, shape.rows)]:
             for chunk in _chunks(shape, block_channels):
                 plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers, narrow=narrow)
-                need = sram_bytes(shape, plan)
-                smallest = min(smallest, need)
-                if need <= free_bytes:
-                    price = _price(shape, plan, target)
-                    if best is None or price < best[0]:
-                        best = (price, plan)
-    return (best[1] if best else None), smallest
+                found.append((_price(shape, plan, target), plan, sram_bytes(shape, plan)))
+    return tuple((plan, need) for _, plan, need in sorted(found, key=lambda each: each[0]))
 
 
 def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -> ConvPlan:
