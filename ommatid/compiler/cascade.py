@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ommatid.compiler.layers import Conv, Layer, Lrn, Map, Mean, Network, Norm, Pool, Resize, Softmax, nhwc
 from ommatid.compiler.lower import Lowering
 from ommatid.compiler.lower_conv import conv_rows
@@ -42,6 +44,8 @@ BY_ROWS: dict[type, Callable[[Lowering, Layer, Share | None], Rows]] = {
 }
 #: Buffers below this part of the SRAM stay whole: then no row is copied.
 WHOLE_SHARE = 1 / 16
+#: Of an instruction: a row of more bytes is copied as several pixels.
+MOST_CHANNELS = int(np.iinfo(np.uint16).max)
 
 
 @dataclass(frozen=True)
@@ -334,9 +338,12 @@ def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: in
     if old is not None:
         low.emitter.layer = mine[0].number
         new = low.row_region(mine[0].layer.output, image, first, begin - first, writing=True)
+        each = next(
+            old.row // k for k in itertools.count(1) if old.row % k == 0 and old.row // k <= MOST_CHANNELS
+        )
         low.emitter.emit(
-            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows, c=old.channels,
-            src=old.address, src_row=old.row, src_pixel=old.row, dst=new.address, dst_row=new.row, dst_pixel=new.row,
+            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows * old.row // each, c=each,
+            src=old.address, src_row=old.row, src_pixel=each, dst=new.address, dst_row=new.row, dst_pixel=each,
         )  # fmt: skip
 
 

@@ -307,6 +307,17 @@ def test_parts_of_a_row_are_made_before_it_is_read() -> None:
         assert outputs(together, network) == outputs(program_of(network, target), network)
 
 
+def test_rows_of_more_bytes_than_an_instruction_has_channels_are_copied() -> None:
+    net = Net(x=(1, 9, 1030, 8))
+    net.conv("x", "a", 64, 1)
+    net.conv("a", "y", 8, 3)
+    filled(net)
+    network = net.network("y")
+    together = program_of(network, load_target("ommatid-1k"), Cascade(0, 1, 2))
+    assert verify(together) == []
+    assert outputs(together, network) == outputs(program_of(network, load_target("ommatid-1k")), network)
+
+
 def test_no_cascade_reaches_over_the_host() -> None:
     net = Net(x=(1, 21, 21, 16))
     net.conv("x", "a", 64, 1)
