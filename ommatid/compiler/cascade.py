@@ -76,8 +76,11 @@ def widened(lives: Mapping[str, Lifetime], cascades: Collection[Cascade]) -> dic
 def inner_buffers(
     network: Network, storage: Storage, lives: Mapping[str, Lifetime], cascade: Cascade, target: Target
 ) -> frozenset[str]:
-    """Buffers that only the layers of a cascade touch and that are worth being made by rows; ``lives`` not widened."""
-    outside = {storage.spots[name].buffer for name in network.fed | network.kept}
+    """Buffers that the layers of a cascade make and read, and that are worth being made by rows; ``lives`` not widened.
+
+    Some may be read later, too.
+    """
+    outside = {storage.spots[name].buffer for name in network.fed}
     layers = network.layers[cascade.first : cascade.last + 1]
     members: dict[str, list[str]] = {}
     for name, spot in storage.spots.items():
@@ -85,12 +88,24 @@ def inner_buffers(
     return frozenset(
         buffer
         for buffer, life in lives.items()
-        if cascade.first <= life.first < life.last <= cascade.last
+        if cascade.first <= life.first < cascade.last
+        and (life.last <= cascade.last or _is_made_and_read(network, storage, cascade, buffer))
         and buffer not in outside
         and storage.buffer_bytes[buffer] > target.sram_bytes * WHOLE_SHARE
         and _in_rows(network, storage, members[buffer])
         and not _feeds_itself(storage, layers, buffer)
     )
+
+
+def _is_made_and_read(network: Network, storage: Storage, cascade: Cascade, buffer: str) -> bool:
+    """Whether all that is written to a buffer is written in a cascade, and some of it read there."""
+    busy = [(i, layer) for i, layer in enumerate(network.layers) if layer.name not in storage.free_layers]
+    inside = range(cascade.first, cascade.last + 1)
+    writers = [i for i, layer in busy if storage.spots[layer.output].buffer == buffer]
+    readers = [
+        i for i, layer in busy if any(storage.spots[name].buffer == buffer for name in operands(layer))
+    ]
+    return all(i in inside for i in writers) and any(i in inside for i in readers)
 
 
 def _feeds_itself(storage: Storage, layers: Sequence[Layer], buffer: str) -> bool:

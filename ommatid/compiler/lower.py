@@ -84,6 +84,7 @@ class Lowering:
     _half: int = 0
     _layer_tiles: list[int] = field(default_factory=list)
     _opening: dict[str, Home] = field(default_factory=dict)
+    _stored: dict[str, Home] = field(default_factory=dict)
     _tiles: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -179,12 +180,15 @@ class Lowering:
     def begin_cascade(self, inner: frozenset[str], sums: Sequence[int] = ()) -> None:
         """From now on these buffers lie in SRAM, some rows at a time, and sums of so many bytes have accumulators.
 
+        What is closed of a buffer that has a home is stored there, too.
+
         Raises:
             DoesNotFit: the sums take more than a quarter of the accumulators.
         """
         self.sum_bytes = sum(aligned(size) for size in sums)
         if self.sum_bytes > self.target.accumulator_bytes // 4:
             raise DoesNotFit(self.sum_bytes)
+        self._stored = {buffer: self.homes[buffer] for buffer in inner if buffer in self.homes}
         self.homes |= {buffer: Home(Memory.SRAM, 0, -1) for buffer in inner}
 
     def hold(self, name: str, image: int, first: int, rows: int) -> None:
@@ -223,6 +227,8 @@ class Lowering:
         self.turn_over(inner)
         for buffer in inner:
             del self.homes[buffer]
+        self.homes |= self._stored
+        self._stored.clear()
 
     # --- tiles ---------------------------------------------------------------------------------------
 
@@ -256,9 +262,10 @@ class Lowering:
         return self.new_tile(rows, w, channels, first, self.kind(name))
 
     def close(self, name: str, image: int, region: Region, channel: int = 0, column: int = 0) -> None:
-        """Store an opened region, if it was a tile."""
-        if region.tile is not None:
-            address, symbol, row, pixel = self._locate(name, image, region.first)
+        """Store an opened region, if it was a tile or its buffer's rows do not stay."""
+        stored = self._stored.get(self.storage.spots[name].buffer)
+        if region.tile is not None or stored is not None:
+            address, symbol, row, pixel = self._locate(name, image, region.first, home=stored)
             run = region.channels * region.kind.bytes
             run, loops = merged(run, [(region.columns, region.pixel, pixel), (region.rows, region.row, row)])
             to = address + column * pixel + channel * region.kind.bytes
@@ -270,8 +277,10 @@ class Lowering:
         if region.tile is not None:
             self.sram.release(region.tile)
 
-    def _locate(self, name: str, image: int, row: int, writing: bool = False) -> tuple[int, int, int, int]:
-        home, spot = self.home(name), self.storage.spots[name]
+    def _locate(
+        self, name: str, image: int, row: int, writing: bool = False, home: Home | None = None
+    ) -> tuple[int, int, int, int]:
+        home, spot = home or self.home(name), self.storage.spots[name]
         if writing:
             home = self._opening.get(spot.buffer, home)
         n_stride, row_stride, pixel = self.strides(name)

@@ -76,8 +76,9 @@ class LayerDoesNotFit(Exception):
 class Plan:
     """What is decided before lowering: where buffers lie, and which layers are made together.
 
-    ``inner`` has for each cascade the buffers of which only some rows exist at a time; ``resident`` are those that stay
-    in SRAM, from ``first`` to ``last`` layer of ``lives``.
+    ``inner`` has for each cascade the buffers of which only some rows are in SRAM at a time: those among ``lives`` are
+    stored as they are made, for layers behind the cascade. ``resident`` are those that stay in SRAM, from ``first`` to
+    ``last`` layer of ``lives``.
     """
 
     network: Network
@@ -96,10 +97,12 @@ def make_plan(
     """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM."""
     touched = lifetimes(network, storage)
     inner = {c: inner_buffers(network, storage, touched, c, target) for c in cascades}
-    rolling = frozenset().union(*inner.values())
-    lives = widened({name: life for name, life in touched.items() if name not in rolling}, inner)
+    ends = {name: c.last for c, names in inner.items() for name in names}
+    whole = {name: life for name, life in touched.items() if life.last > ends.get(name, -1)}
+    lives = widened(whole, inner)
     resident = choose_resident(network, storage, lives, target, never)
-    return Plan(network, target, storage, lives, resident, inner, single)
+    rolling = {c: names - resident for c, names in inner.items()}
+    return Plan(network, target, storage, lives, resident, rolling, single)
 
 
 def schedule(network: Network, target: Target, cascades: Iterable[Cascade] = ()) -> Scheduled:
@@ -115,7 +118,11 @@ def schedule(network: Network, target: Target, cascades: Iterable[Cascade] = ())
         try:
             return lower(plan)
         except CascadeDoesNotFit as problem:
-            wanted = tuple(c for c in wanted if c != problem.cascade)
+            around = [n for n in plan.resident if _is_around(plan.lives[n], problem.cascade)]
+            if around:
+                never |= {max(around, key=lambda n: (storage.buffer_bytes[n], n))}
+            else:
+                wanted = tuple(c for c in wanted if c != problem.cascade)
         except LayerDoesNotFit as problem:
             at = problem.index
             alive = [n for n in plan.resident if plan.lives[n].first <= at <= plan.lives[n].last]
@@ -130,6 +137,11 @@ def schedule(network: Network, target: Target, cascades: Iterable[Cascade] = ())
                     hint="use a target with more SRAM, or a smaller input (--shape)",
                     node=problem.layer.nodes[0] if problem.layer.nodes else problem.layer.name,
                 ) from None
+
+
+def _is_around(life: Lifetime, cascade: Cascade) -> bool:
+    """Alive while a cascade runs."""
+    return life.first <= cascade.last and cascade.first <= life.last
 
 
 def lower(plan: Plan, part: range | None = None) -> Scheduled:
@@ -170,20 +182,15 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         begin = len(low.emitter.rows)
         while layers:
             cascade = next((c for c in plan.inner if c.first == layers[0][0]), None)
+            inner = plan.inner[cascade] if cascade else frozenset()
             count = 1 if cascade is None else cascade.last - cascade.first + 1
             group, layers = layers[:count], layers[count:]
             if cascade is None:
                 low.buffers = 1 if group[0][0] in plan.single else 2
                 _lower_layer(low, *group[0])
             else:
-                _lower_cascade(low, cascade, group, plan.inner[cascade])
-            _end_group(
-                low,
-                plan.lives,
-                group,
-                plan.inner.get(cascade, frozenset()) if cascade else frozenset(),
-                begin,
-            )
+                _lower_cascade(low, cascade, group, inner, inner - plan.lives.keys())
+            _end_group(low, plan.lives, group, inner - plan.lives.keys(), begin)
         low.emitter.layer = -1
         low.emitter.emit("end", {})
         partitions.append(_partition(network, stage.layers, begin, len(low.emitter.rows)))
@@ -217,12 +224,13 @@ def _lower_layer(low: Lowering, index: int, layer: Layer) -> None:
 
 
 def _lower_cascade(
-    low: Lowering, cascade: Cascade, layers: Sequence[tuple[int, Layer]], inner: frozenset[str]
-) -> None:
+    low: Lowering, cascade: Cascade, layers: Sequence[tuple[int, Layer]], inner: frozenset[str],
+    homeless: frozenset[str],
+) -> None:  # fmt: skip
     try:
         for _, layer in layers:
             for name in (*operands(layer), layer.output):
-                if low.storage.spots[name].buffer not in inner:
+                if low.storage.spots[name].buffer not in homeless:
                     low.home(name)
         busy = [(i, layer) for i, layer in layers if layer.name not in low.storage.free_layers]
         lower_cascade(low, busy, inner, cascade.each)
@@ -231,7 +239,7 @@ def _lower_cascade(
 
 
 def _end_group(
-    low: Lowering, lives: Mapping[str, Lifetime], layers: Sequence[tuple[int, Layer]], inner: frozenset[str],
+    low: Lowering, lives: Mapping[str, Lifetime], layers: Sequence[tuple[int, Layer]], homeless: frozenset[str],
     begin: int,
 ) -> None:  # fmt: skip
     """Record the tensors that are complete, and give back those that nobody reads any more.
@@ -240,7 +248,7 @@ def _end_group(
     instruction is ``begin``.
     """
     for index, layer in layers:
-        if low.storage.spots[layer.output].buffer not in inner:
+        if low.storage.spots[layer.output].buffer not in homeless:
             low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
     for buffer, home in low.homes.items():
         if buffer in low.resident and lives[buffer].last in [index for index, _ in layers]:

@@ -18,6 +18,8 @@ from ommatid.compiler.cascade import Cascade, height, is_cascadable
 from ommatid.compiler.layers import Network
 from ommatid.compiler.schedule import CascadeDoesNotFit, LayerDoesNotFit, lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
+from ommatid.compiler.tile import DRAM_WEIGHT
+from ommatid.isa.cost import dram_bytes
 from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 
@@ -48,14 +50,17 @@ class Trials:
         return height(self.network, self.network.layers[layer])
 
     def cycles(self, first: int, last: int, each: int = 0) -> float:
-        """Cycles of layers ``first`` to ``last``, one by one or as a cascade of ``each`` rows; infinite if unfit."""
+        """Cycles of layers ``first`` to ``last``, one by one or as a cascade of ``each`` rows, and a share of those in
+        which the DRAM moves what they move; infinite if unfit."""
         key = (first, last, each)
         if key not in self.known:
             cascades = [Cascade(first, last, each)] if each else []
             plan = make_plan(self.network, self.target, self.storage, cascades)
             try:
                 program = self.assemble(lower(plan, range(first, last + 1)))
-                self.known[key] = float(self.estimate(program).max())
+                moved = float(dram_bytes(program.instructions, self.target).sum())
+                moving = moved / self.target.dram_bytes_per_cycle
+                self.known[key] = float(self.estimate(program).max()) + DRAM_WEIGHT * moving
             except (CascadeDoesNotFit, LayerDoesNotFit):
                 self.known[key] = math.inf
         return self.known[key]
@@ -136,8 +141,16 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
     while moved and len(trials.known) < budget:
         before = best[1]
         stripes = -(-trials.height(before.last) // before.each)
-        for left, right in ((0, 1), (0, 2), (0, 4), (1, 0), (2, 0), (4, 0)):
-            best = with_trial(best[1].first - left, best[1].last + right, stripes)
+        for left, right, each in (
+            (0, 1, 1),
+            (0, 1, 2),
+            (0, 2, 1),
+            (0, 4, 1),
+            (1, 0, 1),
+            (2, 0, 1),
+            (4, 0, 1),
+        ):
+            best = with_trial(best[1].first - left, best[1].last + right, -(-stripes // each))
         place = min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
         for near in STRIPES[max(place - 2, 0) : place + 3]:
             best = with_trial(best[1].first, best[1].last, near)

@@ -262,6 +262,23 @@ def test_sums_that_take_the_blocks_accumulators_do_not_fit() -> None:
     assert np.array_equal(plain.instructions, asked.instructions)
 
 
+def test_what_is_read_later_too_is_stored_as_it_is_made() -> None:
+    """The cascade's own layers read its rows in SRAM; it is complete in DRAM behind it."""
+    net = Net(x=(2, 40, 23, 8))
+    net.conv("x", "a", 40, 3)
+    net.conv("a", "b", 8, 3)
+    net.conv("b", "c", 8, 1)
+    net.conv("a", "d", 8, 3)
+    net.map("d", "y", binary("add", "c"))
+    filled(net)
+    network = net.network("y", "a")
+    together, alone = (program_of(network, SMALL, *c) for c in ((Cascade(0, 2, 3),), ()))
+    assert verify(together) == []
+    loads = [int((p.instructions["opcode"][p.layer_of == 1] == 1).sum()) for p in (together, alone)]
+    assert loads[0] < loads[1], "only weights are loaded"
+    assert outputs(together, network) == outputs(alone, network)
+
+
 def test_tiles_do_not_grow_with_the_windows_behind_them() -> None:
     """A tile has the rows of a stripe and those that one window reaches beyond; layers far behind begin later."""
     net = Net(x=(1, 40, 12, 8))
