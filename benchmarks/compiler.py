@@ -1,8 +1,8 @@
 """Cycles of compiled networks beside the two yardsticks, on all targets and at all levels of optimisation.
 
-What limits: on the smaller chips the array, which no schedule makes faster than the roofline; on ommatid-4k one core
-of four works. Where DRAM over compulsory is high, whole maps are written out: for a layer that no cascade can hold, or
-for one that reads them much later.
+What limits: on the smaller chips the array, which no schedule makes faster than the roofline; on ommatid-4k also the
+DRAM, and vector work that no convolution hides. Where DRAM over compulsory is high, whole maps are written out: for a
+layer that no cascade can hold, or for one that reads them much later.
 """
 
 from __future__ import annotations

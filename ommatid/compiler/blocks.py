@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +103,15 @@ def is_pointwise(conv: Conv, phases: tuple[Phase, ...]) -> bool:
     )
 
 
-def blocks_of(conv: Conv, depthwise: bool, size: int) -> tuple[Block, ...]:
+def blocks_of(
+    conv: Conv, depthwise: bool, size: int, within: Sequence[tuple[int, int]] | None = None
+) -> tuple[Block, ...]:
+    """Blocks of at most ``size`` channels (or of a group); of one group none goes beyond one of the ranges ``within``."""
     cout, groups = conv.weights.shape[0], conv.groups
     if depthwise or groups == 1:
-        ranges = [(a, min(a + size, cout)) for a in range(0, cout, size)]
+        ranges = [
+            (a, min(a + size, high)) for low, high in within or [(0, cout)] for a in range(low, high, size)
+        ]
         return tuple(Block(a, b, (Call(a, b, a if depthwise else 0),)) for a, b in ranges)
     per_group, cin = cout // groups, conv.weights.shape[3]
     calls = [

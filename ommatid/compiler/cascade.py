@@ -56,6 +56,11 @@ class Cascade:
     last: int
     each: int
 
+    @property
+    def layers(self) -> range:
+        """Their numbers."""
+        return range(self.first, self.last + 1)
+
 
 def height(network: Network, layer: Layer) -> int:
     """Rows that a layer is made by: those of its output, a mean's those of its input."""
@@ -63,10 +68,10 @@ def height(network: Network, layer: Layer) -> int:
     return nhwc(network.tensors[name].shape)[1]
 
 
-def widened(lives: Mapping[str, Lifetime], cascades: Collection[Cascade]) -> dict[str, Lifetime]:
-    """Lifetimes that begin and end with whole cascades."""
-    first = {i: c.first for c in cascades for i in range(c.first, c.last + 1)}
-    last = {i: c.last for c in cascades for i in range(c.first, c.last + 1)}
+def widened(lives: Mapping[str, Lifetime], groups: Collection[range]) -> dict[str, Lifetime]:
+    """Lifetimes that begin and end with whole groups of layers, which are made together."""
+    first = {i: group[0] for group in groups for i in group}
+    last = {i: group[-1] for group in groups for i in group}
     return {
         name: Lifetime(first.get(life.first, life.first), last.get(life.last, life.last), life.uses)
         for name, life in lives.items()

@@ -121,8 +121,11 @@ def binary_fields(step: Binary) -> dict[str, Any]:
 
 
 def bring_operand(low: Lowering, chain: Chain, image: int, first: int, rows: int) -> Region | None:
-    """The rows of the second operand that stand beside rows ``first`` .. ``first + rows`` of the output."""
+    """The rows of the second operand that stand beside rows ``first`` .. ``first + rows`` of the output, of the channels
+    that the core makes."""
     if chain.binary is None:
         return None
-    n, h, _, _ = low.shape(chain.binary.other)
-    return low.bring(chain.binary.other, image if n > 1 else 0, first if h > 1 else 0, rows if h > 1 else 1)
+    n, h, _, c = low.shape(chain.binary.other)
+    begin, end = low.parts[low.cores[0]].channels if low.parts and c > 1 else (0, c)
+    span = (image if n > 1 else 0, first if h > 1 else 0, rows if h > 1 else 1)
+    return low.bring_channels(chain.binary.other, *span, begin, end - begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,12 @@ class Job:
     weight_symbol: int
     weight_bytes: int
     acc_bytes: int
+    brought: dict[tuple[int, int], Region] = field(default_factory=dict)  # of the input, for all cores
+    loaded: dict[tuple[int, int], Weights] = field(default_factory=dict)  # by turn and block, for all cores
+
+
+#: Blocks with their numbers, whose weights are loaded as one.
+Chunk = tuple[tuple[int, Block], ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def _places(job: Job, flat: bool, first: int, rows: int, columns: int) -> Iterat
 
 
 def compute(
-    low: Lowering, job: Job, chunk: tuple[Block, ...], number: int, weights: Weights, source: Region,
+    low: Lowering, job: Job, chunk: Chunk, weights: Weights, source: Region,
     operand: Region | None, target: Region, first: int, rows: int,
 ) -> Iterator[Cycles]:  # fmt: skip
     """A chunk of channels over all pixels of a stripe: phase by phase, place by place, block by block."""
@@ -93,13 +99,13 @@ def compute(
         if phase_rows <= 0 or columns <= 0:
             continue
         for place in _places(job, flat, first, phase_rows, columns):
-            for at, block in enumerate(chunk, number):
+            for at, block in chunk:
                 yield block_cycles(low.target, job.shape, (place.height, place.width), block.high - block.low)
                 acc = low.accumulators(place.height * place.width * (block.high - block.low) * job.acc_bytes)
                 for offset, call in zip(job.weight_offsets[at][index], block.calls, strict=True):
                     address = weights.address + offset - weights.offset
                     _multiply(low, job, phase, call, place, source, (address, weights.symbol), acc, block)
-                _drain(low, job, phase, block, place, acc, operand, target, chunk[0].low)
+                _drain(low, job, phase, block, place, acc, operand, target, chunk[0][1].low)
 
 
 def _window_fields(
@@ -187,22 +193,27 @@ def _drain(
     if "operand" in fields:
         fields["operand_row"] *= up_h
         fields["operand_pixel"] *= up_w
+    begin = target.at(at[0], at[1], block.low - chunk_low)
     low.emitter.emit(
         "map",
         symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
         h=height, w=width, c=channels, source=1, src=acc[0], src_row=width * channels * job.acc_bytes,
         src_pixel=channels * job.acc_bytes, acc_bytes=job.acc_bytes,
         parameters=job.constants.address + 8 * block.low, mid_zero=job.conv.mid[0], mid_type=NUMBER[job.conv.mid[1]],
-        dst=target.at(at[0], at[1], block.low - chunk_low), dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
+        dst=begin, dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
         **fields,
     )  # fmt: skip
+    if low.parts and target.tile is None:
+        loops = (height, target.row * up_h), (width, target.pixel * up_w)
+        low.send(job.layer.output, begin, *loops, channels * target.kind.bytes)
 
 
 def compute_in_parts(
-    low: Lowering, job: Job, block: Block, source: Region, operand: Region | None, target: Region,
-    rows: tuple[int, int], number: int,
+    low: Lowering, job: Job, numbered: tuple[int, Block], source: Region, operand: Region | None, target: Region,
+    rows: tuple[int, int],
 ) -> None:  # fmt: skip
     """One block whose weights are loaded and accumulated part by part along K (see ``tile._split_k``)."""
+    number, block = numbered
     phase = job.phases[0]
     _, kh, kw, cin = phase.weights.shape
     columns = low.shape(job.layer.output)[2]

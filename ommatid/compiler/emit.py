@@ -29,11 +29,12 @@ _RELOCATED = (ROLES.index("input"), ROLES.index("output"), ROLES.index("activati
 
 @dataclass
 class Emitter:
-    """Instructions so far (mnemonic, fields, symbols by operand, layer), constants and symbols."""
+    """Instructions so far (mnemonic, fields, symbols by operand, layer, core), constants and symbols."""
 
-    rows: list[tuple[str, dict[str, Any], dict[str, int], int]] = field(default_factory=list)
+    rows: list[tuple[str, dict[str, Any], dict[str, int], int, int]] = field(default_factory=list)
     symbols: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     layer: int = -1
+    core: int = 0
     _blobs: list[bytes] = field(default_factory=list)
     _constant_bytes: int = 0
     _known_blobs: dict[bytes, int] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Emitter:
 
     def emit(self, mnemonic: str, symbols: dict[str, int], **fields: Any) -> int:
         """Append an instruction; its index in program order. ``symbols`` names each memory operand's symbol."""
-        self.rows.append((mnemonic, fields, symbols, self.layer))
+        self.rows.append((mnemonic, fields, symbols, self.layer, self.core))
         return len(self.rows) - 1
 
     def finish(self) -> Finished:
@@ -82,6 +83,7 @@ class Emitter:
         row = BY_MNEMONIC[mnemonic]
         records = np.zeros(len(where), DTYPES[mnemonic])
         records["opcode"] = row.opcode
+        records["core"] = [self.rows[i][4] for i in where]
         for spec in row.fields:
             default = spec.low if spec.low is not None and spec.low > 0 else 0
             values = [self.rows[i][1].get(spec.name, default) for i in where]

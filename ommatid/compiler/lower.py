@@ -9,19 +9,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.emit import Emitter
+from ommatid.compiler.cores import OnCores
 from ommatid.compiler.layers import Network, nhwc
-from ommatid.compiler.sram import DoesNotFit, Sram, aligned
+from ommatid.compiler.parts import by_channels, held_bytes, image_strides
+from ommatid.compiler.sram import DoesNotFit, aligned
 from ommatid.compiler.storage import Storage
 from ommatid.isa.elements import NUMBER, TYPES, ElementType
 from ommatid.isa.instructions import Memory
 from ommatid.isa.program import Placed, Quantization
-from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
 
@@ -64,31 +64,60 @@ class Region:
         return self.address + (row - self.first) * self.row + column * self.pixel + channel * self.kind.bytes
 
 
-@dataclass
-class Lowering:
-    """State of one lowering: the emitter, the SRAM, and where buffers are."""
+@dataclass(kw_only=True)
+class Lowering(OnCores):
+    """State of one lowering: the emitter, the SRAM of the cores that it lowers for, and where buffers are."""
 
     network: Network
     storage: Storage
-    target: Target
     resident: frozenset[str]
     dram_address: Mapping[str, int]
     buffers: int = 2  # of a convolution's tiles of a kind; 1: not even two fit, and layers are cut finer
-    emitter: Emitter = field(default_factory=Emitter)
-    sram: Sram = field(init=False)
     homes: dict[str, Home] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
     sum_bytes: int = 0  # of the accumulators, at their end: sums that last as long as a cascade
     _summed: int = 0
     _rows: dict[str, int] = field(default_factory=dict)
-    _half: int = 0
-    _layer_tiles: list[int] = field(default_factory=list)
     _opening: dict[str, Home] = field(default_factory=dict)
     _stored: dict[str, Home] = field(default_factory=dict)
     _tiles: dict[str, list[int]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.sram = Sram(self.target.sram_bytes)
+    # --- what other cores hold too --------------------------------------------------------------------
+
+    def send(
+        self, name: str, address: int, rows: tuple[int, int], columns: tuple[int, int], run: int
+    ) -> None:
+        """Send ``run`` bytes at each of these (count, stride) rows and columns, which the core has written of a tensor
+        that lies in SRAM, to those that hold them too."""
+        buffer = self.storage.spots[name].buffer
+        if buffer not in self.held:
+            return
+        home, begin = self.homes[buffer], self.first_held(buffer)
+        at = address - home.address + begin
+        outer, inner = (rows, columns) if rows[0] > 1 else (columns, (1, 0))
+        extent = run + (inner[0] - 1) * inner[1]
+        mine, spans = self.cores[0], self.held[buffer]
+        for peer in [*range(mine + 1, len(spans)), *range(mine)]:  # each begins with another
+            low, high = spans[peer]
+            first = max(-((at - low) // outer[1]), 0) if outer[0] > 1 else int(at < low)
+            last = (
+                min((high - extent - at) // outer[1] + 1, outer[0])
+                if outer[0] > 1
+                else int(at + extent <= high)
+            )
+            if last <= first:
+                continue
+            source = address + first * outer[1]
+            length, loops = merged(run, [(n, s, s) for n, s in (inner, (last - first, outer[1]))])
+            self.dma("send", source, home.symbol, source + begin - low, home.symbol, length, loops, peer=peer)
+
+    def send_all(self, name: str) -> None:
+        """Send a whole tensor, of which the core has written all, to those that hold some of it."""
+        if self.stays(name):
+            n, h, w, c = self.shape(name)
+            for image in range(n):
+                address, _, row, pixel = self._locate(name, image, 0)
+                self.send(name, address, (h, row), (w, pixel), c * self.kind(name).bytes)
 
     # --- tensors -------------------------------------------------------------------------------------
 
@@ -112,22 +141,17 @@ class Lowering:
 
     def strides(self, name: str) -> tuple[int, int, int]:
         """Byte strides of (n, h, w) in the tensor's buffer; those of single rows and pixels as if dense."""
-        element = self.kind(name).bytes
         if name in self._rows:
-            return 0, self._rows[name], self.network.tensors[name].shape[-1] * element
-        shape, own = self.network.tensors[name].shape, self.storage.spots[name].strides
-        padded = (0,) * (2 - len(shape)) + own if len(shape) < 2 else own[-4:]
-        full = (padded[0], *(0,) * (4 - len(padded)), *padded[1:])
-        _, h, w, c = self.shape(name)
-        pixel = full[2] if w > 1 else c * element
-        row = full[1] if h > 1 else w * pixel
-        return full[0], row, pixel
+            return 0, self._rows[name], self.network.tensors[name].shape[-1] * self.kind(name).bytes
+        return image_strides(self.network, self.storage, name)
 
     def see_as_rows(self, *names: str, dense: bool = False) -> None:
         """Until the layer ends, see the pixels of these tensors as rows of one pixel, so that they can be cut anywhere.
 
-        That is if all pixels of each are equally far apart, and with ``dense`` side by side.
+        That is if all pixels of each are equally far apart, and with ``dense`` side by side, and cores do not share them.
         """
+        if self.parts and not by_channels(self.parts):
+            return
         steps = {name: self._even_step(name) for name in names}
         if all(
             step and not (dense and step != self.network.tensors[name].shape[-1] * self.kind(name).bytes)
@@ -150,7 +174,8 @@ class Lowering:
         if buffer not in self.homes:
             size = self.storage.buffer_bytes[buffer]
             if buffer in self.resident:
-                memory, address = Memory.SRAM, self.sram.stay(size)
+                size = held_bytes(self.held[buffer]) if self.held else size
+                memory, address = Memory.SRAM, self.everywhere.stay(size)
             else:
                 memory, address = Memory.DRAM, self.dram_address[buffer]
             role = self._role(buffer)
@@ -170,10 +195,14 @@ class Lowering:
     def place(self, name: str, ready: int, layer: int) -> None:
         """Record that a tensor is complete after instruction ``ready``; its address counts from its symbol."""
         home, spot = self.home(name), self.storage.spots[name]
-        tensor = self.network.tensors[name]
+        spans = self.held.get(spot.buffer, ()) if home.memory == Memory.SRAM else ()
+        held = tuple((core, begin, end) for core, (begin, end) in enumerate(spans) if end > begin)
         self.placed.append(
-            Placed(tensor, home.symbol, int(home.memory), spot.offset, spot.strides, ready, 0, layer)
-        )
+            Placed(
+                self.network.tensors[name], home.symbol, int(home.memory), spot.offset, spot.strides, ready, 0, layer,
+                held if [core for core, *_ in held] != [0] else (),
+            )
+        )  # fmt: skip
 
     # --- buffers of which only some rows exist --------------------------------------------------------
 
@@ -244,6 +273,13 @@ class Lowering:
             self.dma("load", address, symbol, region.address, region.symbol, run, loops)
         return region
 
+    def bring_channels(
+        self, name: str, image: int, first: int, rows: int, channel: int, channels: int
+    ) -> Region:
+        """As ``bring``, addressed as if all channels were there."""
+        part = self.bring(name, image, first, rows, channel, channels)
+        return replace(part, address=part.address - channel * part.kind.bytes)
+
     def open(
         self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0
     ) -> Region:
@@ -270,6 +306,9 @@ class Lowering:
             run, loops = merged(run, [(region.columns, region.pixel, pixel), (region.rows, region.row, row)])
             to = address + column * pixel + channel * region.kind.bytes
             self.dma("store", region.address, region.symbol, to, symbol, run, loops)
+        elif self.parts:
+            rows, columns = (region.rows, region.row), (region.columns, region.pixel)
+            self.send(name, region.address, rows, columns, region.channels * region.kind.bytes)
         self.drop(region)
 
     def drop(self, region: Region) -> None:
@@ -284,8 +323,9 @@ class Lowering:
         if writing:
             home = self._opening.get(spot.buffer, home)
         n_stride, row_stride, pixel = self.strides(name)
+        begin = self.first_held(spot.buffer) if home.memory == Memory.SRAM else 0
         return (
-            home.address + spot.offset + image * n_stride + row * row_stride,
+            home.address - begin + spot.offset + image * n_stride + row * row_stride,
             home.symbol,
             row_stride,
             pixel,
@@ -304,10 +344,12 @@ class Lowering:
 
     def dma(
         self, mnemonic: str, src: int, src_symbol: int, dst: int, dst_symbol: int, run: int,
-        loops: Sequence[tuple[int, int, int]] = (),
+        loops: Sequence[tuple[int, int, int]] = (), **more: int,
     ) -> None:  # fmt: skip
-        """A ``load`` or ``store``; loops are (count, source stride, destination stride), innermost first."""
-        fields: dict[str, Any] = {"src": src, "dst": dst, "run": run}
+        """A ``load``, ``store`` or ``send``; loops are (count, source stride, destination stride), innermost first."""
+        fields: dict[str, Any] = {"src": src, "dst": dst, "run": run, **more}
+        if mnemonic == "load" and len(self.cores) > 1:
+            fields["multicast"] = sum(1 << core for core in self.cores)
         for i, (count, src_stride, dst_stride) in enumerate(loops, 1):
             fields |= {f"n{i}": count, f"src_s{i}": src_stride, f"dst_s{i}": dst_stride}
         self.emitter.emit(mnemonic, {"src": src_symbol, "dst": dst_symbol}, **fields)
@@ -330,18 +372,15 @@ class Lowering:
         """Constants loaded for the rest of the layer: (SRAM address, symbol)."""
         source, source_symbol = self.emitter.constant(data)
         address, symbol = self.weights(data.nbytes)
-        self._layer_tiles.append(address)
+        self.keep_for_layer(address)
         self.dma("load", source, source_symbol, address, symbol, data.nbytes)
         return address, symbol
 
-    def keep_for_layer(self, address: int) -> None:
-        """Give back this tile when the layer ends."""
-        self._layer_tiles.append(address)
-
     def accumulators(self, size: int) -> tuple[int, int]:
         """The other half of the accumulators: (address, symbol of ``size`` bytes)."""
-        self._half ^= 1
-        address = self._half * ((self.target.accumulator_bytes - self.sum_bytes) // 2)
+        core = self.cores[0]
+        self.half[core] ^= 1
+        address = self.half[core] * ((self.target.accumulator_bytes - self.sum_bytes) // 2)
         return address, self.emitter.symbol(Memory.ACC, "accumulator", address, size)
 
     def sums(self, size: int) -> tuple[int, int]:
@@ -352,9 +391,7 @@ class Lowering:
 
     def end_layer(self) -> None:
         """Give back what ``load_constant`` and ``keep_for_layer`` took; see tensors as they are."""
-        for address in self._layer_tiles:
-            self.sram.release(address)
-        self._layer_tiles.clear()
+        self.release_kept()
         self._rows.clear()
 
 

@@ -6,14 +6,12 @@ A transposed convolution is one plain convolution for each phase of its output g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ommatid.compiler.blocks import (
-    Block,
     Phase,
     blocks_of,
     is_pointwise,
@@ -23,10 +21,12 @@ from ommatid.compiler.blocks import (
 )
 from ommatid.compiler.bounds import is_depthwise
 from ommatid.compiler.chain import bring_operand, load_chain
-from ommatid.compiler.conv_blocks import Job, Weights, compute, compute_in_parts
+from ommatid.compiler.conv_blocks import Chunk, Job, Weights, compute, compute_in_parts
 from ommatid.compiler.layers import Binary, Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
+from ommatid.compiler.parts import by_channels, rows_read, rows_under
 from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.storage import operands
 from ommatid.compiler.tile import ConvShape, block_cycles, plan_conv, sram_bytes
 
 Array = np.ndarray[Any, Any]
@@ -41,29 +41,50 @@ def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
     """
     job = _prepare(low, layer, share)
     n, out_h, _, _ = low.shape(layer.output)
+    together = _takes_images_together(low, layer)
     up = job.conv.upsample[0]
-    chunks = [
-        job.blocks[i : i + job.plan.chunk_blocks] for i in range(0, len(job.blocks), job.plan.chunk_blocks)
-    ]
-    keep = _room_for_weights(low, job) if len(chunks) == 1 and job.plan.k_parts == 1 else None
-    missing = [keep] if keep else []
+    chunks = _chunks(low, job)
+    stays = all(len(each) <= 1 for each in chunks.values()) and job.plan.k_parts == 1
+    keep = _room_for_weights(low, job, chunks) if stays else {}
+    missing = list(dict.fromkeys(keep.values()))
+    turns: dict[int, int] = {}
 
     def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
-        height = low.shape(layer.input_name)[1]
-        spans = {layer.input_name: _input_rows(job, first // up, -(-rows // up), height)}
-        if job.chain.binary is not None:
-            name = job.chain.binary.other
-            high = (first, first + rows) if low.shape(name)[1] > 1 else (0, 1)
-            low_row, high_row = spans.get(name, high)
-            spans[name] = min(low_row, high[0]), max(high_row, high[1])
-        return spans
+        return rows_read(low.network, layer, first, rows)
 
     def emit(image: int, first: int, rows: int) -> Iterator[Cycles]:
+        mine = low.cores
         while missing:  # loaded when they are first needed
-            _load_all_weights(low, job, missing.pop())
-        yield from _stripe(low, job, image, first // up, -(-rows // up), chunks, keep)
+            room = missing.pop(0)
+            low.on(*(core for core, theirs in keep.items() if theirs == room))
+            _load_kept(low, job, room, chunks[low.cores[0]][0])
+            low.on(*mine)
+        images = range(n) if together else range(image, image + 1)
+        core = mine[0]
+        turns[core] = turns.get(core, -1) + 1
+        turn = turns[core] if alike else None
+        yield from _stripe(low, job, images, first // up, -(-rows // up), chunks[core], keep.get(core), turn)
 
-    return Rows(n, out_h, job.plan.stripe_rows * up, needs, emit, up)
+    result = Rows(1 if together else n, out_h, job.plan.stripe_rows * up, needs, emit, up)
+    shared = low.parts is not None and not by_channels(low.parts)
+    alike = shared and len({len(result.stripes(low.parts, core)) for core in low.cores}) == 1
+    return result
+
+
+def _takes_images_together(low: Lowering, layer: Layer) -> bool:
+    """Whether weights, where they do not all stay, are loaded for all images at once: all images lie in SRAM."""
+    return by_channels(low.parts) and all(low.stays(name) for name in (*operands(layer), layer.output))
+
+
+def _chunks(low: Lowering, job: Job) -> dict[int, list[Chunk]]:
+    """By core the runs of numbered blocks of its channels whose weights are loaded as one."""
+    parts, size = low.parts, job.plan.chunk_blocks
+    chunks = {}
+    for core in low.cores:
+        channels = parts[core].channels if parts else (0, job.blocks[-1].high)
+        mine = [pair for pair in enumerate(job.blocks) if channels[0] <= pair[1].low < channels[1]]
+        chunks[core] = [tuple(mine[i : i + size]) for i in range(0, len(mine), size)]
+    return chunks
 
 
 def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
@@ -80,11 +101,16 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
     unit_bytes, steps, unit = weight_unit(conv, phases, depthwise, row_mode, target)
     shape = _conv_shape(low, layer, phases, depthwise, unit_bytes, steps, unit)
     if share is None:
-        plan = plan_conv(shape, target, max((b - a for a, b in low.sram.gaps()), default=0), low.buffers)
+        free = max((b - a for a, b in low.sram.gaps()), default=0)
+        free -= 8 * (conv.weights.shape[0] - shape.channels)  # parameters of what other cores make
+        shared = low.parts is not None and not by_channels(low.parts)
+        plan = plan_conv(shape, target, free, low.buffers, shared=shared)
         low.make_room(sram_bytes(shape, plan))
     else:
         plan = plan_conv(shape, target, share.sram_bytes, stripe_rows=-(-share.rows // conv.upsample[0]))
-    blocks = blocks_of(conv, depthwise, plan.block_channels)
+    blocks = blocks_of(
+        conv, depthwise, plan.block_channels, sorted({part.channels for part in low.parts or ()}) or None
+    )
     blob, offsets = weight_blob(conv, phases, blocks, depthwise, row_mode, target)
     source, symbol = low.emitter.constant(blob)
     parameters = np.concatenate(
@@ -140,8 +166,19 @@ def _conv_shape(
 ) -> ConvShape:
     conv = layer.operation
     assert isinstance(conv, Conv)
-    n, h, _, _ = low.shape(layer.input_name)
-    _, out_h, out_w, cout = low.shape(layer.output)
+    h = low.shape(layer.input_name)[1]
+    n, out_h, out_w, cout = low.shape(layer.output)
+    channels = cout
+    if low.parts:
+        n, out_h, channels = (
+            max(b - a for a, b in ranges)
+            for ranges in zip(*((part.images, part.rows, part.channels) for part in low.parts), strict=True)
+        )
+        if by_channels(low.parts):
+            n, out_h = (
+                (1 if _takes_images_together(low, layer) else low.shape(layer.output)[0]),
+                low.shape(layer.output)[1],
+            )
     up_h, up_w = conv.upsample
     kh = max(p.weights.shape[1] for p in phases)
     kw = max(p.weights.shape[2] for p in phases)
@@ -154,7 +191,7 @@ def _conv_shape(
         images=n,
         rows=-(-out_h // up_h),
         columns=-(-out_w // up_w),
-        channels=cout,
+        channels=channels,
         block_unit=unit,
         weight_bytes_per_unit=unit_bytes,
         steps=steps,
@@ -163,7 +200,9 @@ def _conv_shape(
         row_span=(kh - 1) * conv.window.dilations[0] + 1 + (1 if up_h > 1 else 0),
         input_rows=h,
         input_row_bytes=0 if low.stays(layer.input_name) else low.row_bytes(layer.input_name),
-        output_row_bytes=0 if low.stays(layer.output) else up_h * low.row_bytes(layer.output),
+        output_row_bytes=0
+        if low.stays(layer.output)
+        else up_h * low.row_bytes(layer.output) * channels // cout,
         operand_row_bytes=operand_bytes,
         element=low.kind(layer.input_name).bytes,
         widest=max(low.kind(name).bytes for name in (layer.output, *binary)),
@@ -173,28 +212,48 @@ def _conv_shape(
     )
 
 
-def _room_for_weights(low: Lowering, job: Job) -> Weights:
-    """A tile for all weights."""
-    address, symbol = low.weights(job.weight_bytes)
+def _room_for_weights(low: Lowering, job: Job, chunks: Mapping[int, list[Chunk]]) -> dict[int, Weights]:
+    """A tile for all weights of each core; equal where these are the same."""
+    ranges = {core: _weight_range(job, chunk) for core, (chunk,) in chunks.items()}
+    address, symbol = low.weights(max(end - begin for begin, end in ranges.values()))
     low.keep_for_layer(address)
-    return Weights(address, 0, symbol)
+    return {core: Weights(address, begin, symbol) for core, (begin, _) in ranges.items()}
 
 
-def _load_all_weights(low: Lowering, job: Job, room: Weights) -> None:
-    """All weights into their tile, in pieces of whole blocks."""
-    begin = 0
-    starts = [offsets[0][0] for offsets in job.weight_offsets[1:]] + [job.weight_bytes]
-    for start in starts:
-        if start - begin >= PIECE_BYTES or start == job.weight_bytes:
-            to, size = room.address + begin, start - begin
+def _weight_range(job: Job, chunk: Chunk) -> tuple[int, int]:
+    """The bytes of a chunk's weights in the blob."""
+    first, after = chunk[0][0], chunk[-1][0] + 1
+    end = job.weight_offsets[after][0][0] if after < len(job.blocks) else job.weight_bytes
+    return job.weight_offsets[first][0][0], end
+
+
+def _load_kept(low: Lowering, job: Job, room: Weights, chunk: Chunk) -> None:
+    """All weights of a core into their tile, in pieces of whole blocks."""
+    begin, end = _weight_range(job, chunk)
+    for number, _ in chunk:
+        stop = _weight_range(job, ((number, job.blocks[number]),))[1]
+        if stop - begin >= PIECE_BYTES or stop == end:
+            to, size = room.address + begin - room.offset, stop - begin
             low.dma("load", job.weight_source + begin, job.weight_symbol, to, room.symbol, size)
-            begin = start
+            begin = stop
 
 
-def _load_chunk(low: Lowering, job: Job, first: int, last: int) -> Weights:
-    """The weights of blocks ``first`` to ``last`` (not included)."""
-    begin = job.weight_offsets[first][0][0]
-    end = job.weight_offsets[last][0][0] if last < len(job.blocks) else job.weight_bytes
+def _chunk_weights(low: Lowering, job: Job, chunk: Chunk, turn: int | None) -> Weights:
+    """The weights of a chunk; where cores take the same ones in turns, loaded for all by the first that comes."""
+    if turn is None:
+        return _load_chunk(low, job, chunk)
+    key = turn, chunk[0][0]
+    if key not in job.loaded:
+        mine = low.cores
+        low.share(low.parts)
+        job.loaded[key] = _load_chunk(low, job, chunk)
+        low.on(*mine)
+    return job.loaded[key]
+
+
+def _load_chunk(low: Lowering, job: Job, chunk: Chunk) -> Weights:
+    """The weights of a chunk in a tile of their own."""
+    begin, end = _weight_range(job, chunk)
     address, symbol = low.weights(end - begin)
     low.dma("load", job.weight_source + begin, job.weight_symbol, address, symbol, end - begin)
     return Weights(address, begin, symbol)
@@ -203,58 +262,62 @@ def _load_chunk(low: Lowering, job: Job, first: int, last: int) -> Weights:
 def _stripe(
     low: Lowering,
     job: Job,
-    image: int,
+    images: Sequence[int],
     first: int,
     rows: int,
-    chunks: list[tuple[Block, ...]],
+    chunks: list[Chunk],
     keep: Weights | None,
+    turn: int | None,
 ) -> Iterator[Cycles]:
-    """Output rows ``first`` .. ``first + rows`` (of each phase) of one image, block by block."""
+    """Output rows ``first`` .. ``first + rows`` (of each phase) of images, block by block.
+
+    ``turn`` is the number of the stripe, if all cores make as many of the same channels.
+    """
     layer, up = job.layer, job.conv.upsample[0]
     out_h = low.shape(layer.output)[1]
-    begin, end = _input_rows(job, first, rows, low.shape(layer.input_name)[1])
     out_first, out_rows = first * up, min(rows * up, out_h - first * up)
+    begin, end = rows_under(layer, out_first, out_rows, low.shape(layer.input_name)[1])
     narrow = job.plan.narrow
-    source = None if narrow else low.bring(layer.input_name, image, begin, end - begin)
-    operand = bring_operand(low, job.chain, image, out_first, out_rows)
-    done = 0
+    read = []
+    for image in images:
+        source = None if narrow else _bring(low, job, image, begin, end - begin)
+        read.append((image, source, bring_operand(low, job.chain, image, out_first, out_rows)))
     for chunk in chunks:
-        whole = len(chunks) == 1
-        channels = chunk[-1].high - chunk[0].low
-        if narrow:
-            source = _bring_channels(low, job, image, (begin, end), chunk[0].low, channels)
-        assert source is not None
-        target = low.open(layer.output, image, out_first, out_rows, chunk[0].low, channels)
-        if job.plan.k_parts > 1:
-            yield block_cycles(low.target, job.shape, (rows, target.columns), channels)
-            compute_in_parts(low, job, chunk[0], source, operand, target, (first, rows), done)
-        else:
-            weights = keep or _load_chunk(low, job, done, done + len(chunk))
-            yield from compute(low, job, chunk, done, weights, source, operand, target, first, rows)
-            if keep is None:
+        channel = chunk[0][1].low
+        channels = chunk[-1][1].high - channel
+        weights = keep
+        for image, source, operand in read:
+            if narrow:
+                source = low.bring_channels(layer.input_name, image, begin, end - begin, channel, channels)
+            assert source is not None
+            target = low.open(layer.output, image, out_first, out_rows, channel, channels)
+            if job.plan.k_parts > 1:
+                yield block_cycles(low.target, job.shape, (rows, target.columns), channels)
+                compute_in_parts(low, job, chunk[0], source, operand, target, (first, rows))
+            else:
+                weights = weights or _chunk_weights(low, job, chunk, turn)
+                yield from compute(low, job, chunk, weights, source, operand, target, first, rows)
+            if weights is not None and keep is None and image == images[-1]:
                 low.sram.release(weights.address)
-        low.close(layer.output, image, target, 0 if whole else chunk[0].low)
-        done += len(chunk)
-        if narrow or chunk is chunks[-1]:
-            low.drop(source)
-    if operand is not None:
-        low.drop(operand)
+            if (
+                target.tile is not None or not low.parts
+            ):  # else its blocks have been sent, each when it was ready
+                low.close(layer.output, image, target, channel)
+            if narrow or chunk is chunks[-1]:
+                low.drop(source)
+    for _, _, operand in read:
+        if operand is not None:
+            low.drop(operand)
 
 
-def _bring_channels(
-    low: Lowering, job: Job, image: int, rows: tuple[int, int], channel: int, channels: int
-) -> Region:
-    """A part of the input's channels, addressed as if all were there."""
-    part = low.bring(job.layer.input_name, image, rows[0], rows[1] - rows[0], channel, channels)
-    return replace(part, address=part.address - channel * part.kind.bytes)
-
-
-def _input_rows(job: Job, first: int, rows: int, height: int) -> tuple[int, int]:
-    """The input rows under output rows ``first`` .. ``first + rows`` of all phases, at least one."""
-    stride, dilation = job.conv.window.strides[0], job.conv.window.dilations[0]
-    low = min(first * stride - p.pad_top for p in job.phases)
-    high = max(
-        (first + rows - 1) * stride - p.pad_top + (p.weights.shape[1] - 1) * dilation + 1 for p in job.phases
-    )
-    begin = min(max(low, 0), height - 1)
-    return begin, max(min(high, height), begin + 1)
+def _bring(low: Lowering, job: Job, image: int, first: int, rows: int) -> Region:
+    """Rows of the input; loaded once for all cores, by the first that comes, where these make different channels."""
+    name = job.layer.input_name
+    if low.stays(name) or not by_channels(low.parts):
+        return low.bring(name, image, first, rows)
+    if (image, first) not in job.brought:
+        mine = low.cores
+        low.share(low.parts)
+        job.brought[image, first] = low.bring(name, image, first, rows)
+        low.on(*mine)
+    return job.brought[image, first]

@@ -230,26 +230,29 @@ def mean_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
         }
 
     def emit(image: int, first: int, rows: int) -> Iterator[Cycles]:
-        yield 0, rows * w * c // low.target.vx_elements_per_cycle + 16
+        begin, end = low.parts[low.cores[0]].channels if low.parts else (0, c)
+        channels = end - begin
+        yield 0, rows * w * channels // low.target.vx_elements_per_cycle + 16
         acc, acc_symbol = places[image]
-        source = low.bring(layer.input_name, image, first, rows)
+        source = low.bring(layer.input_name, image, first, rows, begin, channels)
         low.emitter.emit(
-            "reduce", {"src": source.symbol, "acc": acc_symbol}, h=rows, w=w, c=c,
+            "reduce", {"src": source.symbol, "acc": acc_symbol}, h=rows, w=w, c=channels,
             **source_fields(source, low.quantization(layer.input_name)), acc=acc, accumulate=int(first > 0),
         )  # fmt: skip
         low.drop(source)
         if first + rows < h:
             return
         operand = bring_operand(low, chain, image, 0, 1)
-        target = low.open(layer.output, image, 0, 1)
+        target = low.open(layer.output, image, 0, 1, begin, channels)
         shape = low.shape(chain.binary.other) if chain.binary else None
-        fields, symbols = chain_fields(chain, constants, operand, shape, (0, 0, 0))
+        fields, symbols = chain_fields(chain, constants, operand, shape, (0, 0, begin))
         low.emitter.emit(
             "map", symbols | {"acc": acc_symbol, "parameters": constants.symbol, "dst": target.symbol},
-            h=1, w=1, c=c, source=1, src=acc, parameters=constants.address,
+            h=1, w=1, c=channels, source=1, src=acc,
+            parameters=constants.address + 4 * (c - channels),  # as many zeros, then multipliers
             mid_zero=mean.mid[0], mid_type=NUMBER[mean.mid[1]], **target_fields(target), **fields,
         )  # fmt: skip
-        low.close(layer.output, image, target)
+        low.close(layer.output, image, target, begin)
         if operand is not None:
             low.drop(operand)
 

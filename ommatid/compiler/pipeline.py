@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.batches import image_by_image
 from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
 from ommatid.compiler.cascade import Cascade
 from ommatid.compiler.dump import dump, schedule_text
@@ -21,11 +22,12 @@ from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.origins import fates
 from ommatid.compiler.positions import rearranging
 from ommatid.compiler.regroup import regroup
-from ommatid.compiler.schedule import Scheduled, schedule
+from ommatid.compiler.schedule import SENDING, Scheduled, schedule
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
 from ommatid.compiler.trial import Estimate, choose_cascades
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
+from ommatid.compiler.weave import beside_convolutions
 from ommatid.isa import release
 from ommatid.isa.assembly import disassemble
 from ommatid.isa.program import Layer as ProgramLayer
@@ -111,10 +113,15 @@ def compile_network(
     if optimize > 0:
         network = fuse(network)
         dump("fused", lambda: network_text(network))
+        if target.cores > 1:
+            network = beside_convolutions(image_by_image(network, target))
     cascades: tuple[Cascade, ...] = ()
-    if estimate is not None and optimize in TRIALS:
+    if estimate is not None and optimize in TRIALS and target.cores == 1:
         network, cascades = _tried(network, target, estimate, TRIALS[optimize])
     plan = schedule(network, target, cascades)
+    if estimate is not None and optimize in TRIALS and target.cores > 1:
+        plans = [plan, *(schedule(network, target, sending=sending) for sending in SENDING[1:])]
+        plan = min(plans, key=lambda each: estimate(assemble_program(network, each, target, {})).max())
     dump("scheduled", lambda: schedule_text(plan))
     program = assemble_program(network, plan, target, info or {})
     dump("program", lambda: disassemble(program).partition("\n\n")[0] + "\n")
@@ -191,7 +198,7 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
         compulsory_dram_bytes=everything,
         metadata=dict(network.metadata),
         nodes=fates(network.sources, [(row.name, row.nodes) for row in rows], host),
-        info=info | {"sram_peak_bytes": plan.lowering.sram.peak_bytes},
+        info=info | {"sram_peak_bytes": max(sram.peak_bytes for sram in plan.lowering.srams)},
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ommatid.compiler.lower import Lowering
+from ommatid.compiler.parts import Parts, by_channels
 
 #: Cycles of mx and of vx.
 Cycles = tuple[int, int]
@@ -38,15 +39,25 @@ class Rows:
     grain: int = 1
     divisible: bool = False
 
-    def pieces(self) -> Iterator[Cycles]:
-        """All of the layer, stripe by stripe."""
-        for image in range(self.images):
-            for first in range(0, self.height, self.each):
-                yield from self.emit(image, first, min(self.each, self.height - first))
+    def stripes(self, parts: Parts | None = None, core: int = 0) -> list[tuple[int, int, int]]:
+        """Image, first row and rows of each stripe of a core's part, or of all of the layer."""
+        images, (begin, end) = (0, self.images), (0, self.height)
+        if parts and not by_channels(parts):
+            images, (begin, end) = parts[core].images, parts[core].rows
+        firsts = range(begin, end, self.each)
+        return [(image, first, min(self.each, end - first)) for image in range(*images) for first in firsts]
 
 
-def emit_alone(low: Lowering, rows: Rows) -> None:
-    """Emit a whole layer."""
-    for _ in rows.pieces():
-        pass
+def emit_layer(low: Lowering, rows: Rows) -> None:
+    """Emit a whole layer, stripe by stripe, that of one core beside those of the others, piece by piece."""
+    cores, parts = low.cores, low.parts
+    stripes = {core: rows.stripes(parts, core) for core in cores}
+    for number in range(max(map(len, stripes.values()))):
+        work = {core: rows.emit(*mine[number]) for core, mine in stripes.items() if number < len(mine)}
+        while work:
+            for core, pieces in list(work.items()):
+                low.on(core)
+                if next(pieces, None) is None:
+                    del work[core]
+    low.on(*cores)
     low.end_layer()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ommatid.compiler.cascade import BY_ROWS, Cascade, inner_buffers, lower_cascade, widened
 from ommatid.compiler.errors import CompileError
@@ -28,9 +28,11 @@ from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_topk import lower_topk
 from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram
-from ommatid.compiler.rows import emit_alone
+from ommatid.compiler.parts import Parts, Range, divide, held, held_bytes
+from ommatid.compiler.rows import emit_layer
 from ommatid.compiler.sram import DoesNotFit
 from ommatid.compiler.storage import Storage, operands, plan_storage
+from ommatid.compiler.weave import Member, emit_woven, woven_groups
 from ommatid.isa.program import Partition, Placed
 from ommatid.isa.target import Target
 
@@ -44,6 +46,10 @@ LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
     Transpose: lower_transpose,
     View: lower_view,
 }
+
+
+#: Parts of the cycles of sending a tensor around that are not hidden behind the array: all are tried.
+SENDING = (0.2, 0.1, 0.4, 0.8)
 
 
 @dataclass(frozen=True)
@@ -88,33 +94,52 @@ class Plan:
     resident: frozenset[str]
     inner: Mapping[Cascade, frozenset[str]]
     single: frozenset[int] = frozenset()  # layers that load nothing ahead: they would not fit
+    parts: Mapping[int, Parts] = field(default_factory=dict)  # of layers that cores share
+    held: Mapping[str, tuple[Range, ...]] = field(
+        default_factory=dict
+    )  # by buffer what each core holds of it
+    woven: tuple[range, ...] = ()  # layers of vx with the convolution before them
 
 
 def make_plan(
     network: Network, target: Target, storage: Storage, cascades: Iterable[Cascade] = (),
-    never: frozenset[str] = frozenset(), single: frozenset[int] = frozenset(),
+    never: frozenset[str] = frozenset(), single: frozenset[int] = frozenset(), alone: frozenset[int] = frozenset(),
+    apart: frozenset[int] = frozenset(), sending: float = SENDING[0],
 ) -> Plan:  # fmt: skip
-    """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM."""
+    """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM, one core makes ``alone``, and
+    nothing is woven into ``apart``."""
     touched = lifetimes(network, storage)
     inner = {c: inner_buffers(network, storage, touched, c, target) for c in cascades}
     ends = {name: c.last for c, names in inner.items() for name in names}
     whole = {name: life for name, life in touched.items() if life.last > ends.get(name, -1)}
-    lives = widened(whole, inner)
-    resident = choose_resident(network, storage, lives, target, never)
+    resident: frozenset[str] | None = None
+    for _ in range(min(target.cores, 2)):  # how cores divide layers, and what stays, depend on each other
+        parts = divide(network, storage, target, BY_ROWS, alone, sending, resident)
+        woven = tuple(woven_groups(network, storage, parts, apart))
+        lives = widened(whole, [*(c.layers for c in inner), *woven])
+        spans = held(network, storage, parts, target.cores) if target.cores > 1 else {}
+        sizes = {**storage.buffer_bytes} | {name: held_bytes(of_cores) for name, of_cores in spans.items()}
+        resident = choose_resident(network, replace(storage, buffer_bytes=sizes), lives, target, never)
+    assert resident is not None
     rolling = {c: names - resident for c, names in inner.items()}
-    return Plan(network, target, storage, lives, resident, rolling, single)
+    return Plan(network, target, storage, lives, resident, rolling, single, parts, spans, woven)
 
 
-def schedule(network: Network, target: Target, cascades: Iterable[Cascade] = ()) -> Scheduled:
+def schedule(
+    network: Network, target: Target, cascades: Iterable[Cascade] = (), sending: float = SENDING[0]
+) -> Scheduled:
     """Lower every NPU stage of the network, these layers in cascades where they fit.
+
+    ``sending`` is how dear it is to send a tensor around the cores (``parts.divide``).
 
     Raises:
         CompileError: a layer does not fit in the SRAM even alone, or activations not in the DRAM.
     """
     storage = plan_storage(network)
     wanted, never, single = tuple(cascades), frozenset[str](), frozenset[int]()
+    alone, apart = frozenset[int](), frozenset[int]()
     while True:
-        plan = make_plan(network, target, storage, wanted, never, single)
+        plan = make_plan(network, target, storage, wanted, never, single, alone, apart, sending)
         try:
             return lower(plan)
         except CascadeDoesNotFit as problem:
@@ -125,9 +150,14 @@ def schedule(network: Network, target: Target, cascades: Iterable[Cascade] = ())
                 wanted = tuple(c for c in wanted if c != problem.cascade)
         except LayerDoesNotFit as problem:
             at = problem.index
+            if any(at == group[0] for group in plan.woven):
+                apart |= {at}
+                continue
             alive = [n for n in plan.resident if plan.lives[n].first <= at <= plan.lives[n].last]
             if alive:
                 never |= {max(alive, key=lambda n: (storage.buffer_bytes[n], n))}
+            elif at in plan.parts:
+                alone |= {at}
             elif at not in single:
                 single |= {at}
             else:
@@ -163,7 +193,14 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
             f"({problem.need_bytes} bytes for one of them)",
             hint="use a target with more DRAM, or a smaller input (--shape)",
         ) from None
-    low = Lowering(network, plan.storage, target, plan.resident, addresses)
+    low = Lowering(
+        network=network,
+        storage=plan.storage,
+        target=target,
+        resident=plan.resident,
+        dram_address=addresses,
+        held=plan.held,
+    )
     partitions: list[Partition] = []
     index = 0
     if part is None:
@@ -183,15 +220,20 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         while layers:
             cascade = next((c for c in plan.inner if c.first == layers[0][0]), None)
             inner = plan.inner[cascade] if cascade else frozenset()
-            count = 1 if cascade is None else cascade.last - cascade.first + 1
+            woven = next((g for g in plan.woven if g[0] == layers[0][0] and g[-1] <= layers[-1][0]), None)
+            count = len(cascade.layers if cascade else woven or "1")
             group, layers = layers[:count], layers[count:]
-            if cascade is None:
+            if woven:
+                _lower_woven(low, plan, group)
+            elif cascade is None:
                 low.buffers = 1 if group[0][0] in plan.single else 2
+                low.share(plan.parts.get(group[0][0]))
                 _lower_layer(low, *group[0])
             else:
                 _lower_cascade(low, cascade, group, inner, inner - plan.lives.keys())
             _end_group(low, plan.lives, group, inner - plan.lives.keys(), begin)
         low.emitter.layer = -1
+        low.share(None)
         low.emitter.emit("end", {})
         partitions.append(_partition(network, stage.layers, begin, len(low.emitter.rows)))
     placed = _with_until(low, network) if part is None else ()
@@ -216,11 +258,30 @@ def _lower_layer(low: Lowering, index: int, layer: Layer) -> None:
             rows = [math.prod(low.network.tensors[n].shape[2:]) * low.kind(n).bytes for n in names]
             low.make_room(4 * sum(rows))
             if type(layer.operation) in BY_ROWS:
-                emit_alone(low, BY_ROWS[type(layer.operation)](low, layer, None))
+                emit_layer(low, BY_ROWS[type(layer.operation)](low, layer, None))
             else:
                 LOWER[type(layer.operation)](low, layer)
+            if low.parts is None:
+                low.send_all(layer.output)
     except DoesNotFit as problem:
         raise LayerDoesNotFit(index, layer, problem.need_bytes) from None
+
+
+def _lower_woven(low: Lowering, plan: Plan, layers: Sequence[tuple[int, Layer]]) -> None:
+    low.buffers = 2
+    try:
+        busy = [(i, layer) for i, layer in layers if layer.name not in low.storage.free_layers]
+        for _, layer in busy:
+            for name in (*operands(layer), layer.output):
+                low.home(name)
+        members = []
+        for i, layer in busy:
+            low.emitter.layer = i
+            low.share(plan.parts[i])
+            members.append(Member(i, layer, BY_ROWS[type(layer.operation)](low, layer, None), plan.parts[i]))
+        emit_woven(low, members)
+    except DoesNotFit as problem:
+        raise LayerDoesNotFit(*layers[0], problem.need_bytes) from None
 
 
 def _lower_cascade(
@@ -252,7 +313,7 @@ def _end_group(
             low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
     for buffer, home in low.homes.items():
         if buffer in low.resident and lives[buffer].last in [index for index, _ in layers]:
-            low.sram.release(home.address)
+            low.everywhere.release(home.address)
 
 
 def _partition(network: Network, layers: tuple[Layer, ...], begin: int, end: int) -> Partition:

@@ -50,7 +50,7 @@ class Sram:
         for low, high in [(max(a, self.pointer), b) for a, b in gaps] + gaps:
             if high - low >= size:
                 self.pointer = low + size
-                return self._take(low, size)
+                return self.take(low, size)
         raise DoesNotFit(size)
 
     def stay(self, size: int) -> int:
@@ -62,7 +62,7 @@ class Sram:
         size = aligned(size)
         for low, high in reversed(self.gaps()):
             if high - low >= size:
-                return self._take(high - size, size)
+                return self.take(high - size, size)
         raise DoesNotFit(size)
 
     def release(self, address: int) -> None:
@@ -76,7 +76,8 @@ class Sram:
         """Bytes that are free, in however many ranges."""
         return self.size - sum(b - a for a, b in self.taken)
 
-    def _take(self, address: int, size: int) -> int:
+    def take(self, address: int, size: int) -> int:
+        """Take what is free at ``address``."""
         bisect.insort(self.taken, (address, address + size))
         self.peak_bytes = max(self.peak_bytes, self.size - self.free_bytes())
         return address

@@ -66,10 +66,12 @@ class ConvPlan:
 
 
 def plan_conv(
-    shape: ConvShape, target: Target, free_bytes: int, buffers: int = 2, stripe_rows: int | None = None
-) -> ConvPlan:
+    shape: ConvShape, target: Target, free_bytes: int, buffers: int = 2, stripe_rows: int | None = None,
+    shared: bool = False,
+) -> ConvPlan:  # fmt: skip
     """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM; ``stripe_rows`` may be given.
 
+    Weights that cores have in common (``shared``) are best loaded once, for all of them.
     With one buffer of a kind nothing is loaded ahead; a depthwise convolution is then cut by its channels, if two fit so.
 
     Raises:
@@ -78,6 +80,8 @@ def plan_conv(
     plan = None
     if buffers == 1 and shape.depthwise:
         plan, _ = _cheapest(shape, target, free_bytes, 2, narrow=True)
+    if shared:
+        plan, _ = _cheapest(shape, target, free_bytes, buffers, whole=True)
     if plan is None:
         plan, smallest = _cheapest(shape, target, free_bytes, buffers, stripe_rows=stripe_rows)
     return plan or _split_k(shape, target, free_bytes, smallest)
@@ -90,22 +94,23 @@ def _cheapest(
     buffers: int,
     narrow: bool = False,
     stripe_rows: int | None = None,
+    whole: bool = False,
 ) -> tuple[ConvPlan | None, int]:
     """The cheapest plan that fits, if any does, and what the smallest needs."""
-    plans = _plans(shape, target, buffers, narrow, stripe_rows)
+    plans = _plans(shape, target, buffers, narrow, stripe_rows, whole)
     return next((p for p, need in plans if need <= free_bytes), None), min(need for _, need in plans)
 
 
 @functools.lru_cache(maxsize=4096)  # a search prices the same layer for each of its trials
 def _plans(
-    shape: ConvShape, target: Target, buffers: int, narrow: bool, stripe_rows: int | None
+    shape: ConvShape, target: Target, buffers: int, narrow: bool, stripe_rows: int | None, whole: bool
 ) -> tuple[tuple[ConvPlan, int], ...]:
-    """All plans with the SRAM bytes that each needs, the cheapest first."""
+    """All plans (``whole``: whose weights stay) with the SRAM bytes that each needs, the cheapest first."""
     found = []
     for block_channels in _block_channels(shape, target):
         pixels = _accumulators(shape, target) // block_channels
         for rows in _stripe_rows(shape.rows) if stripe_rows is None else [min(stripe_rows, shape.rows)]:
-            for chunk in _chunks(shape, block_channels):
+            for chunk in _chunks(shape, block_channels)[: 1 if whole else None]:
                 plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers, narrow=narrow)
                 found.append((_price(shape, plan, target), plan, sram_bytes(shape, plan)))
     return tuple((plan, need) for _, plan, need in sorted(found, key=lambda each: each[0]))

@@ -13,64 +13,68 @@ import numpy as np
 
 from ommatid.isa.compiled import entry
 from ommatid.isa.footprint import WORD_BYTES, accesses
-from ommatid.isa.instructions import BY_OPCODE, Engine, Memory
+from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
 
 TOKEN_CAPACITY = 15
-QUEUES = len(Engine)
+ENGINES = len(Engine)
 
 
-def engines_of(stream: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The engine of each instruction (int64 array)."""
-    lookup = np.zeros(256, np.int64)
-    for opcode, row in BY_OPCODE.items():
-        lookup[opcode] = row.engine
-    return lookup[stream["opcode"]]
+def queues_of(stream: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The queue of each instruction (int64 array), five a core."""
+    core, engine = np.divmod(queues(stream).astype(np.int64), 8)
+    return core * ENGINES + engine
 
 
 def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int, dram_bytes: int) -> None:
-    """Write ``wait`` and ``signal`` of every instruction of a one-core stream, in place.
+    """Write ``wait`` and ``signal`` of every instruction of a stream, in place.
 
     ``dram_base`` to ``dram_bytes`` is the part of DRAM that instructions write (bytes). An ``end`` waits for
     all of its partition.
     """
-    engine = engines_of(stream)
+    queue = queues_of(stream)
     table = accesses(stream, target)
+    cores = int(max(stream["core"].max(initial=0), table["core"].max(initial=0))) + 1
     words = [
         (dram_bytes - dram_base) // WORD_BYTES + 1,
         target.sram_bytes // WORD_BYTES,
         target.accumulator_bytes // WORD_BYTES,
     ]
-    need = np.full((len(stream), QUEUES), -1, np.int64)
+    need = np.full((len(stream), ENGINES * cores), -1, np.int64)
     for memory in Memory:
-        part = table[table["memory"] == memory]
         base = dram_base if memory == Memory.DRAM else 0
-        if memory == Memory.DRAM:  # constants are never written
-            part = part[part["address"] >= base]
-        _conflicts(
-            part["instruction"], part["mode"], part["address"] - base, part["run"], part["n"], part["s"],
-            engine, words[memory], need,
-        )  # fmt: skip
-    _fence(engine, need)
-    producers, consumers = _edges(engine, need)
-    for queue_from in range(QUEUES):
-        for queue_to in range(QUEUES):
-            pair = (engine[producers] == queue_from) & (engine[consumers] == queue_to)
-            for j, i in _within_capacity(producers[pair], consumers[pair]):
-                stream["signal"][j] |= np.uint32(1 << queue_to)
-                stream["wait"][i] |= np.uint32(1 << queue_from)
+        for core in range(1 if memory == Memory.DRAM else cores):
+            part = table[(table["memory"] == memory) & (table["core"] == core)]
+            if memory == Memory.DRAM:  # constants are never written
+                part = part[part["address"] >= base]
+            _conflicts(
+                part["instruction"], part["mode"], part["address"] - base, part["run"], part["n"], part["s"],
+                queue, words[memory], need,
+            )  # fmt: skip
+    _fence(queue, need)
+    producers, consumers = _edges(queue, need)
+    pairs = queue[producers] * need.shape[1] + queue[consumers]
+    for pair in np.unique(pairs):
+        bits = [
+            core * 8 + engine
+            for core, engine in (divmod(int(q), ENGINES) for q in divmod(pair, need.shape[1]))
+        ]
+        for j, i in _within_capacity(producers[pairs == pair], consumers[pairs == pair]):
+            stream["signal"][j] |= np.uint32(1 << bits[1])
+            stream["wait"][i] |= np.uint32(1 << bits[0])
 
 
 @entry
 def _conflicts(
-    instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, engine: Any, words: int, need: Any
+    instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, owner: Any, words: int, need: Any
 ) -> None:
     """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
     last_write = np.full(words, -1, np.int32)
-    last_read = np.full((words, 5), -1, np.int32)
+    queues = need.shape[1]
+    last_read = np.full((words, queues), -1, np.int32)
     for k in range(len(instruction)):
         i = instruction[k]
-        mine = engine[i]
+        mine = owner[i]
         for i3 in range(n[k, 3]):
             for i2 in range(n[k, 2]):
                 for i1 in range(n[k, 1]):
@@ -79,11 +83,11 @@ def _conflicts(
                         for word in range(first // 16, (first + run[k] - 1) // 16 + 1):
                             writer = last_write[word]
                             if writer >= 0 and writer != i:
-                                queue = engine[writer]
+                                queue = owner[writer]
                                 if queue != mine and writer > need[i, queue]:
                                     need[i, queue] = writer
                             if mode[k] >= 2:
-                                for queue in range(5):
+                                for queue in range(queues):
                                     reader = last_read[word, queue]
                                     if reader > need[i, queue] and queue != mine:
                                         need[i, queue] = reader
@@ -93,50 +97,50 @@ def _conflicts(
                                 last_read[word, mine] = i
 
 
-def _fence(engine: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
+def _fence(owner: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
     """An ``end`` comes after everything before it; partitions are started one after the other by the host."""
     begin = 0
-    for end in np.flatnonzero(engine == Engine.CTL):
+    for end in np.flatnonzero(owner % ENGINES == Engine.CTL):
         need[begin : end + 1][need[begin : end + 1] < begin] = -1
-        for queue in range(QUEUES):
-            mine = np.flatnonzero(engine[begin:end] == queue)
+        for queue in range(need.shape[1]):
+            mine = np.flatnonzero(owner[begin:end] == queue)
             if len(mine):
                 need[end, queue] = begin + mine[-1]
         begin = int(end) + 1
 
 
 @entry
-def _edges(engine: Any, need: Any) -> Any:
+def _edges(owner: Any, need: Any) -> Any:
     """The needed orderings that are not implied by others: arrays of producers and consumers."""
-    count = len(engine)
+    count, queues = need.shape
     # done[i, q]: the latest instruction of queue q known to be over when i starts
-    done = np.full((count, 5), -1, np.int64)
-    previous = np.full(5, -1, np.int64)
-    producers = np.empty(count * 5, np.int64)
-    consumers = np.empty(count * 5, np.int64)
+    done = np.full((count, queues), -1, np.int64)
+    previous = np.full(queues, -1, np.int64)
+    producers = np.empty(count * queues, np.int64)
+    consumers = np.empty(count * queues, np.int64)
     edges = 0
     for i in range(count):
-        mine = engine[i]
+        mine = owner[i]
         before = previous[mine]
         if before >= 0:
             done[i] = done[before]
             done[i, mine] = before
-        for queue in range(5):
+        for queue in range(queues):
             j = need[i, queue]
             if queue == mine or j <= done[i, queue]:
                 continue
             implied = False
-            for other in range(5):
+            for other in range(queues):
                 k = need[i, other]
                 if other != queue and other != mine and k >= 0 and done[k, queue] >= j:
                     implied = True
             if not implied:
                 producers[edges], consumers[edges] = j, i
                 edges += 1
-        for queue in range(5):
+        for queue in range(queues):
             j = need[i, queue]
             if queue != mine and j >= 0:
-                for other in range(5):
+                for other in range(queues):
                     done[i, other] = max(done[i, other], done[j, other])
                 done[i, queue] = max(done[i, queue], j)
         previous[mine] = i

@@ -57,6 +57,10 @@ class Placed:
 
     ``ready`` is the index of the instruction after which (in program order) all of it has been written:
     0 for what is there from the start; ``until`` the index before which it may still be read.
+
+    Of a tensor that cores hold parts of, ``held`` has (core, begin, end): bytes ``begin`` to before ``end`` of the
+    tensor's buffer lie in that core's SRAM from the symbol's address on, and ``address`` is where the tensor would begin
+    if all of the buffer lay there.
     """
 
     tensor: Tensor
@@ -67,6 +71,7 @@ class Placed:
     ready: int
     until: int
     layer: int  # the layer that wrote it, -1: the host or a CPU partition
+    held: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

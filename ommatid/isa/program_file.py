@@ -136,7 +136,7 @@ def header_of(program: Program) -> dict[str, Any]:
         "target": program.target.to_dict(),
         "layers": [dataclasses.asdict(layer) for layer in program.layers],
         "nodes": [[node.name, node.op, node.fate, *node.layers] for node in program.nodes],
-        "placed": [dataclasses.asdict(placed) for placed in program.placed],
+        "placed": [_placed_fields(placed) for placed in program.placed],
         "partitions": partitions,
         "inputs": [dataclasses.asdict(port) for port in program.inputs],
         "outputs": [dataclasses.asdict(port) for port in program.outputs],
@@ -263,13 +263,19 @@ def program_of(header: dict[str, Any], tensors: dict[str, Array]) -> Program:
     )
 
 
+def _placed_fields(placed: Placed) -> dict[str, Any]:
+    fields = dataclasses.asdict(placed)
+    return fields if placed.held else {name: value for name, value in fields.items() if name != "held"}
+
+
 def _placed(fields: dict[str, Any]) -> Placed:
     inner = fields["tensor"]
     tensor = Tensor(
         inner["name"], tuple(inner["shape"]), Quantization(**inner["quantization"]),
         tuple(inner["onnx_shape"]), tuple(inner["to_onnx"]),
     )  # fmt: skip
-    return Placed(**fields | {"tensor": tensor, "strides": tuple(fields["strides"])})
+    held = tuple(tuple(of_core) for of_core in fields.get("held", ()))
+    return Placed(**fields | {"tensor": tensor, "strides": tuple(fields["strides"]), "held": held})
 
 
 def _port(fields: dict[str, Any]) -> Port:

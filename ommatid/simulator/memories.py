@@ -43,21 +43,35 @@ class Memories:
         self.sram = [part[: target.sram_bytes] for part in self.all_sram.reshape(cores, -1)]
         self.acc = [part[: target.accumulator_bytes // 4] for part in self.all_acc.reshape(cores, -1)]
 
-    def window(self, placed: Placed) -> Array:
-        """A tensor's bytes in memory as an array of its memory shape and type, without copying."""
-        memory = self.dram if placed.memory == Memory.DRAM else self.sram[0]
-        dtype = np.dtype(placed.tensor.quantization.dtype)
-        held = memory[placed.address :]
-        held = held[: len(held) // dtype.itemsize * dtype.itemsize].view(dtype)
-        return as_strided(held, placed.tensor.shape, placed.strides)
-
     def write(self, placed: Placed, values: Array) -> None:
         """Put a tensor (its memory shape and type) where it lies."""
-        self.window(placed)[...] = values
+        memory, address = self._of(placed)
+        _window(memory, address, placed)[...] = values
+        begin = placed.address - address
+        for core, low, high in placed.held:
+            self.sram[core][begin : begin + high - low] = memory[low:high]
 
     def read(self, placed: Placed) -> Array:
         """A copy of a tensor (its memory shape and type)."""
-        return self.window(placed).copy()
+        return _window(*self._of(placed), placed).copy()
+
+    def _of(self, placed: Placed) -> tuple[Array, int]:
+        """The memory that a tensor lies in, and its address there; where cores hold it, its buffer put together."""
+        if not placed.held:
+            return (self.dram if placed.memory == Memory.DRAM else self.sram[0]), placed.address
+        begin = int(self.program.symbols["address"][placed.symbol])
+        whole = np.zeros(max(high for _, _, high in placed.held), np.uint8)
+        for core, low, high in placed.held:
+            whole[low:high] = self.sram[core][begin : begin + high - low]
+        return whole, placed.address - begin
+
+
+def _window(memory: Array, address: int, placed: Placed) -> Array:
+    """A tensor's bytes in memory as an array of its memory shape and type, without copying."""
+    dtype = np.dtype(placed.tensor.quantization.dtype)
+    held = memory[address:]
+    held = held[: len(held) // dtype.itemsize * dtype.itemsize].view(dtype)
+    return as_strided(held, placed.tensor.shape, placed.strides)
 
 
 def aligned_zeros(size: int) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from ommatid.compiler.tokens import add_tokens
-from ommatid.isa.instructions import Engine
+from ommatid.isa.instructions import Engine, queues
 from ommatid.isa.program import Partition, Program
 from ommatid.isa.verifier import verify
 from tests.isa.builder import Builder
@@ -21,6 +21,7 @@ from tests.isa.orders import (
     token_pairs,
     touched_words,
 )
+from tests.simulator.programs import random_program
 
 
 def with_tokens(program: Program) -> Program:
@@ -128,3 +129,22 @@ def test_constants_need_no_token() -> None:
     b.end()
     edges, _, _ = token_pairs(with_tokens(b.program()))
     assert edges == [(2, 3), (0, 2)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_tokens_of_several_cores_and_each_is_needed(seed: int) -> None:
+    program = random_program(seed, "ommatid-4k")
+    program.instructions["wait"] = program.instructions["signal"] = 0
+    with_tokens(program)
+    assert verify(program) == []
+    masks = program.instructions[["wait", "signal"]].copy()
+    queue = queues(program.instructions)
+    for producer, consumer in {(int(a), int(b)) for a in np.unique(queue) for b in np.unique(queue)}:
+        waits = np.flatnonzero((queue == consumer) & (masks["wait"] >> producer & 1 == 1))
+        signals = np.flatnonzero((queue == producer) & (masks["signal"] >> consumer & 1 == 1))
+        if len(waits):  # without the last token of this pair
+            program.instructions["wait"][waits[-1]] &= ~np.uint32(1 << producer)
+            program.instructions["signal"][signals[-1]] &= ~np.uint32(1 << consumer)
+            assert verify(program)
+            for name in ("wait", "signal"):
+                program.instructions[name] = masks[name]

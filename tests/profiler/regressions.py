@@ -155,9 +155,9 @@ def small_tiles(network: Network, target: Target, name: str, rng: Any) -> Progra
     """The layer goes in stripes of one row and the smallest blocks of channels."""
     prepare, plan = lower_conv._prepare, lower_conv.plan_conv
 
-    def smaller(shape: Any, *rest: Any) -> ConvPlan:
+    def smaller(shape: Any, *rest: Any, **more: Any) -> ConvPlan:
         smallest = {"stripe_rows": 1, "block_channels": shape.block_unit, "chunk_blocks": 1}
-        return dataclasses.replace(plan(shape, *rest), **smallest)
+        return dataclasses.replace(plan(shape, *rest, **more), **smallest)
 
     def planted(low: Any, layer: Layer, *rest: Any) -> Any:
         lower_conv.plan_conv = smaller if layer.name == name else plan

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.pipeline import compile_model
-from ommatid.compiler.tokens import engines_of
-from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, STREAM, Engine, view
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, STREAM, Engine, queues, view
 from ommatid.isa.program import Partition, Program
 from ommatid.isa.program_file import load
 from ommatid.isa.verifier import verify
@@ -121,7 +120,7 @@ def shortened(program: Program, piece: Piece) -> Program:
 def cut(program: Program, begin: int, end: int) -> Program:
     """Instructions ``begin`` to ``end`` with the tokens between them, closed by an ``end``."""
     stream = np.append(program.instructions[begin:end], np.zeros(1, STREAM))
-    engines = 8 * program.instructions["core"].astype(np.int64) + engines_of(program.instructions)
+    engines = queues(program.instructions)
     stream["wait"], stream["signal"] = 0, 0
     for (producer, consumer), pairs in _tokens(program.instructions, engines).items():
         for j, i in pairs:

@@ -1,0 +1,169 @@
+"""Cores that share a network: every layer's bits are those of one core, whatever is divided how."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ommatid.compiler.batches import image_by_image
+from ommatid.compiler.cascade import BY_ROWS
+from ommatid.compiler.layers import Conv, Lrn, Mean, Network, Pool, Window
+from ommatid.compiler.parts import divide, held
+from ommatid.compiler.pipeline import compile_network
+from ommatid.compiler.storage import operands, plan_storage
+from ommatid.isa.instructions import BY_MNEMONIC, view
+from ommatid.isa.program import Program
+from ommatid.isa.program_file import from_bytes, to_bytes
+from ommatid.isa.target import Target, load_target
+from ommatid.simulator.functional import Machine
+from tests.compiler.nets import Net, Shape, binary, table
+
+Array = np.ndarray[Any, Any]
+FOUR = load_target("ommatid-4k")
+ONE = dataclasses.replace(FOUR, name="one core", cores=1)
+SMALL = dataclasses.replace(FOUR, name="small", sram_kib=48)  # most of it lies in DRAM
+Q = (0, "int8")
+
+
+class Author(Net):
+    """A network with weights, of no ONNX nodes."""
+
+    def network(self, *kept: str) -> Network:
+        self.layers = [dataclasses.replace(layer, nodes=()) for layer in self.layers]
+        return super().network(*kept)
+
+    def conv_of(
+        self, source: str, output: str, channels: int, kernel: int = 1, stride: int = 1, up: int = 1,
+        groups: int = 1, steps: tuple[Any, ...] = (),
+    ) -> str:  # fmt: skip
+        """A convolution with random weights, padded by half its kernel."""
+        rng = np.random.default_rng(len(self.layers))
+        n, h, w, c = self.tensors[source].shape
+        pad = kernel // 2
+        high, wide = ((size * up + 2 * pad - kernel) // stride + 1 for size in (h, w))
+        operation = Conv(
+            rng.integers(-9, 10, (channels, kernel, kernel, c // groups)).astype(np.int8),
+            rng.integers(-99, 99, channels).astype(np.int32), np.full(channels, 0.02, np.float32),
+            Window((kernel, kernel), (stride, stride), pads=(pad,) * 4), groups, Q, (up, up),
+        )  # fmt: skip
+        return self.add(
+            operation, [source], output, (n, high, wide, channels), steps, macs=n * h * w * channels
+        )
+
+    def pool(self, source: str, output: str, kernel: int = 3, stride: int = 2) -> str:
+        """A maximum over windows, padded by one."""
+        n, h, w, c = self.tensors[source].shape
+        shape = (n, (h + 2 - kernel) // stride + 1, (w + 2 - kernel) // stride + 1, c)
+        return self.add(
+            Pool("max", Window((kernel, kernel), (stride, stride), pads=(1,) * 4)), [source], output, shape
+        )
+
+
+def residual(n: int) -> Network:
+    """Rows, then channels, a sum of two paths, a normalisation and a pooling woven in, means and a classifier."""
+    net = Author(x=(n, 19, 18, 3))
+    net.conv_of("x", "stem", 32, 3)
+    net.add(Lrn(5, 0.001, 1.0, 1.0), ["stem"], "lrn", (n, 19, 18, 32))
+    net.pool("lrn", "small")
+    net.conv_of("small", "left", 96)
+    net.conv_of("small", "wide", 192, 3)
+    net.conv_of("wide", "sum", 96, 1, steps=(table(), binary("add", "left")))
+    net.pool("small", "side", 3, 1)
+    net.conv_of("sum", "down", 320, 3, 2)
+    mean = Mean(0.05, Q)
+    net.add(mean, ["down"], "mean", (n, 1, 1, 320))
+    net.conv_of("mean", "classes", 50)
+    return net.network("classes", "side")
+
+
+def others(n: int) -> Network:
+    """Depthwise, grouped and transposed convolutions, maps, and a gate by channels."""
+    net = Author(x=(n, 13, 9, 24))
+    net.conv_of("x", "depthwise", 24, 3, groups=24)
+    net.conv_of("depthwise", "grouped", 48, 3, groups=3)
+    net.map("grouped", "mapped", table(1))
+    net.add(Mean(0.05, Q), ["mapped"], "mean", (n, 1, 1, 48))
+    net.conv_of("mean", "gate", 48)
+    net.map("mapped", "gated", binary("mul", "gate", 0.01))
+    net.conv_of("gated", "up", 20, 3, up=2)
+    net.pool("up", "pooled", 3, 1)
+    return net.network("pooled")
+
+
+def run(program: Program) -> dict[str, Array]:
+    """Every tensor when it is whole, by name."""
+    machine, found = Machine(program, threads=1), {}
+    ready = defaultdict(list)
+    for placed in program.placed:
+        if placed.layer < 0:
+            shape = placed.tensor.shape
+            machine.write(placed, np.random.default_rng(0).integers(-99, 99, shape).astype(np.int8))
+        else:
+            ready[placed.ready].append(placed)
+
+    def note(m: Machine, index: int) -> None:
+        for placed in ready.get(index, ()):
+            found[placed.tensor.name] = m.read(placed)
+
+    machine.run(0, len(program.instructions), on_ready=note)
+    return found
+
+
+@pytest.mark.parametrize("target", [FOUR, SMALL], ids=["4k", "small"])
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+@pytest.mark.parametrize("make", [residual, others])
+def test_the_bits_are_those_of_one_core(make: Any, n: int, target: Target) -> None:
+    one, four = (compile_network(make(n), chip) for chip in (ONE, target))  # which verifies
+    assert set(four.instructions["core"]) == {0, 1, 2, 3} and set(one.instructions["core"]) == {0}
+    expected, found = run(one), run(from_bytes(to_bytes(four)))
+    assert len(expected) > 6
+    for name, value in expected.items():
+        images = [found[f"{name}@{i}"] for i in range(n)] if name not in found else [found[name]]
+        assert len(np.unique(value)) > 8 and (np.concatenate(images) == value).all(), name
+
+
+def test_weights_of_rows_are_loaded_once_for_all_and_rows_sent_to_neighbours() -> None:
+    program = compile_network(residual(1), FOUR)
+    opcode = program.instructions["opcode"]
+    loads = view(program.instructions, "load")[opcode == BY_MNEMONIC["load"].opcode]
+    sends = view(program.instructions, "send")[opcode == BY_MNEMONIC["send"].opcode]
+    assert (loads["multicast"] == 15).any() and len(sends)
+    assert (sends["peer"] != sends["core"]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5])
+@pytest.mark.parametrize("make", [residual, others])
+@pytest.mark.parametrize("sending", [0.0, 1000.0])
+def test_parts_cover_each_output_once_and_held_bytes_all_that_they_touch(
+    make: Any, n: int, sending: float
+) -> None:
+    network = make(n)
+    storage = plan_storage(network)
+    parts = divide(network, storage, FOUR, BY_ROWS, frozenset(), sending)
+    spans = held(network, storage, parts, 4)
+    for index, layer in enumerate(network.layers):
+        shape: Shape = network.tensors[layer.output].shape
+        high = network.tensors[layer.input_name].shape[1] if isinstance(layer.operation, Mean) else shape[1]
+        made = np.zeros((shape[0], high, shape[3]), int)
+        for part in parts[index]:
+            made[slice(*part.images), slice(*part.rows), slice(*part.channels)] += 1
+        assert (made == 1).all()
+        for core, part in enumerate(parts[index]):
+            if part.pixel_rows:
+                for name in (*operands(layer), layer.output):
+                    begin, end = spans[storage.spots[name].buffer][core]
+                    assert end > begin
+
+
+def test_large_maps_of_a_batch_are_made_image_by_image() -> None:
+    network = residual(4)
+    assert [layer.name for layer in image_by_image(network, FOUR).layers] == [
+        layer.name for layer in network.layers
+    ]
+    divided = image_by_image(network, SMALL)
+    assert {f"wide@{i}" for i in range(4)} <= {layer.name for layer in divided.layers}
+    assert sum(layer.macs for layer in divided.layers) == sum(layer.macs for layer in network.layers)
