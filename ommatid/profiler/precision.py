@@ -31,6 +31,8 @@ JUDGES = 8
 WITHIN_DB = 3.0
 #: Prefixes to compile besides the one that reaches the wanted level, by their share of the extra cycles as estimated.
 SHARES = (0.05, 0.15, 0.3, 0.6)
+#: The highest level of optimisation at which no layers are made together: a layer's cycles are its own.
+APART = 1
 
 Say = Callable[[str], None]
 
@@ -86,20 +88,19 @@ def choose_precision(
     both = plan_both(source, options)
     switched = Switched(both, options, JUDGES)
 
-    def compiled(names: Collection[str]) -> Program:
+    def compiled(names: Collection[str], level: int = optimize) -> Program:
         say(f"compiling with {len(names)} tensors of 16 bits")
         return compile_model(
-            source, target, optimize, shapes=options.shapes, plan=both.mixed(names), **_cut(options)
+            source, target, level, shapes=options.shapes, plan=both.mixed(names), **_cut(options)
         )
 
-    def point(names: Collection[str], program: Program | None = None) -> Point:
+    def point(names: Collection[str]) -> Point:
         wide = with_moved(both.real, both.always.union(names)).intersection(switched.names)
-        cycles = profile(program or compiled(names)).cycles
-        return Point(wide, switched.sqnr_db(names), cycles)
+        return Point(wide, switched.sqnr_db(names), profile(compiled(names)).cycles)
 
     everything = frozenset(switched.names)
-    programs = compiled(()), compiled(everything)
-    eight, sixteen = point((), programs[0]), point(everything, programs[1])
+    programs = compiled((), min(optimize, APART)), compiled(everything, min(optimize, APART))
+    eight, sixteen = point(()), point(everything)
     wanted = sixteen.sqnr_db - WITHIN_DB if wanted_db is None else wanted_db
     prefixes = _prefixes(both, switched, programs, say)
     found = [eight, sixteen, *(point(names) for names in _to_verify(prefixes, switched, wanted))]

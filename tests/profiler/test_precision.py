@@ -16,6 +16,7 @@ from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.precision import Both, Switched, plan_both
 from ommatid.compiler.recipe import from_toml
 from ommatid.isa.program_file import to_bytes
+from ommatid.profiler import precision as module
 from ommatid.profiler.front import drawing
 from ommatid.profiler.precision import choose_precision
 from ommatid.profiler.profile import profile
@@ -111,3 +112,16 @@ def test_a_quantised_model_is_refused(both: Both, tmp_path: Path) -> None:
     compile_model(network(), plan=both.eight, save_qdq=str(path))
     with pytest.raises(CompileError, match="is quantised already"):
         plan_both(str(path), OPTIONS)
+
+
+def test_a_layer_is_priced_by_its_own_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where layers are made together cycles are not each one's own: the order comes of programs that keep them apart."""
+    levels = []
+
+    def recorded(source: Any, target: Any, optimize: int, **options: Any) -> Any:
+        levels.append(optimize)
+        return compile_model(source, target, optimize, **options)
+
+    monkeypatch.setattr(module, "compile_model", recorded)
+    choose_precision(network(), "ommatid-256", 2, PLAIN, {})
+    assert levels[:2] == [1, 1] and set(levels[2:]) == {2}
