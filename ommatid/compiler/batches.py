@@ -29,8 +29,8 @@ def image_by_image(network: Network, target: Target) -> Network:
 
 
 def _divided(network: Network, stage: Stage, target: Target, tensors: dict[str, Tensor]) -> Stage:
-    images = {network.tensors[layer.output].shape[0] for layer in stage.layers}
-    n = max(images, default=1)
+    shapes = [network.tensors[layer.output].shape for layer in stage.layers]
+    n = max((shape[0] for shape in shapes if len(shape) == 4), default=1)
     count = _last_large(network, stage, target, n) + 1
     if n == 1 or not count:
         return stage

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.profiler.test_sweep import in_turn
+
 
 def test_explain(ommatid: Any, files: Path) -> None:
     ran = ommatid("explain", files / "model.omm", "--json")
@@ -25,11 +27,7 @@ def test_explain(ommatid: Any, files: Path) -> None:
 def test_sweep(ommatid: Any, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ommatid.profiler import sweep
 
-    monkeypatch.setattr(
-        sweep,
-        "_in_pool",
-        lambda jobs, networks, processes: (sweep.compute(job, networks[job.model]) for job in jobs),
-    )
+    monkeypatch.setattr(sweep, "_in_pool", in_turn)
     monkeypatch.setenv("OMMATID_CACHE_DIR", "cache")
     given = (
         "sweep",

@@ -7,19 +7,22 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from ommatid.compiler.batches import image_by_image
 from ommatid.compiler.cascade import BY_ROWS
 from ommatid.compiler.layers import Conv, Lrn, Mean, Network, Pool, Window
 from ommatid.compiler.parts import divide, held
-from ommatid.compiler.pipeline import compile_network
+from ommatid.compiler.pipeline import compile_model, compile_network
 from ommatid.compiler.storage import operands, plan_storage
 from ommatid.isa.instructions import BY_MNEMONIC, view
 from ommatid.isa.program import Program
 from ommatid.isa.program_file import from_bytes, to_bytes
 from ommatid.isa.target import Target, load_target
+from ommatid.isa.verifier import verify
 from ommatid.simulator.functional import Machine
+from tests import networks
 from tests.compiler.nets import Net, Shape, binary, table
 
 Array = np.ndarray[Any, Any]
@@ -167,3 +170,10 @@ def test_large_maps_of_a_batch_are_made_image_by_image() -> None:
     divided = image_by_image(network, SMALL)
     assert {f"wide@{i}" for i in range(4)} <= {layer.name for layer in divided.layers}
     assert sum(layer.macs for layer in divided.layers) == sum(layer.macs for layer in network.layers)
+
+
+def test_a_result_without_dimensions() -> None:
+    node = onnx.helper.make_node("ReduceMean", ["x"], ["y"], "mean", keepdims=0)
+    model = networks.model([node], {"x": [1, 3, 4]}, {"y": []}, {})
+    program = compile_model(model, FOUR, method="minmax")
+    assert program.outputs[0].shape == () and verify(program) == []

@@ -42,6 +42,6 @@ def _gates(count: int, size: int, channels: int) -> onnx.ModelProto:
 #: Bound: the network, its chip, and the doubled part that helps.
 PLANTED = {
     "dram": (_convolutions([(512, 3), (512, 3), (256, 1)], 4, 256), "ommatid-1k", "DRAM bandwidth"),
-    "sram": (_gates(3, 150, 16), "ommatid-256", "SRAM"),
+    "sram": (_gates(3, 180, 32), "ommatid-1k", "SRAM"),
     "mx": (_convolutions([(64, 3), (64, 3), (64, 3)], 28, 64), "ommatid-1k", "array"),
 }

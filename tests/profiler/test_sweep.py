@@ -29,7 +29,7 @@ pytestmark = pytest.mark.xdist_group("sweep")
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("OMMATID_CACHE_DIR", str(tmp_path / "cache"))
     onnx.save(chain(), tmp_path / "chain.onnx")
-    onnx.save(PLANTED["sram"][0], tmp_path / "large.onnx")
+    onnx.save(PLANTED["mx"][0], tmp_path / "large.onnx")
     return [str(tmp_path / "chain.onnx"), str(tmp_path / "large.onnx")]
 
 
