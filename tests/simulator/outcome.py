@@ -51,9 +51,9 @@ def compare(
     machine = Machine(program)
     start = None
     if memories is not None:
-        cores = program.target.cores
+        cores, used = program.target.cores, len(machine.sram)  # those that the program has nothing for: zeros
         start = reference.Memories(
-            memories.dram.copy(), _each(memories.sram, cores), _each(memories.acc, cores)
+            memories.dram.copy(), _each(memories.sram[:used], cores), _each(memories.acc[:used], cores)
         )
         machine.dram[:] = memories.dram
         for ours, given in ((machine.sram, memories.sram), (machine.acc, memories.acc)):
