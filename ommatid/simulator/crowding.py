@@ -19,9 +19,8 @@ from ommatid.simulator.banks import AHEAD_BEATS, MOST_BANKS, bank_of, cycles_at_
 
 BEATS = 2048  # that are stepped
 WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
-MANY = (
-    AHEAD_BEATS - 1
-)  # words of a bank in AHEAD_BEATS: an instruction of mx with so many leaves others next to nothing
+# Words of a bank in AHEAD_BEATS: an instruction of mx with so many leaves others next to nothing.
+MANY = AHEAD_BEATS - 1
 GLANCES = 4  # times AHEAD_BEATS that tell whether an instruction may crowd; two if they show little
 NONE = np.zeros(0, np.uint8)  # no words
 
