@@ -35,16 +35,18 @@ def _divided(network: Network, stage: Stage, target: Target, tensors: dict[str, 
     if n == 1 or not count:
         return stage
     first, rest = stage.layers[:count], stage.layers[count:]
-    made = {layer.output for layer in first}
     batched = {
         name for layer in first for name in (*operands(layer), layer.output) if tensors[name].shape[0] == n
     }
-    copies: list[Layer] = []
+    made = {layer.output for layer in first} & batched
+    copies = [layer for layer in first if layer.output not in made]
     for image in range(n):
         for name in sorted(batched - made):
-            copies.append(_slice(tensors, name, image))
-        copies += [_copy(tensors, layer, batched, image) for layer in first]
-    later = {name for layer in rest for name in operands(layer)} | network.kept
+            if f"{name}@{image}" not in tensors:  # else an earlier stage has it
+                copies.append(_slice(tensors, name, image))
+        copies += [_copy(tensors, layer, batched, image) for layer in first if layer.output in made]
+    behind = [layer for each in network.stages for layer in (rest if each is stage else each.layers)]
+    later = {name for layer in behind for name in operands(layer)} | network.kept
     for name in sorted(made & later):
         parts = tuple(_of_image(tensors, name, image) for image in range(n))
         copies.append(Layer(f"{name}@batch", "Concat", (), Concat(0, (None,) * n), parts, name))
@@ -77,7 +79,7 @@ def _of_image(tensors: dict[str, Tensor], name: str, image: int) -> str:
 
 def _slice(tensors: dict[str, Tensor], name: str, image: int) -> Layer:
     part = _of_image(tensors, name, image)
-    return Layer(part, "Slice", (), Slice((image, 0, 0, 0), (1, 1, 1, 1)), (name,), part)
+    return Layer(f"{part}@slice", "Slice", (), Slice((image, 0, 0, 0), (1, 1, 1, 1)), (name,), part)
 
 
 def _copy(tensors: dict[str, Tensor], layer: Layer, batched: set[str], image: int) -> Layer:

@@ -58,9 +58,10 @@ def woven_groups(
     for first, layer in enumerate(layers):
         if not isinstance(layer.operation, Conv) or first not in parts or first in apart:
             continue
-        if (
-            by_channels(parts[first]) and network.tensors[layer.output].shape[0] > 1
-        ):  # it takes all images together
+        n, h, w, _ = nhwc(network.tensors[layer.output].shape)
+        if by_channels(parts[first]) and (
+            n > 1 or h == 1 < w
+        ):  # it takes all images together, or pixels as rows
             continue
         last = first
         for after in range(first + 1, len(layers)):

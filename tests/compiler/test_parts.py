@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pytest
 
 from ommatid.compiler.batches import image_by_image
 from ommatid.compiler.cascade import BY_ROWS
-from ommatid.compiler.layers import Conv, Lrn, Mean, Network, Pool, Window
+from ommatid.compiler.fuse import fuse
+from ommatid.compiler.layers import Conv, Lrn, Mean, Network, Norm, Pool, View, Window, nhwc
 from ommatid.compiler.parts import divide, held
 from ommatid.compiler.pipeline import compile_model, compile_network
 from ommatid.compiler.storage import operands, plan_storage
@@ -45,7 +47,7 @@ class Author(Net):
     ) -> str:  # fmt: skip
         """A convolution with random weights, padded by half its kernel."""
         rng = np.random.default_rng(len(self.layers))
-        n, h, w, c = self.tensors[source].shape
+        n, h, w, c = nhwc(self.tensors[source].shape)
         pad = kernel // 2
         high, wide = ((size * up + 2 * pad - kernel) // stride + 1 for size in (h, w))
         operation = Conv(
@@ -53,9 +55,8 @@ class Author(Net):
             rng.integers(-99, 99, channels).astype(np.int32), np.full(channels, 0.02, np.float32),
             Window((kernel, kernel), (stride, stride), pads=(pad,) * 4), groups, Q, (up, up),
         )  # fmt: skip
-        return self.add(
-            operation, [source], output, (n, high, wide, channels), steps, macs=n * h * w * channels
-        )
+        shape = (n, high, wide, channels) if len(self.tensors[source].shape) == 4 else (n, wide, channels)
+        return self.add(operation, [source], output, shape, steps, macs=n * h * w * channels)
 
     def pool(self, source: str, output: str, kernel: int = 3, stride: int = 2) -> str:
         """A maximum over windows, padded by one."""
@@ -97,6 +98,32 @@ def others(n: int) -> Network:
     return net.network("pooled")
 
 
+def in_stages(n: int) -> Network:
+    """Large maps before and after a CPU partition; those after it read one from before, and a gate without images."""
+    net = Author(x=(n, 40, 40, 8), z=(1, 1, 1, 16))
+    net.conv_of("z", "gate", 16)
+    net.conv_of("x", "first", 64, 3)
+    net.layers[-1] = dataclasses.replace(net.layers[-1], name="x")  # as the input is called
+    net.conv_of("first", "kept", 16, 3, steps=(binary("mul", "gate", 0.3),))
+    net.conv_of("kept", "asked", 16)
+    net.layers = [dataclasses.replace(layer, nodes=()) for layer in net.layers]
+    net.cpu("asked", "answer")
+    net.conv_of("answer", "second", 64, 3)
+    net.conv_of("second", "third", 16, 3, steps=(binary("add", "kept"),))
+    net.map("third", "last", binary("mul", "gate", 0.3))
+    return net.network("asked", "last")
+
+
+def tokens(n: int) -> Network:
+    """A projection by channels, whose tokens are cut as rows, and a normalisation that could be woven in."""
+    net = Author(x=(n, 10, 10, 2048))
+    net.add(View(), ["x"], "flat", (n, 100, 2048))
+    net.conv_of("flat", "projected", 64)
+    factors = np.stack([np.full(64, 20, np.float32), np.zeros(64, np.float32)])
+    net.add(Norm(factors, 1e-5, True), ["projected"], "normal", (n, 100, 64))
+    return net.network("normal")
+
+
 def run(program: Program) -> dict[str, Array]:
     """Every tensor when it is whole, by name."""
     machine, found = Machine(program, threads=1), {}
@@ -116,17 +143,30 @@ def run(program: Program) -> dict[str, Array]:
     return found
 
 
+def same_bits(make: Callable[[int], Network], n: int, target: Target) -> None:
+    """Every tensor of the network is what one core makes of it."""
+    one, four = (compile_network(make(n), chip) for chip in (ONE, target))  # which verifies
+    assert set(four.instructions["core"]) == {0, 1, 2, 3} and set(one.instructions["core"]) == {0}
+    expected, found = run(one), run(from_bytes(to_bytes(four)))
+    assert expected.keys() == {layer.output for layer in fuse(make(n)).layers}
+    for name, value in expected.items():
+        images = [found[f"{name}@{i}"] for i in range(n)] if name not in found else [found[name]]
+        assert len(np.unique(value)) > 8 and (np.concatenate(images) == value).all(), name
+
+
 @pytest.mark.parametrize("target", [FOUR, SMALL], ids=["4k", "small"])
 @pytest.mark.parametrize("n", [1, 2, 4, 5])
 @pytest.mark.parametrize("make", [residual, others])
 def test_the_bits_are_those_of_one_core(make: Any, n: int, target: Target) -> None:
-    one, four = (compile_network(make(n), chip) for chip in (ONE, target))  # which verifies
-    assert set(four.instructions["core"]) == {0, 1, 2, 3} and set(one.instructions["core"]) == {0}
-    expected, found = run(one), run(from_bytes(to_bytes(four)))
-    assert len(expected) > 6
-    for name, value in expected.items():
-        images = [found[f"{name}@{i}"] for i in range(n)] if name not in found else [found[name]]
-        assert len(np.unique(value)) > 8 and (np.concatenate(images) == value).all(), name
+    same_bits(make, n, target)
+
+
+def test_images_that_a_later_stage_reads() -> None:
+    same_bits(in_stages, 4, SMALL)
+
+
+def test_nothing_is_woven_into_tokens_that_are_cut_as_rows() -> None:
+    same_bits(tokens, 1, FOUR)
 
 
 def test_weights_of_rows_are_loaded_once_for_all_and_rows_sent_to_neighbours() -> None:
@@ -170,6 +210,8 @@ def test_large_maps_of_a_batch_are_made_image_by_image() -> None:
     divided = image_by_image(network, SMALL)
     assert {f"wide@{i}" for i in range(4)} <= {layer.name for layer in divided.layers}
     assert sum(layer.macs for layer in divided.layers) == sum(layer.macs for layer in network.layers)
+    names = [layer.name for layer in image_by_image(in_stages(4), SMALL).layers]
+    assert names.count("gate") == 1 and "gate@0" not in names and len(set(names)) == len(names)
 
 
 def test_a_result_without_dimensions() -> None:
