@@ -169,6 +169,17 @@ def test_nothing_is_woven_into_tokens_that_are_cut_as_rows() -> None:
     same_bits(tokens, 1, FOUR)
 
 
+def test_what_is_written_into_parts_is_read_from_them() -> None:
+    program = compile_network(residual(1), FOUR)
+    machine, rng = Machine(program, threads=1), np.random.default_rng(0)
+    shared = [placed for placed in program.placed if len(placed.held) > 1]
+    for placed in shared:
+        values = rng.integers(-128, 128, placed.tensor.shape).astype(np.int8)
+        machine.write(placed, values)
+        assert (machine.read(placed) == values).all()
+    assert len(shared) > 3
+
+
 def test_weights_of_rows_are_loaded_once_for_all_and_rows_sent_to_neighbours() -> None:
     program = compile_network(residual(1), FOUR)
     opcode = program.instructions["opcode"]
