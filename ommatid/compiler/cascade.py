@@ -131,7 +131,7 @@ def is_cascadable(network: Network, storage: Storage, first: int, last: int) -> 
     """Whether layers ``first`` to ``last`` can be one cascade.
 
     They are of one stage, all can be made by rows, and the tensors of each buffer that they write have the same rows;
-    none reads a mean, which is complete with the last row.
+    none reads a mean, which is complete with the last row, by whatever name.
     """
     edges = itertools.accumulate(len(stage.layers) for stage in network.stages)
     if first < 0 or last >= len(network.layers) or any(first < edge <= last for edge in edges):
@@ -140,10 +140,10 @@ def is_cascadable(network: Network, storage: Storage, first: int, last: int) -> 
     if not part or any(type(layer.operation) not in BY_ROWS for layer in part):
         return False
     touched = {name for layer in part for name in (*operands(layer), layer.output)}
-    means = {layer.output for layer in part if isinstance(layer.operation, Mean)}
-    if any(means & set(operands(layer)) for layer in part):
+    means = {storage.spots[layer.output].buffer for layer in part if isinstance(layer.operation, Mean)}
+    if any(storage.spots[name].buffer in means for layer in part for name in operands(layer)):
         return False
-    written = {storage.spots[layer.output].buffer for layer in part if layer.output not in means}
+    written = {storage.spots[layer.output].buffer for layer in part if not isinstance(layer.operation, Mean)}
     groups = [[name for name in touched if storage.spots[name].buffer == buffer] for buffer in written]
     images = {network.tensors[layer.output].shape[0] for layer in part}
     return len(images) == 1 and all(_in_rows(network, storage, group) for group in groups)
@@ -174,8 +174,8 @@ def lower_cascade(
     Raises:
         DoesNotFit: its tiles and weights do not fit in the free SRAM.
     """
-    means = [layer.output for _, layer in layers if isinstance(layer.operation, Mean)]
-    low.begin_cascade(inner, [4 * math.prod(low.network.tensors[name].shape) for name in means])
+    means = [low.shape(layer.output) for _, layer in layers if isinstance(layer.operation, Mean)]
+    low.begin_cascade(inner, [4 * c for n, *_, c in means for _ in range(n)])
     heights, tile_rows = _stripe_heights(low, [layer for _, layer in layers], each)
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers

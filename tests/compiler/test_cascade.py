@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ommatid.compiler import pipeline
 from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
 from ommatid.compiler.fuse import fuse
-from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Window
+from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, View, Window
 from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
@@ -250,6 +250,34 @@ def test_a_mean_ends_a_cascade() -> None:
     together = program_of(network, SMALL, cascade)
     assert verify(together) == []
     assert outputs(together, network) == outputs(program_of(network, SMALL), network)
+
+
+def test_a_mean_is_complete_with_the_last_row_by_any_name() -> None:
+    net = Net(x=(1, 40, 23, 8))
+    net.conv("x", "a", 40, 3)
+    mean(net, "a", "m")
+    net.add(View(), ["m"], "v", (1, 1, 1, 40))
+    net.conv("x", "b", 40, 1)
+    net.map("b", "y", binary("mul", "v"))
+    filled(net)
+    network = net.network("y")
+    storage = plan_storage(network)
+    assert storage.spots["v"].buffer == storage.spots["m"].buffer
+    possible = [last for last in range(1, 5) if is_cascadable(network, storage, 0, last)]
+    assert possible == [1, 2, 3]
+
+
+def test_sums_of_all_images_are_out_of_the_way_of_blocks() -> None:
+    """Those of 8 channels take less than the smallest piece of memory; a pointwise convolution fills its half."""
+    net = Net(x=(8, 32, 31, 16))
+    net.conv("x", "b", 8, 1)
+    mean(net, "b", "m")
+    net.conv("x", "a", 16, 1)
+    filled(net)
+    network, target = net.network("m", "a"), replace(SMALL, sram_kib=256)
+    assert is_cascadable(network, plan_storage(network), 0, 2)
+    together = program_of(network, target, Cascade(0, 2, 8))
+    assert outputs(together, network) == outputs(program_of(network, target), network)
 
 
 def test_sums_that_take_the_blocks_accumulators_do_not_fit() -> None:
