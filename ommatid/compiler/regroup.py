@@ -97,10 +97,10 @@ def _reordered(layers: Sequence[Layer], large: set[str]) -> list[Layer]:
     large = large | {name + AGAIN for name in large}
     order = list(layers)
     for layer in reversed(layers):
-        at = order.index(layer)
-        first = next((i for i, other in enumerate(order) if layer.output in operands(other)), at)
         if layer.output in large:
-            order.insert(first, order.pop(at)) if first <= at else order.insert(first - 1, order.pop(at))
+            at = order.index(layer)
+            first = next((i for i, other in enumerate(order) if layer.output in operands(other)), at + 1)
+            order.insert(first - 1, order.pop(at))
     for layer in list(order):
         readers = [other for other in order if layer.output in operands(other)]
         averaged = bool(readers) and all(isinstance(other.operation, Mean) for other in readers)

@@ -30,6 +30,8 @@ Estimate = Callable[[Program], Array]
 LEAST_GAIN = 0.001
 #: Stripes of a cascade that are tried.
 STRIPES = (1, 2, 3, 4, 6, 8, 11, 14, 20, 28, 40, 56, 80)
+#: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
+GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
 
 
 @dataclass
@@ -78,9 +80,9 @@ def choose_cascades(
     budgets: Sequence[int],
 ) -> tuple[Cascade, ...]:
     """Cascades that make the network faster: the best of what is found in about so many trials, for each budget."""
-    trials = Trials(network, target, estimate, assemble)
     if len(network.layers) < 2:
         return ()
+    trials = Trials(network, target, estimate, assemble)
     program = assemble(schedule(network, target))
     finish = estimate(program)
     lost = _lost(program, finish)
@@ -141,16 +143,8 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
     while moved and len(trials.known) < budget:
         before = best[1]
         stripes = -(-trials.height(before.last) // before.each)
-        for left, right, each in (
-            (0, 1, 1),
-            (0, 1, 2),
-            (0, 2, 1),
-            (0, 4, 1),
-            (1, 0, 1),
-            (2, 0, 1),
-            (4, 0, 1),
-        ):
-            best = with_trial(best[1].first - left, best[1].last + right, -(-stripes // each))
+        for left, right, fewer in GROWTH:
+            best = with_trial(best[1].first - left, best[1].last + right, -(-stripes // fewer))
         place = min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
         for near in STRIPES[max(place - 2, 0) : place + 3]:
             best = with_trial(best[1].first, best[1].last, near)
