@@ -191,7 +191,8 @@ def compute(job: Job, network: Network) -> tuple[str, dict[str, Any]]:
 
 
 def _ready() -> None:
-    """A pool starts its processes at its first task: they import all that they need while the networks are built."""
+    """A pool starts a process for each task that finds none idle: with as many of these, all processes import what
+    they need while the networks are built."""
 
 
 @functools.cache
@@ -220,9 +221,11 @@ def _in_pool(
     with tempfile.TemporaryDirectory() as folder:
         while left:
             before = len(left)
-            pool = ProcessPoolExecutor(min(many, len(left)), context)
+            workers = min(many, len(left))
+            pool = ProcessPoolExecutor(workers, context)
             with pool, contextlib.suppress(BrokenProcessPool):
-                pool.submit(_ready)
+                for _ in range(workers):
+                    pool.submit(_ready)
                 paths = paths or _store(build(), Path(folder))
                 tasks = [pool.submit(_compute_stored, job, paths[job.model]) for job in left.values()]
                 for future in as_completed(tasks):
