@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ommatid.compiler.cascade import BY_ROWS, Cascade, inner_buffers, lower_cascade, widened
+from ommatid.compiler.cascade import BY_ROWS, Cascade, inner_buffers, widened
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.layers import (
     Concat,
@@ -24,6 +24,7 @@ from ommatid.compiler.layers import (
     View,
 )
 from ommatid.compiler.lower import Lowering
+from ommatid.compiler.lower_cascade import lower_cascade
 from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_topk import lower_topk

@@ -1,0 +1,306 @@
+"""A cascade into instructions: all its layers at one pace, each a stripe at a time, as soon as there are the rows that it
+reads.
+
+An inner buffer has a tile of the rows of a stripe; those that the next one needs again are copied into its tile, and no
+row is made twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ommatid.compiler.cascade import BY_ROWS, height
+from ommatid.compiler.layers import Conv, Layer, Mean, Network, Pool
+from ommatid.compiler.lower import Lowering
+from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.storage import Storage, operands
+
+#: Of an instruction: a row of more bytes is copied as several pixels.
+MOST_CHANNELS = int(np.iinfo(np.uint16).max)
+
+
+def lower_cascade(
+    low: Lowering, layers: Sequence[tuple[int, Layer]], inner: frozenset[str], each: int
+) -> None:
+    """Emit a cascade.
+
+    Raises:
+        DoesNotFit: its tiles and weights do not fit in the free SRAM.
+    """
+    means = [low.shape(layer.output) for _, layer in layers if isinstance(layer.operation, Mean)]
+    low.begin_cascade(inner, [4 * c for n, *_, c in means for _ in range(n)])
+    heights, tile_rows = _stripe_heights(low, [layer for _, layer in layers], each)
+    weights = [
+        layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
+    ]
+    tiles = dict.fromkeys(inner, 0)
+    for name, rows in tile_rows.items():
+        buffer = low.storage.spots[name].buffer
+        if buffer in inner:
+            tiles[buffer] = max(tiles[buffer], rows * low.strides(name)[1])
+    free = low.sram.free_bytes() - 2 * sum(tiles.values())
+    made: list[Rows] = []
+    for at, (number, layer) in enumerate(layers):
+        low.emitter.layer = number
+        share = Share(heights[layer.output], max(free - sum(weights[at + 1 :]), 0))
+        before = low.sram.free_bytes()
+        made.append(BY_ROWS[type(layer.operation)](low, layer, share))
+        free -= before - low.sram.free_bytes()
+    _emit(low, layers, made, inner, each)
+    low.end_layer()
+    low.end_cascade(inner)
+
+
+#: What a layer does for a stripe: makes rows from the first to before the second, and reads these rows of tensors.
+Span = tuple[int, int, Mapping[str, tuple[int, int]]]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A layer of a cascade: its number and rows, how many waves after the first layer it begins, its stripes."""
+
+    number: int
+    layer: Layer
+    rows: Rows
+    delay: int
+    spans: tuple[Span, ...]
+
+    def at(self, wave: int) -> Span:
+        """What it does in a wave."""
+        stripe = wave - self.delay
+        return self.spans[stripe] if 0 <= stripe < len(self.spans) else (0, 0, {})
+
+
+def _emit(
+    low: Lowering, layers: Sequence[tuple[int, Layer]], made: Sequence[Rows], inner: frozenset[str], each: int
+) -> None:
+    """Wave by wave: in each, a layer makes the stripe after the one that its readers work on."""
+    alone = [layer for _, layer in layers]
+    makers, peers = _makers(low.storage, low.network, alone), _peers(low.storage, alone, inner)
+    spans = _spans(alone, made, makers, peers, each)
+    delays = _delays(alone, makers, peers)
+    members = [
+        _Member(number, layer, rows, delays[layer.output], spans[layer.output])
+        for (number, layer), rows in zip(layers, made, strict=True)
+    ]
+    stripes = len(spans[layers[-1][1].output])
+    for image in range(made[-1].images):
+        for wave in range(stripes + max(delays.values())):
+            for buffer in sorted(inner):
+                _make_tile(low, members, buffer, image, wave)
+            _interleave(low, members, image, wave)
+            low.turn_over()
+        low.turn_over(inner)
+
+
+def _makers(storage: Storage, network: Network, layers: Sequence[Layer]) -> dict[str, tuple[str, ...]]:
+    """For each tensor that is read, the outputs of layers before that have bytes in common with it."""
+    makers: dict[str, tuple[str, ...]] = {}
+    for at, layer in enumerate(layers):
+        for name in operands(layer):
+            before = [other.output for other in layers[:at]]
+            makers.setdefault(name, tuple(o for o in before if _overlap(storage, network, o, name)))
+    return makers
+
+
+def _overlap(storage: Storage, network: Network, a: str, b: str) -> bool:
+    """Whether two tensors have bytes in common: of images in one buffer, columns and bytes of a pixel."""
+    one, two = storage.spots[a], storage.spots[b]
+    if one.buffer != two.buffer:
+        return False
+    if one.strides[:-1] != two.strides[:-1]:
+        return True
+    extents = []
+    for name, spot in ((a, one), (b, two)):
+        column, byte = divmod(spot.offset, spot.strides[2])
+        _, _, columns, channels = network.tensors[name].shape
+        extents.append(((column, column + columns), (byte, byte + channels * spot.strides[3])))
+    return all(x[0] < y[1] and y[0] < x[1] for x, y in zip(*extents, strict=True))
+
+
+def _peers(storage: Storage, layers: Sequence[Layer], inner: frozenset[str]) -> dict[str, list[str]]:
+    """For each output those that stay together with it, itself among them: all of an inner buffer, whose tile they share."""
+    buffers = {layer.output: storage.spots[layer.output].buffer for layer in layers}
+    return {a: [b for b in buffers if b == a or buffers[b] == buffers[a] in inner] for a in buffers}
+
+
+def _spans(
+    layers: Sequence[Layer], made: Sequence[Rows], makers: Mapping[str, tuple[str, ...]],
+    peers: Mapping[str, Sequence[str]], each: int,
+) -> dict[str, tuple[Span, ...]]:  # fmt: skip
+    """By each layer's output what it does for each stripe; no row is made twice.
+
+    All go at the same pace, ``each`` of the last one's rows a stripe, as far as there are rows to read: what windows
+    reach beyond a stripe makes the layers behind later, and no tile larger.
+    """
+    rows_of = {layer.output: rows for layer, rows in zip(layers, made, strict=True)}
+    grain = {name: math.lcm(*(rows_of[other].grain for other in peers[name])) for name in rows_of}
+    last, stripe = made[-1].height, 0
+    done = dict.fromkeys(rows_of, 0)
+    spans: dict[str, list[Span]] = {name: [] for name in rows_of}
+    while any(done[name] < rows.height for name, rows in rows_of.items()):
+        stripe = min(stripe + each, last)
+        ends: dict[str, int] = {}
+        needs: dict[str, Mapping[str, tuple[int, int]]] = {}
+        for name, rows in rows_of.items():
+            most = done[name] + _up(rows.height * each / last, grain[name])
+            ends[name] = min(_up(rows.height * stripe / last, grain[name]), most, rows.height)
+        together = False
+        while not together:
+            for name, rows in rows_of.items():
+                end = min(ends[other] for other in peers[name])
+                while True:
+                    needs[name] = rows.needs(done[name], end - done[name]) if end > done[name] else {}
+                    if (end % grain[name] == 0 or end == rows.height) and _has_rows(
+                        needs[name], makers, ends
+                    ):
+                        break
+                    end -= 1
+                ends[name] = end
+            together = all(ends[name] == ends[other] for name in ends for other in peers[name])
+        assert ends != done or stripe < last, "layers wait for each other"
+        for name in rows_of:
+            spans[name].append((done[name], ends[name], needs[name]))
+        done = ends
+    return {name: tuple(each_one) for name, each_one in spans.items()}
+
+
+def _has_rows(
+    needs: Mapping[str, tuple[int, int]], makers: Mapping[str, tuple[str, ...]], ends: Mapping[str, int]
+) -> bool:
+    """What is needed of each tensor is made."""
+    return all(high <= ends[maker] for name, (_, high) in needs.items() for maker in makers[name])
+
+
+def _up(rows: float, grain: int) -> int:
+    """Rounded up to a multiple of ``grain``."""
+    return math.ceil(rows / grain) * grain
+
+
+def _delays(
+    layers: Sequence[Layer], makers: Mapping[str, tuple[str, ...]], peers: Mapping[str, Sequence[str]]
+) -> dict[str, int]:
+    """How many waves after the first each layer begins: one after those that it reads; peers at once."""
+    delays = {layer.output: 0 for layer in layers}
+    before = {
+        layer.output: [maker for source in operands(layer) for maker in makers[source]] for layer in layers
+    }
+    while True:
+        later = {
+            name: max(
+                [*(delays[peer] for peer in peers[name]), *(delays[maker] + 1 for maker in before[name])]
+            )
+            for name in delays
+        }
+        if later == delays:
+            return delays
+        delays = later
+
+
+def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: int, wave: int) -> None:
+    """The tile of a buffer for what is made in this wave and what later waves still read; the latter is copied."""
+    mine = [m for m in members if low.storage.spots[m.layer.output].buffer == buffer]
+    made = [(begin, end) for m in mine for begin, end, _ in [m.at(wave)] if end > begin]
+    if not made:
+        return
+    begin, end = min(b for b, _ in made), max(e for _, e in made)
+    first = begin
+    for reader in members:
+        later = range(wave + 1, reader.delay + len(reader.spans))
+        needs = [needs for w in later for needs in [reader.at(w)[2]] if needs]
+        for name, span in needs[0].items() if needs else ():
+            first = min(first, span[0]) if low.storage.spots[name].buffer == buffer else first
+    old = low.row_region(mine[0].layer.output, image, first, begin - first) if first < begin else None
+    low.hold(mine[0].layer.output, image, first, end - first)
+    if old is not None:
+        low.emitter.layer = mine[0].number
+        new = low.row_region(mine[0].layer.output, image, first, begin - first, writing=True)
+        each = next(
+            old.row // k for k in itertools.count(1) if old.row % k == 0 and old.row // k <= MOST_CHANNELS
+        )
+        low.emitter.emit(
+            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows * old.row // each, c=each,
+            src=old.address, src_row=old.row, src_pixel=each, dst=new.address, dst_row=new.row, dst_pixel=each,
+        )  # fmt: skip
+
+
+def _interleave(low: Lowering, members: Sequence[_Member], image: int, wave: int) -> None:
+    """Emit the stripes of a wave, in an order in which neither mx nor vx waits: layers whose blocks take longer to
+    compute or to drain take turns, and what only vx does stands where mx leaves it idle."""
+    mx: list[_Pieces] = []
+    vx: list[tuple[int, Iterator[Cycles]]] = []
+    for member in reversed(members):
+        begin, end, _ = member.at(wave)
+        if end == begin:
+            continue
+        if not member.rows.divisible:
+            mx.append(_Pieces(low, [(member.number, member.rows.emit(image, begin, end - begin))]))
+            continue
+        stays = all(low.stays(name) for name in (*operands(member.layer), member.layer.output))
+        step = 1 if stays else end - begin
+        for first in range(begin, end, step):
+            vx.append((member.number, member.rows.emit(image, first, min(step, end - first))))
+    clocks = [0, 0]  # when mx and vx are done with what was emitted
+    waiting = _Pieces(low, vx)
+    while mx := [pieces for pieces in mx if pieces.next is not None]:
+        one = _in_turn(mx, clocks[1] - clocks[0])
+        assert one.next is not None
+        done = clocks[0] + one.next[0]
+        while waiting.next is not None and clocks[1] + waiting.next[1] <= done + one.next[1]:
+            clocks[1] += waiting.next[1]
+            waiting.emit()
+        clocks = [done, max(clocks[1], done) + one.next[1]]
+        one.emit()
+    while waiting.next is not None:
+        waiting.emit()
+
+
+def _in_turn(mx: Sequence[_Pieces], behind: int) -> _Pieces:
+    """Whose piece comes next, vx being so many cycles behind mx: the first that drains longer than it computes if vx is
+    there in time, the first other if not; else the first."""
+    for pieces in mx:
+        assert pieces.next is not None
+        array, vector = pieces.next
+        if (vector > array) == (behind <= array):
+            return pieces
+    return mx[0]
+
+
+class _Pieces:
+    """Pieces of work in order; ``next`` are the cycles of the one to come."""
+
+    def __init__(self, low: Lowering, work: Sequence[tuple[int, Iterator[Cycles]]]) -> None:
+        self._low, self._work = low, list(work)
+        self.next: Cycles | None = None
+        self.emit()
+
+    def emit(self) -> None:
+        """Emit the next piece, and look at the one after it."""
+        self.next = None
+        while self._work and self.next is None:
+            self._low.emitter.layer = self._work[0][0]
+            self.next = next(self._work[0][1], None)
+            if self.next is None:
+                self._work.pop(0)
+
+
+def _stripe_heights(
+    low: Lowering, layers: Sequence[Layer], each: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """How many rows of each layer's output a stripe makes, and about how many of it a tile has."""
+    last = height(low.network, layers[-1])
+    made = {layer.output: math.ceil(each * height(low.network, layer) / last) for layer in layers}
+    there = dict(made)
+    for layer in layers:
+        source = layer.input_name
+        if source in made and isinstance(layer.operation, Conv | Pool):
+            window, up = layer.operation.window, getattr(layer.operation, "upsample", (1, 1))[0]
+            span = (window.kernel[0] - 1) * window.dilations[0] + 1
+            under = ((made[layer.output] - 1) * window.strides[0] + span) // up + (up > 1)
+            there[source] = min(max(there[source], under), low.shape(source)[1])
+    return made, there
