@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,12 +88,13 @@ def test_concat_gives_its_tables_away() -> None:
     assert fused.tensors["concat@0"].shape == SHAPE and "concat@0" not in network.tensors
 
 
-@pytest.mark.parametrize(("scale", "taken"), [(1.0, True), (0.5, False)])
-def test_a_table_passes_what_repeats_pixels(scale: float, taken: bool) -> None:
-    """A nearest Resize that keeps the scale; then all of the Concat can be written in place."""
+@pytest.mark.parametrize(("scale", "taps", "taken"), [(1.0, 1, True), (0.5, 1, False), (1.0, 4, False)])
+def test_a_table_passes_what_repeats_pixels(scale: float, taps: int, taken: bool) -> None:
+    """A nearest Resize that keeps the scale, no linear one; then all of the Concat can be written in place."""
     net = Net(x=(1, 5, 7, 4))
     doubled(net, net.map("x", "small", binary("mul", "x")), "large")
     net.declare("large", (1, 10, 14, 4), scale=scale)
+    net.layers[-1] = replace(net.layers[-1], operation=replace(net.layers[-1].operation, taps=taps))
     net.map(doubled(net, "x", "also"), "other", table(1))
     net.add(Concat(3, (table(2).values, None)), ["large", "other"], "y", (1, 10, 14, 8))
     filled(net)

@@ -65,6 +65,18 @@ def test_what_is_dear_is_not_made_again(channels: int, twice: bool) -> None:
     assert ("map@again" in names) == twice
 
 
+def test_large_maps_are_made_late_and_what_is_averaged_early() -> None:
+    net = Net(x=(1, 40, 40, 3))
+    net.conv("x", "large", 40, 1)
+    net.conv("x", "s", 8, 1)
+    net.map("s", "t", table(1))
+    net.map("s", "averaged", table(2))
+    mean(net, "averaged", "m")
+    net.conv("large", "y", 8, 1)
+    found = regroup(net.network("t", "m", "y"), SMALL)
+    assert [layer.name for layer in found.layers] == ["s", "averaged", "t", "m", "large", "y"]
+
+
 def test_nothing_changes_where_maps_fit_or_are_outputs() -> None:
     network = gate()
     assert regroup(network, load_target("ommatid-1k")) is network
