@@ -79,7 +79,7 @@ def images(sides: Any, beats: Any, banks: int, rooms: Any, others: Any, own: Any
         while look(glance, most, others):
             most = max(most, busiest(image_lists(sides[i], beats[i], glance, AHEAD_BEATS, banks), 0))
             glance += 1
-        if most > AHEAD_BEATS or len(others):
+        if most > AHEAD_BEATS or len(others) or len(own):
             first = min(beats[i], BEATS)
             a, b, c = image_lists(sides[i], beats[i], 0, first, banks)
             took = cycles_at_banks(a, b, c, first, rooms, VX_STARTUP_CYCLES - 1, others, own) - 1

@@ -27,6 +27,7 @@ from ommatid.simulator.state import (
     FETCHER,
     LANDING,
     LANES,
+    PORTS,
     RATES,
     core_of,
     several,
@@ -74,8 +75,8 @@ def solve(work: Any, s: Any, now: float) -> None:
         explain(s, turned, now)
     if s.changed & RATES:
         dram_rates(s, now)
-        if several(s) and s.shared:
-            port_rates(work, s, now)
+    if several(s) and s.shared and s.changed & (RATES | PORTS):
+        port_rates(work, s, now)
     s.changed = 0
 
 
@@ -107,7 +108,7 @@ def pass_on(work: Any, s: Any, now: float, due: int) -> int:
         elif several(s) and place == CROSSING:
             ask |= arrive(s, now)
         else:
-            s.changed |= RATES
+            s.changed |= PORTS
     return ask
 
 
@@ -249,11 +250,11 @@ def issue(work: Any, s: Any, q: int, now: float) -> int:
     if w.dma:
         move(s, q, w.cap, w.claim)
         left, rate, ends = w.dram_bytes, 0.0, np.inf
-        if several(s) and s.shared and w.goes_to:
-            begin_stream(s, i, q, np.int64(w.goes_to))
     elif q % LANES == 0 and s.done_count[q] > 0:
         left = beside_landing(work, s, q, w.pace, now)
         ends = now + left
     s.left[q], s.rate[q], s.since[q], s.when[q] = left, rate, now, ends
+    if several(s) and s.shared and w.goes_to:
+        begin_stream(s, i, q, np.int64(w.goes_to))
     ask_banks(work, s, core_of(s, q), w.words, now)
     return ask

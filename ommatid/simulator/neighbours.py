@@ -1,6 +1,6 @@
-"""How much longer instructions of vx, loads and stores take beside those of mx whose words crowd in few banks.
+"""How much longer instructions of vx, loads, stores and sends take beside those whose words crowd in few banks.
 
-At a bank mx goes first (docs/isa.md, Banks). A bank that a crowded instruction of mx keeps busy leaves the others what
+At a bank mx goes first, then vx (docs/isa.md, Banks). A bank that a crowded instruction of theirs keeps busy leaves the others what
 its phase leaves, or a word once that has starved: far less than the banks' average. So after a run the banks that each
 of these holds are stepped, cycle by cycle, and against them what overlapped it; then the program runs anew with the
 times that come of it.
@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.footprint import WORD_BYTES
-from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, view
+from ommatid.isa.instructions import BY_MNEMONIC, BY_OPCODE, MOST_CORES, view
 from ommatid.isa.target import Target
 from ommatid.simulator.crowding import BEATS
+from ommatid.simulator.sends import SEND, step_sends
 from ommatid.simulator.state import LANES
 from ommatid.simulator.transfers import transfers
 from ommatid.simulator.words import IMAGES, NOBODY, Crowding, crowding_of, startup_cycles
 
 Array = np.ndarray[Any, Any]
 
+VX = (*IMAGES, "copy")  # whose words are looked at
 ROUNDS = 8  # runs anew, at most: what one loses changes when the next starts
 MOST_CYCLES = 16 * BEATS  # of neighbours that are looked at: a beat that starves takes 16
 #: Columns of WORK that are set here.
-COLUMNS = ("pace", "late", "hold", "cap")
+COLUMNS = ("pace", "late", "hold", "cap", "after")
 
 
 class Neighbours:
@@ -36,9 +38,9 @@ class Neighbours:
         self.alone = {name: work[name].copy() for name in COLUMNS}
         self.cost = work["cost"].astype(np.int64)
         self.crowded = work["hot"] > 0
-        self.vx, self.load, self.store = (
+        self.vx, self.load, self.store, self.send = (
             np.isin(stream["opcode"], [BY_MNEMONIC[name].opcode for name in names])
-            for names in (IMAGES, ("load",), ("store",))
+            for names in (VX, ("load",), ("store",), ("send",))
         )
         self.holds = self.crowded | self.vx & (
             work["pace"] > work["cost"]
@@ -46,13 +48,14 @@ class Neighbours:
         self.startup = np.zeros(len(stream), np.int64)
         self.groups: dict[str, Crowding] = {}
         self.place = np.zeros(len(stream), np.int64)  # in its group
+        self.beside: dict[int, Array] = {}  # of those of vx beside crowded ones of mx
         self.held: dict[bytes, Array] = {}  # by what crowded instructions have in common
         # by instruction of vx: when its neighbours ran, and its delay; by the first of a chain of loads or stores: this
         # and when they began, and when they are through
         self.lost: dict[int, tuple[object, Any]] = {}
         self.alike: dict[int, bytes] = {}
         if self.holds.any():
-            for name in ("conv", "dwconv", *IMAGES):
+            for name in ("conv", "dwconv", *VX):
                 self._group(name)
                 self.alike |= self._alike(name)
 
@@ -82,15 +85,18 @@ class Neighbours:
         if not self.holds.any():
             return False
         new, core = {name: column.copy() for name, column in self.alone.items()}, work["queue"] // LANES
+        self.beside.clear()
         for c in np.unique(core[self.holds]):
             mx = np.flatnonzero(self.crowded & (core == c))
             for i, others in self._overlaps(work, mx, np.flatnonzero(self.vx & (core == c))):
                 new["pace"][i] += self.delay(work, i, others)
-            holders = np.flatnonzero(self.holds & (core == c))
-            holders = holders[np.argsort(work["start"][holders], kind="stable")]
+            holders = self._holders(work, np.flatnonzero(self.holds & (core == c)))[0]
             self.put_off(new, work, holders, np.flatnonzero(self.load & (core == c)))
             self.put_off(new, work, holders, np.flatnonzero(self.store & (core == c)))
-        changed = bool(any((np.abs(new[name] - work[name]) >= 1).any() for name in ("pace", "late", "hold")))
+        self.delay_sends(new, work)
+        changed = bool(
+            any((np.abs(new[name] - work[name]) >= 1).any() for name in ("pace", "late", "hold", "after"))
+        )
         for name, column in new.items():
             work[name] = column
         return changed
@@ -98,7 +104,7 @@ class Neighbours:
     @staticmethod
     def _overlaps(work: Array, mx: Array, some: Array) -> list[tuple[int, Array]]:
         """Which of ``some`` instructions ran while some of ``mx`` did, and which of these."""
-        first = np.searchsorted(work["released"][mx], work["start"][some], "right")
+        first = np.searchsorted(np.maximum.accumulate(work["released"][mx]), work["start"][some], "right")
         after = np.searchsorted(work["start"][mx], work["released"][some])
         return [(int(some[n]), mx[first[n] : after[n]]) for n in np.flatnonzero(first < after)]
 
@@ -128,9 +134,7 @@ class Neighbours:
         each = np.where(held > self.alone["hold"][chain], held, moved / cap) / bursts * (not store)
         when = *self.when(work, int(chain[0]), others), begin.tolist(), each.tolist()
         if chain[0] not in self.lost or self.lost[chain[0]][0] != when:
-            records = view(self.stream, name)[chain]
-            fields = (side, "run", "n1", "n2", "n3", f"{side}_s1", f"{side}_s2", f"{side}_s3")
-            sides = np.stack([records[field].astype(np.int64) for field in fields], axis=1)
+            sides = transfer_sides(self.stream[chain], name, side)
             busy = self.busy(*when[:3])
             through = transfers(sides, begin, bursts, each, room, self.target.sram_banks, busy)
             self.lost[chain[0]] = when, through
@@ -152,7 +156,66 @@ class Neighbours:
         when = *self.when(work, i, others), held if self.cost[i] > BEATS else 0
         if i not in self.lost or self.lost[i][0] != when:
             self.lost[i] = when, self.beats_lost(i, self.busy(*when[:3]), held)
-        return float(self.lost[i][1])
+        lost, self.beside[i] = self.lost[i][1]
+        return float(lost)
+
+    def delay_sends(self, new: dict[str, Array], work: Array) -> None:
+        """Set when sends are through that overlap or follow one another, where instructions that hold banks meet one."""
+        sends, core = np.flatnonzero(self.send), work["queue"] // LANES
+        sends = sends[np.argsort(work["start"][sends], kind="stable")]
+        start, finish = work["start"][sends], work["finish"][sends]
+        begin = np.flatnonzero(start[1:] > np.maximum.accumulate(finish)[:-1]) + 1
+        on = [(core[sends] == c) | (view(self.stream[sends], "send")["peer"] == c) for c in range(MOST_CORES)]
+        holders = [self._holders(work, np.flatnonzero(self.holds & (core == c))) for c in range(MOST_CORES)]
+        for first, end in zip([0, *begin.tolist()], [*begin.tolist(), len(sends)], strict=True):
+            others = []
+            for here, (some, begins, ends) in zip(on, holders, strict=True):
+                meets, span = here[first:end], slice(0, 0)
+                if meets.any():
+                    since, until = start[first:end][meets].min(), finish[first:end][meets].max()
+                    span = slice(np.searchsorted(ends, since, "right"), np.searchsorted(begins, until))
+                others.append(some[span])
+            if any(map(len, others)):
+                self.delay_together(new, work, sends[first:end], others)
+
+    @staticmethod
+    def _holders(work: Array, some: Array) -> tuple[Array, Array, Array]:
+        """These instructions by their start, this, and when all up to each are through."""
+        some = some[np.argsort(work["start"][some], kind="stable")]
+        return some, work["start"][some], np.maximum.accumulate(work["released"][some])
+
+    def delay_together(self, new: dict[str, Array], work: Array, sends: Array, others: list[Array]) -> None:
+        """That of sends that are stepped together beside ``others``, by core."""
+        origin = int(work["start"][sends[0]])
+        table = np.zeros(len(sends), SEND)
+        table["core"], table["peer"] = work["queue"][sends] // LANES, view(self.stream[sends], "send")["peer"]
+        table["begin"], table["beats"] = work["start"][sends] - origin, self.cost[sends]
+        table["beat"] = table["released"] = table["through"] = -1
+        table["next"], first = len(sends), np.full(MOST_CORES, len(sends))
+        for c in range(MOST_CORES):
+            mine = np.flatnonzero(table["core"] == c)
+            first[c : c + 1] = mine[:1] if len(mine) else len(sends)
+            table["next"][mine[:-1]] = mine[1:]
+            table["follows"][mine[1:]] = work["start"][sends[mine[1:]]] == work["released"][sends[mine[:-1]]]
+        met = [self.when(work, int(sends[0]), some) for some in others]
+        when = table["begin"].tolist(), table["follows"].tolist(), met
+        if sends[0] not in self.lost or self.lost[sends[0]][0] != when:
+            self.lost[sends[0]] = when, self.stepped(sends, table, first, [self.busy(*each) for each in met])
+        table = self.lost[sends[0]][1]
+        new["pace"][sends] = table["released"] - table["begin"]
+        new["after"][sends] = np.maximum(self.alone["after"][sends], table["through"] - table["released"])
+        new["hold"][sends] = 0
+
+    def stepped(self, sends: Array, table: Array, first: Array, busy: list[Array]) -> Array:
+        """SEND records once they are through beside others that hold banks."""
+        held = np.zeros((MOST_CORES, max(map(len, busy))), np.int64)
+        for c, some in enumerate(busy):
+            held[c, : len(some)] = some
+        records = self.stream[sends]
+        sides = transfer_sides(records, "send", "src"), transfer_sides(records, "send", "dst")
+        room = max(1, self.target.port_store_bytes_per_cycle // WORD_BYTES)
+        step_sends(table, *sides, first, self.target.sram_banks, room, held)
+        return table
 
     @staticmethod
     def when(work: Array, i: int, others: Array) -> tuple[list[int], list[int], list[int]]:
@@ -164,26 +227,30 @@ class Neighbours:
 
     def busy(self, others: list[int], begins: list[int], ends: list[int]) -> Array:
         """The sets of banks that ``others`` held, which ran in these cycles, from cycle 0 on (int64)."""
-        busy = np.zeros(max(0, *ends), np.int64)
+        busy = np.zeros(max([0, *ends]), np.int64)
         for other, begin, end in zip(others, begins, ends, strict=True):
             if end > max(0, begin):
                 own = self.banks(other)
                 busy[max(0, begin) : end] |= own[np.arange(max(0, -begin), end - begin) % len(own)]
         return busy
 
-    def beats_lost(self, i: int, busy: Array, held: int) -> float:
-        """Cycles that instruction i of vx loses where others hold banks; beyond BEATS by ``held``, its own."""
+    def beats_lost(self, i: int, busy: Array, held: int) -> tuple[float, Array]:
+        """Cycles that instruction i of vx loses where others hold banks, beyond BEATS by ``held``, its own; its ``banks``."""
         beats = int(self.cost[i] - self.startup[i])
         stepped = min(beats, BEATS)
-        took = stepped * self.step(i, others=busy)
+        own = np.zeros(len(busy) + stepped, np.int64)
+        took = stepped * self.step(i, others=busy, own=own)
+        own = own[: self.startup[i] + int(np.ceil(took))]
         lost = max(0.0, took - (self.alone["pace"][i] - self.startup[i]) * stepped / beats)
         if stepped == beats:
-            return lost
+            return lost, own
         beside = busy[:held] > 0
-        return float(lost * beside.sum() / max(1, beside[: self.startup[i] + int(took)].sum()))
+        return float(lost * beside.sum() / max(1, beside[: self.startup[i] + int(took)].sum())), own
 
     def banks(self, i: int) -> Array:
         """The sets of banks that instruction i of mx holds in each cycle of those that are stepped (int64)."""
+        if i in self.beside:
+            return self.beside[i]
         if (alike := self.alike[i]) not in self.held:
             startup = int(self.startup[i])
             beats = self.cost[i] - startup
@@ -197,3 +264,10 @@ class Neighbours:
         group = self.groups[BY_OPCODE[int(self.stream["opcode"][i])].mnemonic]
         place = int(self.place[i])
         return float(group.factors(slice(place, place + 1), others, own)[0])
+
+
+def transfer_sides(stream: Array, mnemonic: str, side: str) -> Array:
+    """A side ("src" or "dst") of loads, stores or sends as ``transfers`` takes it."""
+    records = view(stream, mnemonic)
+    fields = (side, "run", "n1", "n2", "n3", f"{side}_s1", f"{side}_s2", f"{side}_s3")
+    return np.stack([records[field].astype(np.int64) for field in fields], axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from ommatid.isa.compiled import inlined, kernel
 from ommatid.simulator.banks import AHEAD_BEATS, STARVATION_CYCLES
 from ommatid.simulator.bits import lowest, size
-from ommatid.simulator.state import LANES, RATES
+from ommatid.simulator.state import LANES, PORTS, RATES
 
 #: A core's engines by their priority at a bank: mx, vx, load, store.
 PRIORITY = (2, 3, 0, 1)
@@ -178,6 +178,8 @@ def share_banks(work: Any, s: Any, core: int, now: float) -> None:
             s.changed |= RATES
         else:
             slow_down(s, q, speed, now)
+            s.cap[q] = speed
+            s.changed |= PORTS
 
 
 @inlined

@@ -3,7 +3,7 @@
 A *place* is 8 * core + lane. A queue's place is its bit in the masks of instructions: 8 * core + engine. The lanes
 behind the engines are of what else ends on a core: LANDING + 0 and + 1, where the bytes of its loads and of its
 stores arrive. The last lanes of cores 0 to 2 are the chip's: FETCHER, CROSSING, tokens between cores, and DRAINED,
-words that waited at a load port. A set of places is a mask. Times are cycles in float64, inf: never.
+words that waited at a port. A set of places is a mask. Times are cycles in float64, inf: never.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DMA_ENGINES = 2  # load and store are the first two engines of a core
 LANDING = ENGINES
 FETCHER, CROSSING, DRAINED = LANES - 1, 2 * LANES - 1, 3 * LANES - 1
 DONE = 64  # instructions of a load or store queue that may have left the engine and not put their tokens
-STREAMS = 64  # loads at once whose words are looked at where cores share ports; those beyond find them free
+STREAMS = 64  # loads and sends at once whose words are looked at where cores share ports; those beyond find them free
 #: Instructions whose tokens to other cores are under way: 8 cycles of each queue, and what waited.
 UNDER_WAY = 1024
 
@@ -34,14 +34,16 @@ BUSY, BANK, BANDWIDTH, LATENCY, FETCH, TOKEN = range(6)
 IDLE = TOKEN + ENGINES
 COLUMNS = IDLE + 1
 
-#: What may have changed: the DRAM's clients or what they may have; the bytes that queues have under way.
-RATES, BYTES = 1, 2
+#: What may have changed: the DRAM's clients or what they may have; the bytes that queues have under way; whose words
+#: wait at ports.
+RATES, BYTES, PORTS = 1, 2, 4
 
 #: An instruction, 128 bytes. ``cost`` are its engine cycles by its formula, ``pace`` those alone on an idle chip, its
 #: ports, banks and bursts counted; ``words`` the SRAM words that it asks the banks of its core for in a cycle. Of a load
 #: or store (``dma``): ``dram_bytes`` that it moves, the most in a cycle (``cap``) and at once by credit (``claim``),
-#: cycles for which its port holds it at least and in which the last burst's words are written (``hold``, ``tail``), the
-#: set of cores that a load writes (``goes_to``). ``hot`` is 1 of an instruction of mx that leaves a bank next to nothing.
+#: cycles for which its port holds it at least and in which the last burst's words are written (``hold``, ``tail``).
+#: ``goes_to`` are the ports over which a load or send writes: bit c the load port of core c, MOST_CORES + c its peer
+#: port, on which ``hold`` are a send's words. ``hot`` is 1 of an instruction of mx that leaves a bank next to nothing.
 #: ``after`` are the cycles from free engine to end,
 #: and ``late`` those by which a load's words are written later because others hold their banks. ``next`` is the next
 #: of its queue (as many as there are instructions: none). ``takes`` has a one in the lane of each engine of its own core
@@ -82,14 +84,14 @@ def state_type(cores: int) -> np.dtype[Any]:
         ("was_moving", "i8"), ("was_landing", "i8"), ("changed", "i8"),
         # the next instruction, what it takes (as in WORK); the one that holds the engine; either: none as in WORK
         ("head", "u4", places), ("takes", "i8", places), ("others", "i8", places), ("running", "u4", places),
-        # by client: as of ``since`` bytes (DMA) or cycles to go, how many of them pass in a cycle, the most bytes, the
-        # most by credit, and when its last burst had moved
+        # by client: as of ``since`` bytes (DMA) or cycles to go, how many of them pass in a cycle, the most that banks
+        # let pass, the most bytes by credit, and when its last burst had moved
         ("left", "f8", places), ("since", "f8", places), ("rate", "f8", places), ("cap", "f8", places),
         ("claim", "f8", places), ("moved", "f8", places),
-        # 1 where loads go to several cores: then the loads that run or whose words wait, how many, by these: their
-        # instruction, queue, place in ``done`` (-1: holds the engine), the cores that they write, words that came, that
-        # wait, a cycle's that arrive and that are written, when done if none waits; since when
-        ("shared", "i8"), ("streams", "i8"), ("load", "i8", STREAMS), ("from_queue", "i8", STREAMS),
+        # 1 where several cores may write over a port: then the loads and sends that run or whose words wait, how many,
+        # by these: their instruction, queue, place in ``done`` (-1: holds the engine), the ports as in WORK, words that
+        # came, that wait, a cycle's that arrive and that are written, when done if none waits; since when
+        ("shared", "i8"), ("streams", "i8"), ("mover", "i8", STREAMS), ("from_queue", "i8", STREAMS),
         ("place", "i8", STREAMS), ("goes_to", "i8", STREAMS), ("came", "f8", STREAMS), ("waiting", "f8", STREAMS),
         ("arriving", "f8", STREAMS), ("serving", "f8", STREAMS), ("floor", "f8", STREAMS), ("port_since", "f8"),
         # by core: words a cycle that its engines ask for; 1 while its banks do not suffice
@@ -132,7 +134,8 @@ def prepare(queue: Array, wait: Array, signal: Array, **columns: Array) -> Array
 def fresh(work: Array, bandwidth: float, burst: int, banks: int) -> Array:
     """The STATE before the first event (one record) of these WORK records."""
     used, first = np.unique(work["queue"], return_index=True)
-    shared = (np.bitwise_count(work["goes_to"]) > 1).any()
+    sends = work["goes_to"].max(initial=0) >= 1 << MOST_CORES
+    shared = (np.bitwise_count(work["goes_to"]) > 1).any() or (sends and used.max() >= LANES)
     alone = not shared and (work["signal"] < 1 << LANES).all() and used.max(initial=0) < LANES
     state = np.zeros(1, state_type(1 if alone else MOST_CORES))
     s = state[0]

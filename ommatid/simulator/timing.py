@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.cost import cost_cycles, dram_bytes, macs
+from ommatid.isa.cost import blocks, cost_cycles, dram_bytes, macs
+from ommatid.isa.footprint import WORD_BYTES
 from ommatid.isa.instructions import (
     BY_MNEMONIC,
     BY_OPCODE,
     INSTRUCTION_BYTES,
+    MOST_CORES,
     Engine,
     queues,
     queues_of_mask,
@@ -105,7 +107,7 @@ def _run(program: Program, begin: int, work: Array) -> Array:
 def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
     """WORK records of a stream, for ``events.run``; no data is looked at."""
     cost = cost_cycles(stream, target) + (0 if delays is None else delays)
-    after = np.where(stream["opcode"] == BY_MNEMONIC["send"].opcode, CROSS_CORE_CYCLES, 0)
+    after = np.where(_is(stream, "send"), CROSS_CORE_CYCLES, 0)
     words, pace, hot = bank_words(stream, cost, target)
     dma = _dma(stream, cost, target)
     pace, after = np.maximum(pace, dma.pop("pace")), after + dma.pop("after")
@@ -117,12 +119,12 @@ def decode(stream: Array, target: Target, delays: Array | None = None) -> Array:
 
 
 def _dma(stream: Array, cost: Array, target: Target) -> dict[str, Array]:
-    """Columns of WORK for loads and stores, 0 for all else; ``cost`` are their port cycles, one a word.
+    """Columns of WORK for loads and stores, 0 for all else; ``cost`` are their port cycles, one a word. Ports of sends too.
 
     A load asks for its bursts as fast as the DRAM grants them; a store for each once its words have been read.
     """
     rate, burst = target.dram_bytes_per_cycle, target.dram_burst_bytes
-    moved, store = dram_bytes(stream, target), stream["opcode"] == BY_MNEMONIC["store"].opcode
+    moved, store = dram_bytes(stream, target), _is(stream, "store")
     dma, words = moved > 0, cost * burst / np.maximum(moved, 1)  # of a burst
     window = target.dram_requests_in_flight * burst
     whole = np.maximum(moved - 1, 0) // window
@@ -130,12 +132,15 @@ def _dma(stream: Array, cost: Array, target: Target) -> dict[str, Array]:
     hold = dma * (cost + store)
     claim = dma * (burst + rate) - store * np.ceil(words) * rate  # less what passes until a store asks
     claim = np.maximum(claim, 0)
+    pace = dma * np.maximum(np.ceil(alone - claim / rate - 1e-6), hold)
+    send = _is(stream, "send")
+    hold[send] = blocks(view(stream, "send")[send], "dst", WORD_BYTES)
     return {
         "dram_bytes": moved,
         "cap": moved / np.maximum(alone, 1e-9),
         "claim": claim,
         "hold": hold,
-        "pace": dma * np.maximum(np.ceil(alone - claim / rate - 1e-6), hold),
+        "pace": pace,
         "tail": dma * ~store * np.minimum(np.ceil(words), cost),
         "after": dma * target.dram_latency_cycles,
         "goes_to": _goes_to(stream),
@@ -143,10 +148,15 @@ def _dma(stream: Array, cost: Array, target: Target) -> dict[str, Array]:
 
 
 def _goes_to(stream: Array) -> Array:
-    """The mask of cores that a load writes; 0 for all else."""
-    masks, load = np.zeros(len(stream), np.int64), stream["opcode"] == BY_MNEMONIC["load"].opcode
+    """The mask of ports over which a load or send writes, as in WORK; 0 for all else."""
+    masks, load, send = np.zeros(len(stream), np.int64), _is(stream, "load"), _is(stream, "send")
     masks[load] = view(stream, "load")["multicast"][load] | 1 << stream["core"][load]
+    masks[send] = 1 << MOST_CORES + view(stream, "send")["peer"][send].astype(np.int64)
     return masks
+
+
+def _is(stream: Array, mnemonic: str) -> Array:
+    return stream["opcode"] == BY_MNEMONIC[mnemonic].opcode
 
 
 def _whole(times: Array) -> Array:

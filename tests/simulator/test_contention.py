@@ -189,3 +189,32 @@ def test_words_of_a_load_starve_at_the_banks_that_a_crowded_map_holds() -> None:
     fast, judge = both(b)
     assert judge[2][1] - judge[1][1] > 150 + b.target.dram_latency_cycles
     assert within(fast, judge) <= 16
+
+
+@pytest.mark.parametrize("senders", [1, 2, 3])
+@pytest.mark.parametrize("run", [16, 8, 24])
+def test_sends_share_a_peer_port(senders: int, run: int) -> None:
+    b = Builder("ommatid-4k")
+    for core in range(1, 1 + senders):
+        dst = core << 16
+        first = b.send(core=core, peer=0, run=run, n1=200 + 40 * core, src_s1=32, dst=dst, dst_s1=32)
+        b.send(core=core, peer=0, run=4096, dst=dst + 16384)
+    b.send(core=3, peer=2, run=4096)  # over another port
+    fast, judge = both(b)
+    assert judge[1][first] >= 280 * senders * 0.8
+    assert within(fast, judge) <= 16
+
+
+@pytest.mark.parametrize("peer", [0, 1, 3])
+def test_sends_beside_words_that_crowd(peer: int) -> None:
+    b = Builder("ommatid-4k")
+    b.copy(core=peer, src=964800, dst=911488, src_s0=68, src_s1=1, src_s2=272, dst_s0=1, dst_s1=4, dst_s2=272,
+           n0=4, n1=68, n2=31)  # fmt: skip
+    depthwise(b, 835328, core=0)
+    for core in (0, 2):
+        for k in range(3):
+            b.send(core=core, peer=peer, src=k << 14, dst=(4 + 4 * core + k) << 14, run=3808)
+    fast, judge = both(b)
+    slower = sum(judge[1][i] - judge[0][i] for i in range(2, 8)) - 6 * 238
+    assert slower > 100
+    assert within(fast, judge) <= 16
