@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ from ommatid.simulator.memories import Array, Memories
 PLAIN: dict[str, Any] = {"threads": 1, "path": "portable"}
 WORTH_THREADS = 256  # instructions
 NOTHING = np.zeros(0, np.int64)
+#: Of all machines. Nobody waits for one to come or to go: the operating system may take its time.
+HELPERS = ThreadPoolExecutor(team.MOST_PARTS - 1, "ommatid")
 
 
 class Machine(Memories):
@@ -88,12 +90,9 @@ class Machine(Memories):
         state = np.zeros(team.WORDS, np.int64)
         threads = min(self._threads, team.MOST_PARTS)
         jobs = [(self._chip, lists, bounds, state, me, threads) for me in range(threads)]
-        helpers = [threading.Thread(target=work, args=job, daemon=True) for job in jobs[1:]]
-        for helper in helpers:
-            helper.start()
-        work(*jobs[0])
-        for helper in helpers:
-            helper.join()
+        for job in jobs[1:]:
+            HELPERS.submit(work, *job)
+        work(*jobs[0])  # until all is done: whoever comes later finds that, and goes
 
 
 def wide(stream: Array) -> Array:

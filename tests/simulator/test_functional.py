@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -60,23 +61,36 @@ def test_a_run_repeats_on_the_same_machine(program: Program) -> None:
     assert output(machine) == output(machine)
 
 
-def test_one_thread_alone_gets_through_all_queues(program: Program) -> None:
+def test_nobody_waits_for_threads_that_the_machine_has_no_time_for(program: Program) -> None:
+    late = threading.Event()
+    waiting = [
+        functional.HELPERS.submit(late.wait) for _ in range(team.MOST_PARTS)
+    ]  # all threads, and one more
+    try:
+        assert output(Machine(program, threads=3)) == output(Machine(program, **PLAIN))
+    finally:
+        late.set()
+    assert all(each.result(60) for each in waiting)
+
+
+@pytest.mark.parametrize("me", [0, 1])
+def test_one_thread_alone_gets_through_all_queues(program: Program, me: int) -> None:
     machine = Machine(program)
     shares = plan(program.instructions, 0)
     state = np.zeros(team.WORDS, np.int64)
-    alone = output(machine, lambda order: work(machine._chip, *shares, state, 1, 2))
+    alone = output(machine, lambda order: work(machine._chip, *shares, state, me, 2))
     assert alone == output(Machine(program, threads=1))
     assert not state[team.TOKENS : team.CPU].any()
 
 
-def test_who_is_sent_home_goes_and_the_other_does_all(program: Program) -> None:
+def test_who_is_sent_home_goes_and_the_callers_thread_does_all(program: Program) -> None:
     machine = Machine(program)
     shares = plan(program.instructions, 0)
     state = np.zeros(team.WORDS, np.int64)
-    state[team.ALONE] = 1 + 1
-    work(machine._chip, *shares, state, 0, 2)
+    state[team.ALONE] = 1
+    work(machine._chip, *shares, state, 1, 2)
     assert not state[: team.ALONE].any()
-    assert output(machine, lambda order: work(machine._chip, *shares, state, 1, 2)) == output(
+    assert output(machine, lambda order: work(machine._chip, *shares, state, 0, 2)) == output(
         Machine(program, **PLAIN)
     )
 
@@ -107,8 +121,8 @@ def parts(chip: Any, instruction: int, threads: int) -> int:
 
 
 def large(pixel: int = 64) -> Program:
-    """A padded convolution of 28 x 28 x 64 bytes, worth dividing, and its requantisation; ``pixel`` is acc_pixel."""
-    size, channels = 28, 64
+    """A padded convolution of 32 x 32 x 64 bytes, worth dividing, and its requantisation; ``pixel`` is acc_pixel."""
+    size, channels = 32, 64
     noise = np.random.default_rng(3).integers(0, 256, 1 << 17, np.uint8)
     noise[-128:-64] = 0  # biases
     noise[-64:] = np.full(16, 3e-4, np.float32).view(np.uint8)  # multipliers
@@ -131,10 +145,10 @@ def test_a_divided_instruction_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(functional, "WORTH_THREADS", 0)
     program = large()
     expected = contents(program, **PLAIN)
-    assert len(set(expected[1][1 << 17 : (1 << 17) + 28 * 28 * 16])) > 100
+    assert len(set(expected[1][1 << 17 : (1 << 17) + 32 * 32 * 16])) > 100
     for path in available():
         machine = Machine(program, path=path)
-        assert [parts(machine._chip, i, 3) for i in range(4)] == [1, 3, 3, 1]
+        assert [parts(machine._chip, i, 3) for i in range(4)] == [1, 3, 2, 1]
         for threads in (1, 2, 3):
             assert contents(program, path=path, threads=threads) == expected
 

@@ -19,7 +19,7 @@ MacArray = namedtuple("MacArray", "k channels function wide vector quads")
 #: which instructions have 16-bit elements (bool), None if none has: kernels for these are then not compiled.
 Chip = namedtuple("Chip", "array cores stream wide dram sram acc")
 
-GRAIN = 1024  # of work worth a part, in about a cycle of the host
+GRAIN = 4096  # of work worth a part, in about a cycle of the host
 
 MNEMONICS = (
     "load", "fill", "store", "conv", "dwconv", "map", "pool", "reduce", "resize", "softmax", "lrn", "norm", "topk",

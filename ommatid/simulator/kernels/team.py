@@ -6,8 +6,9 @@ whoever does the last one says so. A thread does the part of its own number, so 
 it left there: the same part of an image. Reading what another CPU wrote takes longer than most instructions. Yet
 nobody waits for a certain thread: after some microseconds any part will do, so that a thread that the operating system
 does not run holds up one queue at most, and one thread alone gets through too. Whoever finds nothing spins for a
-while, then sleeps; at once if it runs on the CPU of another thread, which works. Whoever waits for a millisecond sends
-the others home: the machine has other work for their CPUs, and would stop them again and again amidst a part.
+while, then sleeps; at once if it runs on the CPU of another thread, which works. Thread 0, the caller's, stays until all
+is done; if it waits for a millisecond it sends the others home: the machine has other work for their CPUs, and would
+stop them again and again amidst a part.
 
 A program that the verifier accepts gives the same bits in every order that tokens allow.
 """
@@ -33,7 +34,7 @@ MOST_PARTS = 16
 #: Words of ``state`` (int64). In the line of a queue: twice the instructions that it has done, plus 1 if it is taken;
 #: if it is, a mask of the parts that nobody has claimed, plus 1 << 16 times the instruction's place in ``lists``; and
 #: the parts that are not done. Then for each queue the tokens of each queue for it; the CPU that last finished an
-#: instruction, plus 1 << 32 times the thread; and 1 plus the thread that goes on alone, or 0. What changes together
+#: instruction, plus 1 << 32 times the thread; and 1 if thread 0 goes on alone. What changes together
 #: lies together: a line that another CPU wrote last takes as long to read as hundreds of products.
 #: ``plan`` has each queue's first place in ``lists``, and one more, then the queues that have instructions, in the
 #: order in which threads try them.
@@ -116,8 +117,8 @@ def pause(typing_context: Any) -> Any:
 @kernel
 def wait(state: Any, me: int, turn: int) -> int:
     """Pass the ``turn``-th moment of waiting for another thread, and say which is next: spin, then sleep, ever longer."""
-    if turn > ENOUGH:
-        exchange(state, ALONE, 0, me + 1)
+    if turn > ENOUGH and me == 0:
+        write(state, ALONE, 1)
     if in_the_way(state, me):
         sleep(100)
         return turn + SPINS
@@ -143,7 +144,7 @@ def take(stream: Any, lists: Any, plan: Any, state: Any, me: int, first: int, tu
     """
     count, ended = len(plan) - QUEUES - 1, 0
     alone = read(state, ALONE)
-    if alone and alone != me + 1:
+    if alone and me > 0:
         return np.int64(-2), np.int64(-1), np.int64(-1)
     for k in range(count):
         queue = plan[QUEUES + 1 + (first + k) % count]
