@@ -14,16 +14,10 @@ Array = np.ndarray[Any, Any]
 
 def quantize(real: Array, quantization: Quantization) -> Array:
     """QuantizeLinear: a float32 array as int8 or uint8, rounded half to even."""
-    info, scale, zero = np.iinfo(quantization.dtype), np.float32(quantization.scale), quantization.zero_point
+    info = np.iinfo(quantization.dtype)
+    numbers = (np.float32(n) for n in (quantization.scale, quantization.zero_point, info.min, info.max))
     steps, codes = np.ascontiguousarray(real, np.float32), np.empty(real.shape, quantization.dtype)
-    _codes(
-        steps.reshape(-1),
-        scale,
-        np.float32(zero),
-        np.float32(info.min),
-        np.float32(info.max),
-        codes.reshape(-1),
-    )
+    _codes(steps.reshape(-1), *numbers, codes.reshape(-1))
     return codes
 
 

@@ -89,10 +89,11 @@ class Machine(Memories):
     def _share(self, lists: Any, bounds: Any) -> None:
         state = np.zeros(team.WORDS, np.int64)
         threads = min(self._threads, team.MOST_PARTS)
-        jobs = [(self._chip, lists, bounds, state, me, threads) for me in range(threads)]
-        for job in jobs[1:]:
-            HELPERS.submit(work, *job)
-        work(*jobs[0])  # until all is done: whoever comes later finds that, and goes
+        for me in range(1, threads):
+            HELPERS.submit(work, self._chip, lists, bounds, state, me, threads)
+        work(
+            self._chip, lists, bounds, state, 0, threads
+        )  # until all is done: who comes later finds that, and goes
 
 
 def wide(stream: Array) -> Array:
