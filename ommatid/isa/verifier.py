@@ -346,51 +346,42 @@ def _shadow(
     words: int, initial_address: Any, initial_bytes: Any, initial_symbol: Any,
 ) -> Any:  # fmt: skip
     """Problems as rows (instruction, kind, other instruction, word); one for each access at most, 200 in all."""
-    writer = np.full(words, -2, np.int32)  # -2: nobody, -1: the host
-    owner = np.full(words, -1, np.int32)
-    queues = 0
-    for q in queue:
-        queues = max(queues, q + 1)
-    reader = np.full((words, queues), -1, np.int32)
+    queues = queue.max() + 1
+    # of a word: who wrote it last (-2: nobody, -1: the host), for which symbol, and each queue's last reader since
+    shadow = np.full((words, 2 + queues), -1, np.int32)
+    shadow[:, 0] = -2
     for k in range(len(initial_address)):
         for word in range(initial_address[k] // 16, (initial_address[k] + initial_bytes[k] - 1) // 16 + 1):
-            writer[word], owner[word] = -1, initial_symbol[k]
+            shadow[word, 0], shadow[word, 1] = -1, initial_symbol[k]
     found = np.empty((200, 4), np.int64)
     count = 0
     for k in range(len(instruction)):
-        i = instruction[k]
-        mine = queue[i]
+        i, own, reads, writes = instruction[k], symbol[k], mode[k] != 2, mode[k] >= 2
+        mine, before = queue[i], clock[i].astype(np.int32)
+        before[mine] = i  # its own queue is in order
         reported = False
         for i3 in range(n[k, 3]):
             for i2 in range(n[k, 2]):
                 for i1 in range(n[k, 1]):
                     for i0 in range(n[k, 0]):
                         begin = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                        for word in range(begin // 16, (begin + run[k] - 1) // 16 + 1):
-                            kind, other = -1, -1
-                            last = writer[word]
-                            if (
-                                last >= 0
-                                and last != i
-                                and queue[last] != mine
-                                and clock[i, queue[last]] < last
-                            ):
+                        for word in range(begin >> 4, (begin + run[k] - 1 >> 4) + 1):
+                            kind, other, last = -1, -1, shadow[word, 0]
+                            if last >= 0 and before[queue[last]] < last:
                                 kind, other = 0, last
-                            if mode[k] != 2 and kind < 0:
-                                if last == -2:
-                                    kind = 3
-                                elif owner[word] != symbol[k]:
-                                    kind, other = 2, last
-                            if mode[k] >= 2:
+                            elif reads and last == -2:
+                                kind = 3
+                            elif reads and shadow[word, 1] != own:
+                                kind, other = 2, last
+                            if writes:
                                 for q in range(queues):
-                                    r = reader[word, q]
-                                    if r >= 0 and q != mine and clock[i, q] < r and kind < 0:
+                                    r = shadow[word, 2 + q]
+                                    if before[q] < r and kind < 0:
                                         kind, other = 1, r
-                                    reader[word, q] = -1
-                                writer[word] = i
-                                owner[word] = symbol[k]
+                                    shadow[word, 2 + q] = -1
+                                shadow[word, 0], shadow[word, 1] = i, own
                             else:
-                                reader[word, mine] = i
+                                shadow[word, 2 + mine] = i
                             if kind >= 0 and not reported and count < 200:
                                 found[count, 0], found[count, 1] = i, kind
                                 found[count, 2], found[count, 3] = other, word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,14 @@ from ommatid.simulator.functional import Machine
 from ommatid.simulator.timing import simulate
 from tests.workloads import SHAPES, images, source
 
-NETWORKS = ("squeezenet", "inception_v1", "detector")
+#: Those of one network in one worker, so that it is compiled once.
+NETWORKS = [
+    pytest.param(n, marks=pytest.mark.xdist_group(f"{n} faults"))
+    for n in ("squeezenet", "inception_v1", "detector")
+]
 
 
+@functools.cache
 def compiled(name: str) -> Program:
     return compile_model(source(name), shapes={"x": SHAPES[name]} if name in SHAPES else {})
 
@@ -156,6 +162,7 @@ def test_address_faults(name: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.xdist_group("squeezenet faults")
 def test_planning_faults() -> None:
     """A plan that lays one buffer over another is reported, or happens to be one that gives the same bits."""
     program, rng = compiled("squeezenet"), np.random.default_rng(4)
@@ -170,6 +177,7 @@ def test_planning_faults() -> None:
             assert output_bits(faulty, feeds, simulate(faulty, delays=delays).order()) == expected
 
 
+@pytest.mark.xdist_group("squeezenet faults")
 def test_any_order_of_the_engines_gives_the_same_bits() -> None:
     program, rng = compiled("squeezenet"), np.random.default_rng(3)
     feeds = images("squeezenet", 1)[0]
