@@ -61,8 +61,9 @@ baseline: $(STAMP) ## write tests/baseline.toml anew: read the difference before
 bench: $(STAMP) ## measure, beside onnxruntime on the same cores
 	$(BIN)/python -m benchmarks.run
 
-bench-compiler: $(STAMP) ## cycles of compiled networks beside the two yardsticks
+bench-compiler: $(STAMP) ## cycles of compiled networks beside the two yardsticks; how low buffers are placed
 	$(BIN)/python -m benchmarks.compiler
+	$(BIN)/python -m benchmarks.placement
 
 accuracy: $(STAMP) ## measure what 8 bits cost, and how many of ONNX's cases and of twelve networks are right: half an hour
 	$(BIN)/python -m benchmarks.accuracy

@@ -116,9 +116,9 @@ class Together:
         self.pointer = union.pointer
         return self._take(address, size)
 
-    def stay(self, size: int) -> int:
+    def stay(self, size: int, at: int | None = None) -> int:
         """As ``Sram.stay``."""
-        return self._take(self._union().stay(size), size)
+        return self._take(self._union().stay(size, at), size)
 
     def release(self, address: int) -> None:
         """Give back the buffer at ``address``."""

@@ -62,10 +62,15 @@ class Emitter:
         self.rows.append((mnemonic, fields, symbols, self.layer, self.core))
         return len(self.rows) - 1
 
+    @property
+    def dram_base(self) -> int:
+        """DRAM bytes of constants and instructions so far: where activations begin."""
+        return aligned(self._constant_bytes + len(self.rows) * INSTRUCTION_BYTES, 4096)
+
     def finish(self) -> Finished:
         """The arrays of the program; see Finished."""
         constants = np.frombuffer(b"".join(self._blobs), np.uint8)
-        base = aligned(len(constants) + len(self.rows) * INSTRUCTION_BYTES, 4096)
+        base = self.dram_base
         symbols = np.array(self.symbols, SYMBOL) if self.symbols else np.zeros(0, SYMBOL)
         moved = (symbols["memory"] == Memory.DRAM) & np.isin(symbols["role"], _RELOCATED)
         symbols["address"][moved] += np.uint32(base)

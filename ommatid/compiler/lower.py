@@ -72,6 +72,7 @@ class Lowering(OnCores):
     storage: Storage
     resident: frozenset[str]
     dram_address: Mapping[str, int]
+    sram_address: Mapping[str, int] = field(default_factory=dict)  # of those that stay, if it is planned
     buffers: int = 2  # of a convolution's tiles of a kind; 1: not even two fit, and layers are cut finer
     homes: dict[str, Home] = field(default_factory=dict)
     placed: list[Placed] = field(default_factory=list)
@@ -175,7 +176,7 @@ class Lowering(OnCores):
             size = self.storage.buffer_bytes[buffer]
             if buffer in self.resident:
                 size = held_bytes(self.held[buffer]) if self.held else size
-                memory, address = Memory.SRAM, self.everywhere.stay(size)
+                memory, address = Memory.SRAM, self.everywhere.stay(size, self.sram_address.get(buffer))
             else:
                 memory, address = Memory.DRAM, self.dram_address[buffer]
             role = self._role(buffer)

@@ -1,12 +1,14 @@
-"""Memory planning: which tensors stay in SRAM, and where the others lie in DRAM."""
+"""Memory planning: which tensors stay in SRAM, and where they and the others lie."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ommatid.compiler.layers import Network
-from ommatid.compiler.sram import Sram, aligned
+from ommatid.compiler.placement import place
+from ommatid.compiler.placement_sections import Box
+from ommatid.compiler.sram import aligned
 from ommatid.compiler.storage import Storage, operands
 from ommatid.isa.target import Target
 
@@ -70,18 +72,30 @@ def choose_resident(
 
 
 def place_in_dram(
-    storage: Storage, lives: Mapping[str, Lifetime], resident: frozenset[str], capacity: int
+    sizes: Mapping[str, int], lives: Mapping[str, Lifetime], resident: frozenset[str], steps: int = 0
 ) -> tuple[dict[str, int], int]:
-    """Addresses of the buffers that lie in DRAM, by lifetime, and the bytes that they take together."""
-    dram = Sram(capacity)
-    addresses: dict[str, int] = {}
-    alive: list[str] = []
-    for name in sorted((n for n in lives if n not in resident), key=lambda n: (lives[n].first, n)):
-        for old in [o for o in alive if lives[o].last < lives[name].first]:
-            dram.release(addresses[old])
-            alive.remove(old)
-        dram.pointer = 0
-        addresses[name] = dram.tile(storage.buffer_bytes[name])
-        alive.append(name)
-    ends = (addresses[n] + aligned(storage.buffer_bytes[n]) for n in addresses)
-    return addresses, max(ends, default=0)
+    """Addresses of the buffers that lie in DRAM, and the bytes that they take together; ``steps`` as ``place`` has."""
+    boxes = boxes_of(sizes, lives, lives.keys() - resident)
+    placement = place(boxes, steps)
+    return {box.name: int(at) for box, at in zip(boxes, placement.offsets, strict=True)}, placement.peak
+
+
+def place_in_sram(
+    sizes: Mapping[str, int], lives: Mapping[str, Lifetime], resident: frozenset[str], capacity: int, steps: int
+) -> dict[str, int]:  # fmt: skip
+    """Addresses of the buffers that stay in SRAM: in as little of its upper end as they need."""
+    boxes = boxes_of(sizes, lives, resident)
+    offsets = place(boxes, steps).offsets
+    return {box.name: capacity - int(at) - box.size for box, at in zip(boxes, offsets, strict=True)}
+
+
+def boxes_of(sizes: Mapping[str, int], lives: Mapping[str, Lifetime], names: Iterable[str]) -> list[Box]:
+    """Buffers as boxes, by first use and name; sizes are multiples of 64 bytes."""
+    ordered = sorted(names, key=lambda name: (lives[name].first, name))
+    return [Box(name, lives[name].first, lives[name].last, aligned(sizes[name])) for name in ordered]
+
+
+def alive_at_peak(boxes: Sequence[Box]) -> list[Box]:
+    """Those alive at the time when together they are largest."""
+    crowds = ([box for box in boxes if box.first <= new.first <= box.last] for new in boxes)
+    return max(crowds, key=lambda crowd: sum(box.size for box in crowd), default=[])

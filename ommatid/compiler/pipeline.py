@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,14 @@ from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.origins import fates
+from ommatid.compiler.placement import EXACT
 from ommatid.compiler.positions import rearranging
+from ommatid.compiler.refuse import lacks_dram, lacks_sram
 from ommatid.compiler.regroup import regroup
-from ommatid.compiler.schedule import SENDING, Scheduled, schedule
+from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, Scheduled, schedule
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
-from ommatid.compiler.trial import Estimate, choose_cascades
+from ommatid.compiler.trial import Estimate, choose_cascades, cost
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.compiler.weave import beside_convolutions
 from ommatid.isa import release
@@ -37,6 +39,8 @@ from ommatid.isa.verifier import verify
 
 #: How many schedules are tried, by the level of optimisation; the best of all lower levels counts, too.
 TRIALS = {2: (300,), 3: (300, 3000)}
+#: Steps of the searches for addresses in DRAM and in SRAM that -O3 tries; of what is as fast, the first.
+ADDRESSES = ((EXACT, EXACT), (EXACT, 0), (0, 0))
 
 
 def compile_model(
@@ -115,15 +119,14 @@ def compile_network(
         dump("fused", lambda: network_text(network))
         if target.cores > 1:
             network = beside_convolutions(image_by_image(network, target))
-    cascades: tuple[Cascade, ...] = ()
-    if estimate is not None and optimize in TRIALS and target.cores == 1:
-        network, cascades = _tried(network, target, estimate, TRIALS[optimize])
-    plan = schedule(network, target, cascades)
-    if estimate is not None and optimize in TRIALS and target.cores > 1:
-        plans = [plan, *(schedule(network, target, sending=sending) for sending in SENDING[1:])]
-        plan = min(plans, key=lambda each: estimate(assemble_program(network, each, target, {})).max())
-    dump("scheduled", lambda: schedule_text(plan))
-    program = assemble_program(network, plan, target, info or {})
+    try:
+        made = _scheduled(network, target, optimize, estimate)
+    except LayerDoesNotFit as problem:
+        raise lacks_sram(network, target, problem) from None
+    if made.lacking_bytes:
+        raise lacks_dram(made)
+    dump("scheduled", lambda: schedule_text(made))
+    program = assemble_program(made, info)
     dump("program", lambda: disassemble(program).partition("\n\n")[0] + "\n")
     problems = verify(program)
     if problems:
@@ -131,41 +134,41 @@ def compile_network(
     return program
 
 
+def _scheduled(network: Network, target: Target, optimize: int, estimate: Estimate | None) -> Scheduled:
+    """The best schedule that is found."""
+    if estimate is None or optimize not in TRIALS:
+        return schedule(network, target)
+    cascades: tuple[Cascade, ...] = ()
+    if target.cores == 1:
+        network, cascades = _tried(network, target, estimate, TRIALS[optimize])
+    sendings = SENDING if target.cores > 1 else SENDING[:1]
+    ways = list(itertools.product(sendings, ADDRESSES if optimize > 2 else ADDRESSES[-1:]))
+    made = (schedule(network, target, cascades, *way) for way in ways)
+    return (
+        next(made) if len(ways) == 1 else min(made, key=lambda each: cost(each, estimate, assemble_program))
+    )
+
+
 def _tried(
     network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]
 ) -> tuple[Network, tuple[Cascade, ...]]:
-    """The network, regrouped if that is faster, and its cascades."""
+    """The network, regrouped if that is better, and its cascades."""
     other = regroup(network, target)
-    if other is not network:
-        other = fuse(other)
-        dump("regrouped", lambda: network_text(other))
-    assemble = functools.partial(assemble_program, other, target=target, info={})
-    cascades = choose_cascades(other, target, estimate, assemble, budgets)
-    if other is not network:
-        programs = [
-            assemble_program(network, schedule(network, target), target, {}),
-            assemble(schedule(other, target, cascades)),
-        ]
-        before, after = (estimate(program).max() for program in programs)
-        if before < after:
-            return network, ()
-    return other, cascades
+    if other is network:
+        return network, choose_cascades(network, target, estimate, assemble_program, budgets)
+    other = fuse(other)
+    dump("regrouped", lambda: network_text(other))
+    before = cost(schedule(network, target), estimate, assemble_program)
+    cascades = choose_cascades(other, target, estimate, assemble_program, budgets)
+    after = cost(schedule(other, target, cascades), estimate, assemble_program)
+    return (network, ()) if before < after else (other, cascades)
 
 
-def assemble_program(network: Network, plan: Scheduled, target: Target, info: dict[str, Any]) -> Program:
-    """The program of a scheduled network, with tokens.
-
-    Raises:
-        CompileError: it needs more DRAM than the target has.
-    """
-    made = plan.lowering.emitter.finish()
-    dram_bytes = made.dram_base + plan.activation_bytes
-    if dram_bytes > target.dram_bytes:
-        raise CompileError(
-            f"the program needs {dram_bytes} bytes of DRAM; target {target.name} has {target.dram_bytes}",
-            hint="use a target with more dram_mib, or a smaller input (--shape)",
-        )
-    add_tokens(made.stream, target, made.dram_base, dram_bytes)
+def assemble_program(scheduled: Scheduled, info: dict[str, Any] | None = None) -> Program:
+    """The program of a scheduled network, with tokens."""
+    network, target = scheduled.plan.network, scheduled.plan.target
+    made = scheduled.lowering.emitter.finish()
+    add_tokens(made.stream, target, made.dram_base, scheduled.dram_bytes)
     layers = network.layers
     compulsory = compulsory_bytes(network, layers)
     rows = tuple(
@@ -179,7 +182,7 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
         for layer, size in zip(layers, compulsory, strict=True)
     )
     everything = sum(compulsory)
-    host = [name for p in plan.partitions if p.placement == "cpu" for name in p.nodes]
+    host = [name for p in scheduled.partitions if p.placement == "cpu" for name in p.nodes]
     return Program(
         target=target,
         instructions=made.stream,
@@ -188,17 +191,17 @@ def assemble_program(network: Network, plan: Scheduled, target: Target, info: di
         constants=made.constants,
         symbols=made.symbols,
         layers=rows,
-        placed=tuple(_relocated(placed, made.symbols) for placed in plan.placed),
-        partitions=plan.partitions,
+        placed=tuple(_relocated(placed, made.symbols) for placed in scheduled.placed),
+        partitions=scheduled.partitions,
         inputs=network.inputs,
         outputs=network.outputs,
-        dram_bytes=dram_bytes,
+        dram_bytes=scheduled.dram_bytes,
         lower_bound_cycles=lower_bound_cycles(layers, network.tensors, everything, target),
         roofline_cycles=float(sum(row.roofline_cycles for row in rows)),
         compulsory_dram_bytes=everything,
         metadata=dict(network.metadata),
         nodes=fates(network.sources, [(row.name, row.nodes) for row in rows], host),
-        info=info | {"sram_peak_bytes": max(sram.peak_bytes for sram in plan.lowering.srams)},
+        info=(info or {}) | {"sram_peak_bytes": max(sram.peak_bytes for sram in scheduled.lowering.srams)},
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ommatid.compiler.cascade import BY_ROWS, Cascade, inner_buffers, widened
-from ommatid.compiler.errors import CompileError
 from ommatid.compiler.layers import (
     Concat,
     Layer,
@@ -28,8 +27,9 @@ from ommatid.compiler.lower_cascade import lower_cascade
 from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_topk import lower_topk
-from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram
+from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram, place_in_sram
 from ommatid.compiler.parts import Parts, Range, divide, held, held_bytes
+from ommatid.compiler.placement import EXACT, FAST
 from ommatid.compiler.rows import emit_layer
 from ommatid.compiler.sram import DoesNotFit
 from ommatid.compiler.storage import Storage, operands, plan_storage
@@ -53,16 +53,6 @@ LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
 SENDING = (0.2, 0.1, 0.4, 0.8)
 
 
-@dataclass(frozen=True)
-class Scheduled:
-    """A lowered network: the emitter's state, what lies where, partitions, DRAM bytes of activations."""
-
-    lowering: Lowering
-    placed: tuple[Placed, ...]
-    partitions: tuple[Partition, ...]
-    activation_bytes: int
-
-
 class CascadeDoesNotFit(Exception):
     """A cascade's tiles and weights need more SRAM than is free."""
 
@@ -72,7 +62,7 @@ class CascadeDoesNotFit(Exception):
 
 
 class LayerDoesNotFit(Exception):
-    """A layer's smallest tile needs more SRAM than is free."""
+    """A layer needs so much SRAM for its smallest tiles, with all that lies there beside them."""
 
     def __init__(self, index: int, layer: Layer, need_bytes: int) -> None:
         super().__init__(layer.name)
@@ -100,15 +90,38 @@ class Plan:
         default_factory=dict
     )  # by buffer what each core holds of it
     woven: tuple[range, ...] = ()  # layers of vx with the convolution before them
+    dram_address: Mapping[str, int] = field(default_factory=dict)
+    activation_bytes: int = 0  # of the DRAM
+    sram_address: Mapping[str, int] = field(default_factory=dict)  # of those that stay, if it is planned
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A lowered plan: the emitter's state, what lies where, partitions."""
+
+    plan: Plan
+    lowering: Lowering
+    placed: tuple[Placed, ...]
+    partitions: tuple[Partition, ...]
+
+    @property
+    def dram_bytes(self) -> int:
+        """DRAM bytes of constants, instructions and activations."""
+        return self.lowering.emitter.dram_base + self.plan.activation_bytes
+
+    @property
+    def lacking_bytes(self) -> int:
+        """DRAM bytes that the target has too few."""
+        return max(self.dram_bytes - self.plan.target.dram_bytes, 0)
 
 
 def make_plan(
     network: Network, target: Target, storage: Storage, cascades: Iterable[Cascade] = (),
     never: frozenset[str] = frozenset(), single: frozenset[int] = frozenset(), alone: frozenset[int] = frozenset(),
-    apart: frozenset[int] = frozenset(), sending: float = SENDING[0],
+    apart: frozenset[int] = frozenset(), sending: float = SENDING[0], steps: tuple[int, int] = (0, 0),
 ) -> Plan:  # fmt: skip
     """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM, one core makes ``alone``, and
-    nothing is woven into ``apart``."""
+    nothing is woven into ``apart``. Addresses in DRAM and in SRAM are by a search of so many ``steps``."""
     touched = lifetimes(network, storage)
     inner = {c: inner_buffers(network, storage, touched, c, target) for c in cascades}
     ends = {name: c.last for c, names in inner.items() for name in names}
@@ -123,29 +136,37 @@ def make_plan(
         resident = choose_resident(network, replace(storage, buffer_bytes=sizes), lives, target, never)
     assert resident is not None
     rolling = {c: names - resident for c, names in inner.items()}
-    return Plan(network, target, storage, lives, resident, rolling, single, parts, spans, woven)
+    outside = place_in_dram(storage.buffer_bytes, lives, resident, steps[0])
+    inside = place_in_sram(sizes, lives, resident, target.sram_bytes, steps[1]) if steps[1] else {}
+    return Plan(
+        network, target, storage, lives, resident, rolling, single, parts, spans, woven, *outside, inside
+    )
 
 
 def schedule(
-    network: Network, target: Target, cascades: Iterable[Cascade] = (), sending: float = SENDING[0]
-) -> Scheduled:
+    network: Network, target: Target, cascades: Iterable[Cascade] = (), sending: float = SENDING[0],
+    steps: tuple[int, int] = (0, 0),
+) -> Scheduled:  # fmt: skip
     """Lower every NPU stage of the network, these layers in cascades where they fit.
 
-    ``sending`` is how dear it is to send a tensor around the cores (``parts.divide``).
+    ``sending`` is how dear it is to send a tensor around the cores (``parts.divide``). Addresses in DRAM and in SRAM are
+    by a search of so many ``steps``, in a DRAM that is too small of as many as help; it may lack bytes then still.
 
     Raises:
-        CompileError: a layer does not fit in the SRAM even alone, or activations not in the DRAM.
+        LayerDoesNotFit: a layer does not fit in the SRAM even alone.
     """
     storage = plan_storage(network)
     wanted, never, single = tuple(cascades), frozenset[str](), frozenset[int]()
     alone, apart = frozenset[int](), frozenset[int]()
     while True:
-        plan = make_plan(network, target, storage, wanted, never, single, alone, apart, sending)
+        plan = make_plan(network, target, storage, wanted, never, single, alone, apart, sending, steps)
         try:
-            return lower(plan)
+            made = lower(plan)
         except CascadeDoesNotFit as problem:
             around = [n for n in plan.resident if _is_around(plan.lives[n], problem.cascade)]
-            if around:
+            if around and not steps[1]:
+                steps = (steps[0], EXACT)
+            elif around:
                 never |= {max(around, key=lambda n: (storage.buffer_bytes[n], n))}
             else:
                 wanted = tuple(c for c in wanted if c != problem.cascade)
@@ -155,19 +176,21 @@ def schedule(
                 apart |= {at}
                 continue
             alive = [n for n in plan.resident if plan.lives[n].first <= at <= plan.lives[n].last]
-            if alive:
+            if alive and not steps[1]:
+                steps = (steps[0], EXACT)
+            elif alive:
                 never |= {max(alive, key=lambda n: (storage.buffer_bytes[n], n))}
             elif at in plan.parts:
                 alone |= {at}
             elif at not in single:
                 single |= {at}
             else:
-                raise CompileError(
-                    f"layer {problem.layer.name!r} ({problem.layer.op}) needs {problem.need_bytes} bytes of SRAM "
-                    f"for its smallest tile; target {target.name} has {target.sram_bytes}",
-                    hint="use a target with more SRAM, or a smaller input (--shape)",
-                    node=problem.layer.nodes[0] if problem.layer.nodes else problem.layer.name,
-                ) from None
+                raise
+        else:
+            more = [count for count in (FAST, EXACT) if count > steps[0]]
+            if not made.lacking_bytes or not more:
+                return made
+            steps = (more[0], steps[1])
 
 
 def _is_around(life: Lifetime, cascade: Cascade) -> bool:
@@ -179,27 +202,17 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
     """Lower all layers, or only those of ``part`` as if the others were around them.
 
     Raises:
-        CompileError: activations do not fit in the DRAM.
         CascadeDoesNotFit: a cascade needs more SRAM than is free.
         LayerDoesNotFit: so does a layer.
     """
     network, target = plan.network, plan.target
-    try:
-        addresses, activation_bytes = place_in_dram(
-            plan.storage, plan.lives, plan.resident, target.dram_bytes
-        )
-    except DoesNotFit as problem:
-        raise CompileError(
-            f"activations need more than the {target.dram_mib} MiB of DRAM of target {target.name} "
-            f"({problem.need_bytes} bytes for one of them)",
-            hint="use a target with more DRAM, or a smaller input (--shape)",
-        ) from None
     low = Lowering(
         network=network,
         storage=plan.storage,
         target=target,
         resident=plan.resident,
-        dram_address=addresses,
+        dram_address=plan.dram_address,
+        sram_address=plan.sram_address,
         held=plan.held,
     )
     partitions: list[Partition] = []
@@ -238,7 +251,7 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         low.emitter.emit("end", {})
         partitions.append(_partition(network, stage.layers, begin, len(low.emitter.rows)))
     placed = _with_until(low, network) if part is None else ()
-    return Scheduled(low, placed, tuple(partitions), activation_bytes)
+    return Scheduled(plan, low, placed, tuple(partitions))
 
 
 def _settle(low: Lowering, plan: Plan, first: int) -> None:
@@ -265,7 +278,7 @@ def _lower_layer(low: Lowering, index: int, layer: Layer) -> None:
             if low.parts is None:
                 low.send_all(layer.output)
     except DoesNotFit as problem:
-        raise LayerDoesNotFit(index, layer, problem.need_bytes) from None
+        raise _does_not_fit(low, index, layer, problem) from None
 
 
 def _lower_woven(low: Lowering, plan: Plan, layers: Sequence[tuple[int, Layer]]) -> None:
@@ -282,7 +295,12 @@ def _lower_woven(low: Lowering, plan: Plan, layers: Sequence[tuple[int, Layer]])
             members.append(Member(i, layer, BY_ROWS[type(layer.operation)](low, layer, None), plan.parts[i]))
         emit_woven(low, members)
     except DoesNotFit as problem:
-        raise LayerDoesNotFit(*layers[0], problem.need_bytes) from None
+        raise _does_not_fit(low, *layers[0], problem) from None
+
+
+def _does_not_fit(low: Lowering, index: int, layer: Layer, problem: DoesNotFit) -> LayerDoesNotFit:
+    taken = low.target.sram_bytes - low.sram.free_bytes()
+    return LayerDoesNotFit(index, layer, taken + problem.need_bytes)
 
 
 def _lower_cascade(

@@ -53,16 +53,17 @@ class Sram:
                 return self.take(low, size)
         raise DoesNotFit(size)
 
-    def stay(self, size: int) -> int:
-        """The address of a buffer of ``size`` bytes as high as possible.
+    def stay(self, size: int, at: int | None = None) -> int:
+        """The address of a buffer of ``size`` bytes: the one planned for it, or one as high as possible.
 
         Raises:
-            DoesNotFit: no free range is large enough.
+            DoesNotFit: that is not free, or no free range is large enough.
         """
         size = aligned(size)
         for low, high in reversed(self.gaps()):
-            if high - low >= size:
-                return self.take(high - size, size)
+            begin = high - size if at is None else at
+            if low <= begin and begin + size <= high:
+                return self.take(begin, size)
         raise DoesNotFit(size)
 
     def release(self, address: int) -> None:

@@ -16,7 +16,14 @@ import numpy as np
 
 from ommatid.compiler.cascade import Cascade, height, is_cascadable
 from ommatid.compiler.layers import Network
-from ommatid.compiler.schedule import CascadeDoesNotFit, LayerDoesNotFit, lower, make_plan, schedule
+from ommatid.compiler.schedule import (
+    CascadeDoesNotFit,
+    LayerDoesNotFit,
+    Scheduled,
+    lower,
+    make_plan,
+    schedule,
+)
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.tile import DRAM_WEIGHT
 from ommatid.isa.cost import dram_bytes
@@ -26,6 +33,8 @@ from ommatid.isa.target import Target
 Array = np.ndarray[Any, Any]
 #: Finish cycles of each instruction of a program.
 Estimate = Callable[[Program], Array]
+#: DRAM bytes that the target does not have, and cycles.
+Cost = tuple[int, float]
 #: A cascade must save this part of all cycles; less may be an accident of what stands around it.
 LEAST_GAIN = 0.001
 #: Stripes of a cascade that are tried.
@@ -83,16 +92,22 @@ def choose_cascades(
     if len(network.layers) < 2:
         return ()
     trials = Trials(network, target, estimate, assemble)
-    program = assemble(schedule(network, target))
+    plan = schedule(network, target)
+    program = assemble(plan)
     finish = estimate(program)
     lost = _lost(program, finish)
-    best: tuple[float, tuple[Cascade, ...]] = (float(finish.max()), ())
+    best: tuple[Cost, tuple[Cascade, ...]] = ((plan.lacking_bytes, float(finish.max())), ())
     for budget in budgets:
         found = _search(trials, lost, float(finish.max()), budget)
         if found:
-            cycles = float(estimate(assemble(schedule(network, target, found))).max())
-            best = min(best, (cycles, found), key=lambda pair: pair[0])
+            plan = schedule(network, target, found)
+            best = min(best, (cost(plan, estimate, assemble), found), key=lambda pair: pair[0])
     return best[1]
+
+
+def cost(plan: Scheduled, estimate: Estimate, assemble: Callable[[Any], Program]) -> Cost:
+    """What a schedule costs: DRAM bytes that the target does not have, then cycles."""
+    return plan.lacking_bytes, float(estimate(assemble(plan)).max())
 
 
 def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tuple[Cascade, ...]:

@@ -161,6 +161,11 @@ def _check_limit(where: str, name: str, value: float) -> None:
         raise TargetError(f"{where}: {name} = {value}: must be {low}..{high}{steps}")
 
 
+def most(name: str) -> int:
+    """The largest value of a number that a target can have."""
+    return int(_LIMITS[name][1])
+
+
 def _key(field: str) -> str:
     return field.rstrip("_")
 

@@ -36,7 +36,7 @@ SMALL = replace(load_target("ommatid-256"), name="small", sram_kib=48)
 def program_of(network: Network, target: Target, *cascades: Cascade) -> Program:
     plan = schedule(network, target, cascades)
     assert plan.lowering.sram.taken == [], "something is not given back"
-    return pipeline.assemble_program(network, plan, target, {})
+    return pipeline.assemble_program(plan)
 
 
 def outputs(program: Program, network: Network) -> dict[str, bytes]:
@@ -218,10 +218,9 @@ def test_trials_find_a_cascade() -> None:
     """A map of twice the SRAM between two layers is worth one; what is chosen is faster, and the same each time."""
     network, target = three_layers(kernel=1), replace(SMALL, sram_kib=128)
 
-    def assemble(plan: Any) -> Program:
-        return pipeline.assemble_program(network, plan, target, {})
-
-    found = [choose_cascades(network, target, finish_cycles, assemble, (60,)) for _ in range(2)]
+    found = [
+        choose_cascades(network, target, finish_cycles, pipeline.assemble_program, (60,)) for _ in range(2)
+    ]
     assert found[0] and found[0] == found[1]
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in ((), found[0]))
     assert after < before
@@ -464,11 +463,8 @@ def test_what_makes_the_whole_slower_is_not_kept() -> None:
         factor.append(2.0 if whole and factor else 1.0)
         return finish_cycles(program) * factor[-1]
 
-    def assemble(scheduled: Any) -> Program:
-        return pipeline.assemble_program(network, scheduled, target, {})
-
-    assert choose_cascades(network, target, finish_cycles, assemble, (60,))
-    assert choose_cascades(network, target, estimate, assemble, (60,)) == ()
+    assert choose_cascades(network, target, finish_cycles, pipeline.assemble_program, (60,))
+    assert choose_cascades(network, target, estimate, pipeline.assemble_program, (60,)) == ()
 
 
 def test_cascades_have_no_layer_in_common() -> None:
@@ -480,9 +476,6 @@ def test_cascades_have_no_layer_in_common() -> None:
     filled(net)
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
-    def assemble(scheduled: Any) -> Program:
-        return pipeline.assemble_program(network, scheduled, target, {})
-
-    found = choose_cascades(network, target, finish_cycles, assemble, (12, 200))
+    found = choose_cascades(network, target, finish_cycles, pipeline.assemble_program, (12, 200))
     layers = [i for c in found for i in range(c.first, c.last + 1)]
     assert len(found) > 1 and len(set(layers)) == len(layers)

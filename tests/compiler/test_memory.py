@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 from itertools import combinations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ommatid.compiler.layers import Concat
-from ommatid.compiler.memory import RESIDENT_SHARE, Lifetime, choose_resident, lifetimes, place_in_dram
-from ommatid.compiler.sram import DoesNotFit, aligned
-from ommatid.compiler.storage import Storage, plan_storage
+from ommatid.compiler.memory import (
+    RESIDENT_SHARE,
+    Lifetime,
+    alive_at_peak,
+    boxes_of,
+    choose_resident,
+    lifetimes,
+    place_in_dram,
+    place_in_sram,
+)
+from ommatid.compiler.sram import aligned
+from ommatid.compiler.storage import plan_storage
 from ommatid.isa.target import load_target
 from tests.compiler.nets import Net, binary, table
 
@@ -78,13 +86,18 @@ def test_nothing_shares_a_byte(
             sum(aligned(sizes[n]) for n in resident if lives[n].first <= at <= lives[n].last) for at in span
         ]
         assert max(used) + aligned(sizes[name]) > int(TARGET.sram_bytes * RESIDENT_SHARE)
-    addresses, total = place_in_dram(storage, lives, resident, 1 << 20)
-    assert addresses.keys() == lives.keys() - resident
-    assert total == max((addresses[n] + aligned(sizes[n]) for n in addresses), default=0)
-    for a, b in combinations(addresses, 2):
-        together = lives[a].first <= lives[b].last and lives[b].first <= lives[a].last
-        apart = addresses[a] + sizes[a] <= addresses[b] or addresses[b] + sizes[b] <= addresses[a]
-        assert apart or not together
+    inside = place_in_sram(sizes, lives, resident, TARGET.sram_bytes, 1000)
+    assert inside.keys() == resident and all(at % 64 == 0 for at in inside.values())
+    assert all(0 <= inside[name] <= TARGET.sram_bytes - sizes[name] for name in resident)
+    outside = [place_in_dram(sizes, lives, resident, steps) for steps in (0, 1000)]
+    for addresses, total in outside:
+        assert addresses.keys() == lives.keys() - resident
+        assert total == max((addresses[n] + aligned(sizes[n]) for n in addresses), default=0)
+    for addresses in (inside, *(each for each, _ in outside)):
+        for a, b in combinations(addresses, 2):
+            together = lives[a].first <= lives[b].last and lives[b].first <= lives[a].last
+            apart = addresses[a] + sizes[a] <= addresses[b] or addresses[b] + sizes[b] <= addresses[a]
+            assert apart or not together
 
 
 def test_what_is_used_most_stays() -> None:
@@ -102,13 +115,19 @@ def test_what_is_used_most_stays() -> None:
     assert resident == {"often", "small"}
 
 
-def test_dram_that_is_too_small() -> None:
-    storage = Storage({}, {"a": 100, "b": 100}, frozenset())
-    lives = {"a": Lifetime(0, 1, 2), "b": Lifetime(1, 2, 2)}
-    assert place_in_dram(storage, lives, frozenset(), 256) == ({"a": 0, "b": 128}, 256)
-    with pytest.raises(DoesNotFit):
-        place_in_dram(storage, lives, frozenset(), 255)
-    assert place_in_dram(storage, lives | {"b": Lifetime(2, 2, 1)}, frozenset(), 128) == (
-        {"a": 0, "b": 0},
-        128,
-    )
+def test_dram_is_used_again() -> None:
+    sizes, lives = {"a": 100, "b": 100}, {"a": Lifetime(0, 1, 2), "b": Lifetime(1, 2, 2)}
+    assert place_in_dram(sizes, lives, frozenset()) == ({"a": 0, "b": 128}, 256)
+    apart = lives | {"b": Lifetime(2, 2, 1)}
+    assert place_in_dram(sizes, apart, frozenset()) == ({"a": 0, "b": 0}, 128)
+
+
+def test_the_exact_planner_needs_less() -> None:
+    """In order of use, c finds no hole; the exact planner puts the short-lived ones side by side."""
+    sizes = {"a": 64, "b": 64, "c": 128}
+    lives = {"a": Lifetime(0, 0, 1), "b": Lifetime(0, 2, 2), "c": Lifetime(1, 1, 1)}
+    assert place_in_dram(sizes, lives, frozenset())[1] == 256
+    addresses, total = place_in_dram(sizes, lives, frozenset(), 100)
+    assert total == 192 and addresses["c"] in (0, 64)
+    assert min(place_in_sram(sizes, lives, frozenset(lives), 1024, 100).values()) == 1024 - 192
+    assert [box.name for box in alive_at_peak(boxes_of(sizes, lives, lives))] == ["b", "c"]

@@ -16,7 +16,9 @@ from ommatid.compiler.cascade import BY_ROWS
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Lrn, Mean, Network, Norm, Pool, View, Window, nhwc
 from ommatid.compiler.parts import divide, held
-from ommatid.compiler.pipeline import compile_model, compile_network
+from ommatid.compiler.pipeline import assemble_program, compile_model, compile_network
+from ommatid.compiler.placement import FAST
+from ommatid.compiler.schedule import schedule
 from ommatid.compiler.storage import operands, plan_storage
 from ommatid.isa.instructions import BY_MNEMONIC, view
 from ommatid.isa.program import Program
@@ -159,6 +161,16 @@ def same_bits(make: Callable[[int], Network], n: int, target: Target) -> None:
 @pytest.mark.parametrize("make", [residual, others])
 def test_the_bits_are_those_of_one_core(make: Any, n: int, target: Target) -> None:
     same_bits(make, n, target)
+
+
+def test_addresses_that_are_searched_for_are_the_same_on_all_cores() -> None:
+    network = fuse(residual(1))
+    one, four = (schedule(network, FOUR, steps=steps) for steps in ((0, 0), (FAST, FAST)))
+    assert one.plan.resident == four.plan.resident == four.plan.sram_address.keys()
+    programs = [assemble_program(each) for each in (one, four)]
+    assert verify(programs[1]) == [] and one.lowering.homes != four.lowering.homes
+    expected, found = (run(program) for program in programs)
+    assert all((found[name] == value).all() for name, value in expected.items())
 
 
 def test_images_that_a_later_stage_reads() -> None:

@@ -64,6 +64,14 @@ def test_tiles_go_round_in_a_circle() -> None:
     assert (first, sram.tile(1), sram.tile(1)) == (128, 0, 64)
 
 
+def test_what_stays_may_have_a_planned_address() -> None:
+    sram = Sram(4 * ALIGN)
+    assert sram.stay(1, at=ALIGN) == ALIGN and sram.gaps() == [(0, ALIGN), (2 * ALIGN, 4 * ALIGN)]
+    for taken in (0, 3 * ALIGN, -ALIGN):
+        with pytest.raises(DoesNotFit):
+            sram.stay(2 * ALIGN, at=taken)
+
+
 def test_only_buffers_are_given_back() -> None:
     sram = Sram(4 * ALIGN)
     sram.tile(2 * ALIGN)
