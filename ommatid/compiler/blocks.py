@@ -129,6 +129,13 @@ def blocks_of(
     return tuple(blocks)
 
 
+def runs_of(conv: Conv, block: Block) -> list[tuple[int, int, int]]:
+    """The channels of a block in runs (first, after the last, channel of the output that the first becomes)."""
+    runs = conv.runs or ((0, block.high, 0),)
+    cut = [(max(low, block.low), min(high, block.high), at - low) for low, high, at in runs]
+    return [(low, high, low + shift) for low, high, shift in cut if low < high]
+
+
 def weight_blob(
     conv: Conv,
     phases: tuple[Phase, ...],

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.blocks import Block, Call, Phase, is_pointwise
+from ommatid.compiler.blocks import Block, Call, Phase, is_pointwise, runs_of
 from ommatid.compiler.chain import Chain, ChainConstants, chain_fields
 from ommatid.compiler.layers import Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
@@ -181,7 +181,7 @@ def _drain(
     low: Lowering, job: Job, phase: Phase, block: Block, place: Place,
     acc: tuple[int, int], operand: Region | None, target: Region, chunk_low: int,
 ) -> None:  # fmt: skip
-    """The ``map`` that requantises a block, applies the chain and writes the output."""
+    """The ``map`` for each run of channels that requantises a block, applies the chain and writes the output."""
     height, width = place.height, place.width
     channels = block.high - block.low
     up_h, up_w = job.conv.upsample
@@ -189,23 +189,24 @@ def _drain(
     shape = low.shape(job.chain.binary.other) if job.chain.binary else None
     if shape is not None and place.flat and shape[1:3] != (1, 1):
         shape = (shape[0], 2, 2, shape[3])  # its columns run on, even if a row has but one
-    fields, symbols = chain_fields(job.chain, job.constants, operand, shape, (*at, block.low))
-    if "operand" in fields:
-        fields["operand_row"] *= up_h
-        fields["operand_pixel"] *= up_w
-    begin = target.at(at[0], at[1], block.low - chunk_low)
-    low.emitter.emit(
-        "map",
-        symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
-        h=height, w=width, c=channels, source=1, src=acc[0], src_row=width * channels * job.acc_bytes,
-        src_pixel=channels * job.acc_bytes, acc_bytes=job.acc_bytes,
-        parameters=job.constants.address + 8 * block.low, mid_zero=job.conv.mid[0], mid_type=NUMBER[job.conv.mid[1]],
-        dst=begin, dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
-        **fields,
-    )  # fmt: skip
-    if low.parts and target.tile is None:
-        loops = (height, target.row * up_h), (width, target.pixel * up_w)
-        low.send(job.layer.output, begin, *loops, channels * target.kind.bytes)
+    for first, after, channel in runs_of(job.conv, block):
+        fields, symbols = chain_fields(job.chain, job.constants, operand, shape, (*at, channel))
+        if "operand" in fields:
+            fields["operand_row"] *= up_h
+            fields["operand_pixel"] *= up_w
+        begin = target.at(at[0], at[1], channel - chunk_low)
+        low.emitter.emit(
+            "map",
+            symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
+            h=height, w=width, c=after - first, source=1, src=acc[0] + (first - block.low) * job.acc_bytes,
+            src_row=width * channels * job.acc_bytes, src_pixel=channels * job.acc_bytes, acc_bytes=job.acc_bytes,
+            parameters=job.constants.address + 8 * first, mid_zero=job.conv.mid[0], mid_type=NUMBER[job.conv.mid[1]],
+            dst=begin, dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
+            **fields,
+        )  # fmt: skip
+        if low.parts and target.tile is None:
+            loops = (height, target.row * up_h), (width, target.pixel * up_w)
+            low.send(job.layer.output, begin, *loops, (after - first) * target.kind.bytes)
 
 
 def compute_in_parts(

@@ -82,7 +82,9 @@ class Conv:
     ``weights`` int8 [cout, kh, kw, cin / groups], ``bias`` int32 [cout], ``multipliers`` float32 [cout]
     (design 3.4); ``mid`` is (zero point, dtype) after requantisation. A transposed convolution has
     ``upsample`` (rows, columns) above (1, 1): window and pads are then those of the equal plain convolution
-    over the input with upsample - 1 zeros between pixels, strides 1, weights already flipped.
+    over the input with upsample - 1 zeros between pixels, strides 1, weights already flipped. ``runs`` are ranges of
+    output channels as computed (first, after the last) with the channel of the output that the first of each becomes;
+    none: all are where they are computed.
     """
 
     weights: Array
@@ -92,6 +94,7 @@ class Conv:
     groups: int
     mid: tuple[int, str]
     upsample: tuple[int, int] = (1, 1)
+    runs: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,9 @@ def layer_text(layer: Layer, network: Network) -> str:
     numbers = [
         f"{f.name}={getattr(layer.operation, f.name)}"
         for f in dataclasses.fields(layer.operation)
-        if isinstance(getattr(layer.operation, f.name), int | str | tuple | bool) and f.name != "tables"
+        if isinstance(getattr(layer.operation, f.name), int | str | tuple | bool)
+        and f.name != "tables"
+        and getattr(layer.operation, f.name) != ()
     ]
     steps = "".join(
         f" + {step.kind} {step.other}" if isinstance(step, Binary) else " + table" for step in layer.steps

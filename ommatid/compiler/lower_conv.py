@@ -16,6 +16,7 @@ from ommatid.compiler.blocks import (
     blocks_of,
     is_pointwise,
     phases_of,
+    runs_of,
     weight_blob,
     weight_unit,
 )
@@ -115,12 +116,10 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
     source, symbol = low.emitter.constant(blob)
     parameters = np.concatenate(
         [
-            part
-            for b in blocks
-            for part in (
-                conv.bias[b.low : b.high].view(np.uint8),
-                conv.multipliers[b.low : b.high].view(np.uint8),
-            )
+            part[low:high].view(np.uint8)
+            for block in blocks
+            for low, high, _ in runs_of(conv, block)
+            for part in (conv.bias, conv.multipliers)
         ]
     )
     chain, constants = load_chain(low, layer, parameters)
@@ -208,6 +207,7 @@ def _conv_shape(
         widest=max(low.kind(name).bytes for name in (layer.output, *binary)),
         flat=is_pointwise(conv, phases),
         depthwise=depthwise,
+        runs=max(len(conv.runs), 1),
         sum_bytes=low.sum_bytes,
     )
 

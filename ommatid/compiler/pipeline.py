@@ -25,6 +25,7 @@ from ommatid.compiler.positions import rearranging
 from ommatid.compiler.refuse import lacks_dram, lacks_sram
 from ommatid.compiler.regroup import regroup
 from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, Scheduled, schedule
+from ommatid.compiler.shuffle import absorb_shuffles
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
 from ommatid.compiler.trial import Estimate, choose_cascades, cost
@@ -115,7 +116,7 @@ def compile_network(
         CompileError: the program does not fit the target.
     """
     if optimize > 0:
-        network = fuse(network)
+        network = absorb_shuffles(fuse(network), target)
         dump("fused", lambda: network_text(network))
         if target.cores > 1:
             network = beside_convolutions(image_by_image(network, target))

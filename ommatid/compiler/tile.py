@@ -41,6 +41,7 @@ class ConvShape:
     element: int = 1  # bytes of an activation: as many passes of the array
     widest: int = 1  # bytes of what the vector engine works on
     sum_bytes: int = 0  # of the accumulators: taken by sums
+    runs: int = 1  # of output channels: each is drained alone, and all are one chunk
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ def _stripe_rows(rows: int) -> list[int]:
 def _chunks(shape: ConvShape, block_channels: int) -> list[int]:
     blocks = -(-shape.channels // block_channels)
     sizes = {blocks}
-    while blocks > 1:
+    while blocks > 1 and shape.runs == 1:
         blocks = -(-blocks // 2)
         sizes.add(blocks)
     return sorted(sizes, reverse=True)
@@ -224,7 +225,8 @@ def block_cycles(target: Target, shape: ConvShape, pixels: tuple[int, int], chan
     """Cycles of mx and of vx that a block of (rows, columns) ``pixels`` by ``channels`` takes, all phases as one."""
     k, lanes = target.mx_k_bytes, target.mx_channels
     height, width = pixels
-    vector = height * width * channels * shape.widest // target.vx_elements_per_cycle + 16
+    drains, drained = _drains(shape, channels, target)
+    vector = height * width * drained * shape.widest // target.vx_elements_per_cycle + 16 * drains
     if shape.depthwise:
         at_once = target.depthwise_macs_per_cycle // k
         span = ((at_once - 1) * shape.stride[1] + shape.kernel[1]) * shape.element
@@ -233,6 +235,14 @@ def block_cycles(target: Target, shape: ConvShape, pixels: tuple[int, int], chan
     load = -(-k * lanes // target.port_mx_weight_bytes_per_cycle)
     pixel_cycles = -(-height * width // target.mx_pixels) * shape.element
     return -(-channels // lanes) * shape.steps * max(pixel_cycles, load) + load + 8, vector
+
+
+def _drains(shape: ConvShape, channels: int, target: Target) -> tuple[int, int]:
+    """Instructions that drain a block of so many channels, and the channels that they take for it."""
+    if shape.runs == 1:
+        return 1, channels
+    run = -(-shape.channels // shape.runs)
+    return -(-channels // run), -(-channels // run) * aligned(run, target.vx_word_elements)
 
 
 def _burst_waste(shape: ConvShape, plan: ConvPlan, target: Target, element: int) -> float:
@@ -249,8 +259,12 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     stripes = shape.images * -(-shape.rows // plan.stripe_rows)
     array, instructions = _mx_cycles(shape, plan, target, plan.stripe_rows)
     array *= shape.images * shape.rows / plan.stripe_rows
+    drains, drained = _drains(shape, plan.block_channels, target)
     elements = shape.images * shape.rows * shape.columns * shape.channels * shape.widest
-    vector = elements / target.vx_elements_per_cycle + 16 * instructions * stripes
+    vector = (
+        elements * drained / plan.block_channels / target.vx_elements_per_cycle
+        + 16 * drains * instructions * stripes
+    )
     input_bytes: float = _input_stripe_rows(shape, plan.stripe_rows) * shape.input_row_bytes
     if plan.narrow:
         input_bytes *= _burst_waste(shape, plan, target, shape.element)
