@@ -29,6 +29,7 @@ from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, l
 from ommatid.compiler.lower_topk import lower_topk
 from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram, place_in_sram
 from ommatid.compiler.parts import Parts, Range, divide, held, held_bytes
+from ommatid.compiler.pitch import pitched
 from ommatid.compiler.placement import EXACT, FAST
 from ommatid.compiler.rows import emit_layer
 from ommatid.compiler.sram import DoesNotFit
@@ -131,16 +132,29 @@ def make_plan(
         parts = divide(network, storage, target, BY_ROWS, alone, sending, resident)
         woven = tuple(woven_groups(network, storage, parts, apart))
         lives = widened(whole, [*(c.layers for c in inner), *woven])
-        spans = held(network, storage, parts, target.cores) if target.cores > 1 else {}
-        sizes = {**storage.buffer_bytes} | {name: held_bytes(of_cores) for name, of_cores in spans.items()}
-        resident = choose_resident(network, replace(storage, buffer_bytes=sizes), lives, target, never)
+        spans, sizes = _held(network, storage, parts, target)
+        resident = choose_resident(network, sizes, lives, target, never)
     assert resident is not None
+    storage = pitched(network, storage, target, resident.union(*inner.values()) - (lives.keys() - resident))
+    spans, sizes = _held(network, storage, parts, target)
+    resident = choose_resident(network, sizes, lives, target, never | (lives.keys() - resident))
     rolling = {c: names - resident for c, names in inner.items()}
     outside = place_in_dram(storage.buffer_bytes, lives, resident, steps[0])
-    inside = place_in_sram(sizes, lives, resident, target.sram_bytes, steps[1]) if steps[1] else {}
+    inside = place_in_sram(sizes.buffer_bytes, lives, resident, target.sram_bytes, steps[1]) if steps[1] else {}
     return Plan(
         network, target, storage, lives, resident, rolling, single, parts, spans, woven, *outside, inside
     )
+
+
+def _held(
+    network: Network, storage: Storage, parts: Mapping[int, Parts], target: Target
+) -> tuple[Mapping[str, tuple[Range, ...]], Storage]:
+    """What cores hold of buffers, and the storage with the bytes that each core sets aside for them."""
+    if target.cores == 1:
+        return {}, storage
+    spans = held(network, storage, parts, target.cores)
+    sizes = {**storage.buffer_bytes} | {name: held_bytes(of_cores) for name, of_cores in spans.items()}
+    return spans, replace(storage, buffer_bytes=sizes)
 
 
 def schedule(
