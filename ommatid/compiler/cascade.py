@@ -44,11 +44,14 @@ WHOLE_SHARE = 1 / 16
 
 @dataclass(frozen=True)
 class Cascade:
-    """Layers ``first`` to ``last`` (by number, both included), ``each`` rows of the last one (``height``) at a time."""
+    """Layers ``first`` to ``last`` (by number, both included), ``each`` rows of the last one (``height``) at a time.
+
+    That may be a part of a row, where layers before the last have more of them.
+    """
 
     first: int
     last: int
-    each: int
+    each: float
 
     @property
     def layers(self) -> range:

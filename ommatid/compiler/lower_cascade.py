@@ -25,7 +25,7 @@ MOST_CHANNELS = int(np.iinfo(np.uint16).max)
 
 
 def lower_cascade(
-    low: Lowering, layers: Sequence[tuple[int, Layer]], inner: frozenset[str], each: int
+    low: Lowering, layers: Sequence[tuple[int, Layer]], inner: frozenset[str], each: float
 ) -> None:
     """Emit a cascade.
 
@@ -77,7 +77,11 @@ class _Member:
 
 
 def _emit(
-    low: Lowering, layers: Sequence[tuple[int, Layer]], made: Sequence[Rows], inner: frozenset[str], each: int
+    low: Lowering,
+    layers: Sequence[tuple[int, Layer]],
+    made: Sequence[Rows],
+    inner: frozenset[str],
+    each: float,
 ) -> None:
     """Wave by wave: in each, a layer makes the stripe after the one that its readers work on."""
     alone = [layer for _, layer in layers]
@@ -131,7 +135,7 @@ def _peers(storage: Storage, layers: Sequence[Layer], inner: frozenset[str]) -> 
 
 def _spans(
     layers: Sequence[Layer], made: Sequence[Rows], makers: Mapping[str, tuple[str, ...]],
-    peers: Mapping[str, Sequence[str]], each: int,
+    peers: Mapping[str, Sequence[str]], each: float,
 ) -> dict[str, tuple[Span, ...]]:  # fmt: skip
     """By each layer's output what it does for each stripe; no row is made twice.
 
@@ -140,7 +144,7 @@ def _spans(
     """
     rows_of = {layer.output: rows for layer, rows in zip(layers, made, strict=True)}
     grain = {name: math.lcm(*(rows_of[other].grain for other in peers[name])) for name in rows_of}
-    last, stripe = made[-1].height, 0
+    last, stripe = made[-1].height, 0.0
     done = dict.fromkeys(rows_of, 0)
     spans: dict[str, list[Span]] = {name: [] for name in rows_of}
     while any(done[name] < rows.height for name, rows in rows_of.items()):
@@ -290,7 +294,7 @@ class _Pieces:
 
 
 def _stripe_heights(
-    low: Lowering, layers: Sequence[Layer], each: int
+    low: Lowering, layers: Sequence[Layer], each: float
 ) -> tuple[dict[str, int], dict[str, int]]:
     """How many rows of each layer's output a stripe makes, and about how many of it a tile has."""
     last = height(low.network, layers[-1])

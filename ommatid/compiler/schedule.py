@@ -140,7 +140,9 @@ def make_plan(
     resident = choose_resident(network, sizes, lives, target, never | (lives.keys() - resident))
     rolling = {c: names - resident for c, names in inner.items()}
     outside = place_in_dram(storage.buffer_bytes, lives, resident, steps[0])
-    inside = place_in_sram(sizes.buffer_bytes, lives, resident, target.sram_bytes, steps[1]) if steps[1] else {}
+    inside = (
+        place_in_sram(sizes.buffer_bytes, lives, resident, target.sram_bytes, steps[1]) if steps[1] else {}
+    )
     return Plan(
         network, target, storage, lives, resident, rolling, single, parts, spans, woven, *outside, inside
     )

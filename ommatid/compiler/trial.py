@@ -7,8 +7,9 @@ alone, with what lies in SRAM around them.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from ommatid.compiler.cascade import Cascade, height, is_cascadable
 from ommatid.compiler.layers import Network
+from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.schedule import (
     CascadeDoesNotFit,
     LayerDoesNotFit,
@@ -39,6 +41,8 @@ Cost = tuple[int, float]
 LEAST_GAIN = 0.001
 #: Stripes of a cascade that are tried.
 STRIPES = (1, 2, 3, 4, 6, 8, 11, 14, 20, 28, 40, 56, 80)
+#: Layers behind which neighbouring cascades may meet instead, that are tried.
+MEETINGS = 2
 #: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
 GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
 
@@ -51,21 +55,31 @@ class Trials:
     target: Target
     estimate: Estimate
     assemble: Callable[[Any], Program]
-    known: dict[tuple[int, int, int], float] = field(default_factory=dict)
+    known: dict[tuple[int, int, tuple[Cascade, ...]], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.storage = plan_storage(self.network)
+        self.lives = lifetimes(self.network, self.storage)
 
     def height(self, layer: int) -> int:
         """Rows that a layer is made by."""
         return height(self.network, self.network.layers[layer])
 
-    def cycles(self, first: int, last: int, each: int = 0) -> float:
-        """Cycles of layers ``first`` to ``last``, one by one or as a cascade of ``each`` rows, and a share of those in
-        which the DRAM moves what they move; infinite if unfit."""
-        key = (first, last, each)
+    def pace(self, cascade: Cascade, last: int, part: int) -> float:
+        """Rows of layer ``last`` that are made while a stripe of a cascade is, divided by ``part``; in quarters of a row."""
+        rows = cascade.each * self.height(last) / self.height(cascade.last)
+        return max(round(4 * rows / part), 1) / 4
+
+    def bytes_behind(self, layer: int) -> int:
+        """Bytes of what is made up to a layer, and read behind it."""
+        lives = self.lives.items()
+        return sum(self.storage.buffer_bytes[name] for name, life in lives if life.first <= layer < life.last)
+
+    def cycles(self, first: int, last: int, *cascades: Cascade) -> float:
+        """Cycles of layers ``first`` to ``last``, one by one but for those in cascades, and a share of those in which the
+        DRAM moves what they move; infinite if unfit."""
+        key = (first, last, cascades)
         if key not in self.known:
-            cascades = [Cascade(first, last, each)] if each else []
             plan = make_plan(self.network, self.target, self.storage, cascades)
             try:
                 program = self.assemble(lower(plan, range(first, last + 1)))
@@ -76,9 +90,9 @@ class Trials:
                 self.known[key] = math.inf
         return self.known[key]
 
-    def saved(self, first: int, last: int, each: int) -> float:
+    def saved(self, cascade: Cascade) -> float:
         """Cycles that a cascade saves."""
-        return self.cycles(first, last) - self.cycles(first, last, each)
+        return self.cycles(cascade.first, cascade.last) - self.cycles(cascade.first, cascade.last, cascade)
 
 
 def choose_cascades(
@@ -124,7 +138,33 @@ def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tu
         if gain > LEAST_GAIN * cycles:
             chosen.append(best)
             done |= set(range(best.first, best.last + 1))
-    return tuple(sorted(chosen, key=lambda c: c.first))
+    return neighbours(trials, sorted(chosen, key=lambda c: c.first))
+
+
+def neighbours(trials: Trials, chosen: Sequence[Cascade]) -> tuple[Cascade, ...]:
+    """Neighbouring cascades as one, or meeting where fewer bytes lie between them, where that is cheaper."""
+    result: list[Cascade] = []
+    for cascade in chosen:
+        pair = (*result[-1:], cascade)
+        if len(pair) > 1 and pair[0].last + 1 == cascade.first:
+            ways = [pair, *_ways_to_meet(trials, *pair)]
+            pair = min(ways, key=lambda way: trials.cycles(pair[0].first, cascade.last, *way))
+        result[-1:] = pair
+    return tuple(result)
+
+
+def _ways_to_meet(trials: Trials, one: Cascade, two: Cascade) -> Iterator[tuple[Cascade, ...]]:
+    """Two neighbouring cascades as one, and meeting at other layers, in as many stripes or in twice as many."""
+    between = {at: trials.bytes_behind(at) for at in range(one.first, two.last)}
+    fewer = sorted((at for at in between if between[at] < between[one.last]), key=lambda at: between[at])
+    meetings = [[(one.first, two.last)], *([(one.first, at), (at + 1, two.last)] for at in fewer[:MEETINGS])]
+    for ranges in meetings:
+        if all(is_cascadable(trials.network, trials.storage, *each) for each in ranges):
+            for parts in itertools.product((1, 2), repeat=len(ranges)):
+                yield tuple(
+                    Cascade(first, last, trials.pace(old, last, part))
+                    for (first, last), old, part in zip(ranges, (one, two), parts, strict=False)
+                )
 
 
 def _lost(program: Program, finish: Array) -> list[float]:
@@ -149,7 +189,7 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
         ):
             return best
         cascade = Cascade(first, last, max(1, -(-trials.height(last) // stripes)))
-        return max(best, (trials.saved(first, last, cascade.each), cascade), key=lambda pair: pair[0])
+        return max(best, (trials.saved(cascade), cascade), key=lambda pair: pair[0])
 
     for left, right in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)):
         for stripes in (4, 14) if best[0] else (4, 14, 40):  # so many only for what does not fit
@@ -157,7 +197,7 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
     moved = best[0] > 0
     while moved and len(trials.known) < budget:
         before = best[1]
-        stripes = -(-trials.height(before.last) // before.each)
+        stripes = math.ceil(trials.height(before.last) / before.each)
         for left, right, fewer in GROWTH:
             best = with_trial(best[1].first - left, best[1].last + right, -(-stripes // fewer))
         place = min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))

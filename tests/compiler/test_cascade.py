@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from ommatid.compiler import pipeline
 from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
 from ommatid.compiler.fuse import fuse
-from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, View, Window
+from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Transpose, View, Window
 from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
-from ommatid.compiler.trial import choose_cascades
+from ommatid.compiler.trial import Trials, choose_cascades, neighbours
 from ommatid.isa.instructions import BY_MNEMONIC, view
 from ommatid.isa.program import ROLES, Program
 from ommatid.isa.target import Target, load_target
@@ -172,7 +172,7 @@ def test_same_bits(network: Network, data: st.DataObject) -> None:
     storage = plan_storage(network)
     if not is_cascadable(network, storage, first, last) or layers[last].name in storage.free_layers:
         return
-    each = data.draw(st.integers(1, height(network, layers[last])))
+    each = data.draw(st.integers(1, 4 * height(network, layers[last]))) / 4
     program = program_of(network, target, Cascade(first, last, each))
     assert verify(program) == []
     assert outputs(program, network) == outputs(program_of(network, target), network)
@@ -467,12 +467,34 @@ def test_what_makes_the_whole_slower_is_not_kept() -> None:
     assert choose_cascades(network, target, estimate, pipeline.assemble_program, (60,)) == ()
 
 
-def test_cascades_have_no_layer_in_common() -> None:
+@pytest.mark.parametrize(("end", "each", "met"), [(3, 2, [(0, 8)]), (4, 4, [(0, 3), (4, 8)])])
+def test_neighbouring_cascades_become_one_or_meet_elsewhere(
+    end: int, each: int, met: list[tuple[int, int]]
+) -> None:
+    """Behind layer 3 lies a map of 16 channels, behind layer 4 one of 64."""
     net = Net(x=(1, 61, 61, 16))
     net.conv("x", "a0", 64, 1)
     for i in range(4):
         net.conv(f"a{i}", f"b{i}", 16, 1)
         net.conv(f"b{i}", f"a{i + 1}", 64, 1)
+    filled(net)
+    network, target = net.network("a4"), replace(SMALL, sram_kib=64)
+
+    two = (Cascade(0, end, each), Cascade(end + 1, 8, each))
+    found = neighbours(Trials(network, target, finish_cycles, pipeline.assemble_program), two)
+    assert [(c.first, c.last) for c in found] == met
+    before, after = (finish_cycles(program_of(network, target, *c)).max() for c in (two, found))
+    assert after < before
+
+
+def test_cascades_have_no_layer_in_common() -> None:
+    net = Net(x=(1, 61, 61, 16))
+    net.conv("x", "a0", 64, 1)
+    for i in range(4):
+        net.conv(f"a{i}", f"b{i}", 16, 1)
+        if i == 1:  # no cascade has it
+            net.add(Transpose((0, 2, 1, 3)), ["b1"], "turned", (1, 61, 61, 16))
+        net.conv("turned" if i == 1 else f"b{i}", f"a{i + 1}", 64, 1)
     filled(net)
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
