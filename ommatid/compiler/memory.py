@@ -12,7 +12,7 @@ from ommatid.compiler.sram import aligned
 from ommatid.compiler.storage import Storage, operands
 from ommatid.isa.target import Target
 
-#: The part of SRAM that tensors which stay may take together; the rest is for tiles.
+#: The part of SRAM that tensors which stay may take together, unless told otherwise; the rest is for tiles.
 RESIDENT_SHARE = 0.6
 
 
@@ -45,14 +45,16 @@ def lifetimes(network: Network, storage: Storage) -> dict[str, Lifetime]:
 
 
 def choose_resident(
-    network: Network, storage: Storage, lives: Mapping[str, Lifetime], target: Target, never: frozenset[str]
-) -> frozenset[str]:
+    network: Network, storage: Storage, lives: Mapping[str, Lifetime], target: Target, never: frozenset[str],
+    share: float = RESIDENT_SHARE,
+) -> frozenset[str]:  # fmt: skip
     """Buffers that stay in SRAM for their lifetime: most traffic saved per byte and layer first.
 
-    What the host or a CPU partition reads or writes, and ``never``, lies in DRAM.
+    Together they take at most ``share`` of it. What the host or a CPU partition reads or writes, and ``never``, lies
+    in DRAM.
     """
     outside = {storage.spots[name].buffer for name in network.fed | network.kept} | never
-    budget = int(target.sram_bytes * RESIDENT_SHARE)
+    budget = int(target.sram_bytes * share)
     count = max((life.last for life in lives.values()), default=0) + 1
     used = [0] * count
     chosen = []

@@ -19,6 +19,7 @@ from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Layer, Network
 from ommatid.compiler.layers_text import network_text
+from ommatid.compiler.order import what_frees_first
 from ommatid.compiler.origins import fates
 from ommatid.compiler.placement import EXACT
 from ommatid.compiler.positions import rearranging
@@ -119,7 +120,7 @@ def compile_network(
         network = absorb_shuffles(fuse(network), target)
         dump("fused", lambda: network_text(network))
         if target.cores > 1:
-            network = beside_convolutions(image_by_image(network, target))
+            network = beside_convolutions(image_by_image(what_frees_first(network, target), target))
     try:
         made = _scheduled(network, target, optimize, estimate)
     except LayerDoesNotFit as problem:

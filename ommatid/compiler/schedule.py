@@ -27,7 +27,14 @@ from ommatid.compiler.lower_cascade import lower_cascade
 from ommatid.compiler.lower_matmul import lower_matmul
 from ommatid.compiler.lower_shape import lower_concat, lower_pad, lower_slice, lower_transpose, lower_view
 from ommatid.compiler.lower_topk import lower_topk
-from ommatid.compiler.memory import Lifetime, choose_resident, lifetimes, place_in_dram, place_in_sram
+from ommatid.compiler.memory import (
+    RESIDENT_SHARE,
+    Lifetime,
+    choose_resident,
+    lifetimes,
+    place_in_dram,
+    place_in_sram,
+)
 from ommatid.compiler.parts import Parts, Range, divide, held, held_bytes
 from ommatid.compiler.pitch import pitched
 from ommatid.compiler.placement import EXACT, FAST
@@ -50,8 +57,15 @@ LOWER: dict[type, Callable[[Lowering, Layer], None]] = {
 }
 
 
-#: Parts of the cycles of sending a tensor around that are not hidden behind the array: all are tried.
-SENDING = (0.2, 0.1, 0.4, 0.8)
+#: What is tried for several cores: the part of the cycles of sending a tensor around that is not hidden behind the
+#: array, and the part of SRAM that tensors which stay may take together.
+SENDING = (
+    (0.2, RESIDENT_SHARE),
+    (0.1, RESIDENT_SHARE),
+    (0.4, RESIDENT_SHARE),
+    (0.8, RESIDENT_SHARE),
+    (0.1, 0.9),
+)
 
 
 class CascadeDoesNotFit(Exception):
@@ -119,7 +133,7 @@ class Scheduled:
 def make_plan(
     network: Network, target: Target, storage: Storage, cascades: Iterable[Cascade] = (),
     never: frozenset[str] = frozenset(), single: frozenset[int] = frozenset(), alone: frozenset[int] = frozenset(),
-    apart: frozenset[int] = frozenset(), sending: float = SENDING[0], steps: tuple[int, int] = (0, 0),
+    apart: frozenset[int] = frozenset(), sending: tuple[float, float] = SENDING[0], steps: tuple[int, int] = (0, 0),
 ) -> Plan:  # fmt: skip
     """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM, one core makes ``alone``, and
     nothing is woven into ``apart``. Addresses in DRAM and in SRAM are by a search of so many ``steps``."""
@@ -129,15 +143,15 @@ def make_plan(
     whole = {name: life for name, life in touched.items() if life.last > ends.get(name, -1)}
     resident: frozenset[str] | None = None
     for _ in range(min(target.cores, 2)):  # how cores divide layers, and what stays, depend on each other
-        parts = divide(network, storage, target, BY_ROWS, alone, sending, resident)
+        parts = divide(network, storage, target, BY_ROWS, alone, sending[0], resident)
         woven = tuple(woven_groups(network, storage, parts, apart))
         lives = widened(whole, [*(c.layers for c in inner), *woven])
         spans, sizes = _held(network, storage, parts, target)
-        resident = choose_resident(network, sizes, lives, target, never)
+        resident = choose_resident(network, sizes, lives, target, never, sending[1])
     assert resident is not None
     storage = pitched(network, storage, target, resident.union(*inner.values()) - (lives.keys() - resident))
     spans, sizes = _held(network, storage, parts, target)
-    resident = choose_resident(network, sizes, lives, target, never | (lives.keys() - resident))
+    resident = choose_resident(network, sizes, lives, target, never | (lives.keys() - resident), sending[1])
     rolling = {c: names - resident for c, names in inner.items()}
     outside = place_in_dram(storage.buffer_bytes, lives, resident, steps[0])
     inside = (
@@ -160,12 +174,12 @@ def _held(
 
 
 def schedule(
-    network: Network, target: Target, cascades: Iterable[Cascade] = (), sending: float = SENDING[0],
+    network: Network, target: Target, cascades: Iterable[Cascade] = (), sending: tuple[float, float] = SENDING[0],
     steps: tuple[int, int] = (0, 0),
 ) -> Scheduled:  # fmt: skip
     """Lower every NPU stage of the network, these layers in cascades where they fit.
 
-    ``sending`` is how dear it is to send a tensor around the cores (``parts.divide``). Addresses in DRAM and in SRAM are
+    ``sending`` is one of SENDING. Addresses in DRAM and in SRAM are
     by a search of so many ``steps``, in a DRAM that is too small of as many as help; it may lack bytes then still.
 
     Raises:

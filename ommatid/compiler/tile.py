@@ -72,7 +72,8 @@ def plan_conv(
 ) -> ConvPlan:  # fmt: skip
     """The cheapest plan whose buffers fit in ``free_bytes`` of SRAM; ``stripe_rows`` may be given.
 
-    Weights that cores have in common (``shared``) are best loaded once, for all of them.
+    Weights that cores have in common (``shared``) are best loaded once, for all of them: as a whole where that leaves
+    room for what comes next, else in chunks, each over all rows.
     With one buffer of a kind nothing is loaded ahead; a depthwise convolution is then cut by its channels, if two fit so.
 
     Raises:
@@ -82,7 +83,9 @@ def plan_conv(
     if buffers == 1 and shape.depthwise:
         plan, _ = _cheapest(shape, target, free_bytes, 2, narrow=True)
     if shared:
-        plan, _ = _cheapest(shape, target, free_bytes, buffers, whole=True)
+        plan, _ = _cheapest(shape, target, free_bytes // 2, buffers, weights="stay")
+        if plan is None:
+            plan, _ = _cheapest(shape, target, free_bytes, buffers, weights="once")
     if plan is None:
         plan, smallest = _cheapest(shape, target, free_bytes, buffers, stripe_rows=stripe_rows)
     return plan or _split_k(shape, target, free_bytes, smallest)
@@ -95,25 +98,31 @@ def _cheapest(
     buffers: int,
     narrow: bool = False,
     stripe_rows: int | None = None,
-    whole: bool = False,
+    weights: str = "",
 ) -> tuple[ConvPlan | None, int]:
     """The cheapest plan that fits, if any does, and what the smallest needs."""
-    plans = _plans(shape, target, buffers, narrow, stripe_rows, whole)
+    plans = _plans(shape, target, buffers, narrow, stripe_rows, weights)
     return next((p for p, need in plans if need <= free_bytes), None), min(need for _, need in plans)
 
 
 @functools.lru_cache(maxsize=4096)  # a search prices the same layer for each of its trials
 def _plans(
-    shape: ConvShape, target: Target, buffers: int, narrow: bool, stripe_rows: int | None, whole: bool
+    shape: ConvShape, target: Target, buffers: int, narrow: bool, stripe_rows: int | None, weights: str
 ) -> tuple[tuple[ConvPlan, int], ...]:
-    """All plans (``whole``: whose weights stay) with the SRAM bytes that each needs, the cheapest first."""
+    """All plans with the SRAM bytes that each needs, the cheapest first.
+
+    ``weights`` restricts them to those whose weights "stay", or are loaded but "once".
+    """
     found = []
     for block_channels in _block_channels(shape, target):
         pixels = _accumulators(shape, target) // block_channels
         for rows in _stripe_rows(shape.rows) if stripe_rows is None else [min(stripe_rows, shape.rows)]:
-            for chunk in _chunks(shape, block_channels)[: 1 if whole else None]:
+            for chunk in _chunks(shape, block_channels):
                 plan = ConvPlan(rows, block_channels, chunk, pixels, buffers=buffers, narrow=narrow)
-                found.append((_price(shape, plan, target), plan, sram_bytes(shape, plan)))
+                once = weights == "once" and shape.images * shape.rows <= rows
+                if not weights or once or _stays(shape, plan):
+                    price = _price(shape, plan, target) + (_last_drain(shape, plan, target) if weights else 0)
+                    found.append((price, plan, sram_bytes(shape, plan)))
     return tuple((plan, need) for _, plan, need in sorted(found, key=lambda each: each[0]))
 
 
@@ -256,9 +265,10 @@ def _burst_waste(shape: ConvShape, plan: ConvPlan, target: Target, element: int)
 
 def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     """Estimated cycles of the layer with its neighbours overlapping half of the first load and last store."""
-    stripes = shape.images * -(-shape.rows // plan.stripe_rows)
+    whole, rest = divmod(shape.rows, plan.stripe_rows)
+    stripes = shape.images * (whole + (rest > 0))
     array, instructions = _mx_cycles(shape, plan, target, plan.stripe_rows)
-    array *= shape.images * shape.rows / plan.stripe_rows
+    array = shape.images * (array * whole + (_mx_cycles(shape, plan, target, rest)[0] if rest else 0))
     drains, drained = _drains(shape, plan.block_channels, target)
     elements = shape.images * shape.rows * shape.columns * shape.channels * shape.widest
     vector = (
@@ -280,3 +290,11 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     return (
         max(array, vector, dram / bandwidth) + DRAM_WEIGHT * dram / bandwidth + 0.5 * ends / bandwidth + issue
     )
+
+
+def _last_drain(shape: ConvShape, plan: ConvPlan, target: Target) -> int:
+    """Cycles of vx at the end for which cores that share a layer by rows wait, unless its first rows are done before."""
+    if shape.images * shape.rows > plan.stripe_rows:
+        return 0
+    last = block_pixel_counts(plan.stripe_rows, shape.columns, plan.block_pixels, shape.flat)[-1]
+    return block_cycles(target, shape, last, min(plan.block_channels, shape.channels))[1]

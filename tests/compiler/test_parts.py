@@ -25,9 +25,12 @@ from ommatid.isa.program import Program
 from ommatid.isa.program_file import from_bytes, to_bytes
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
+from ommatid.profiler.compare import layerwise
+from ommatid.runtime import compile as tried
 from ommatid.simulator.functional import Machine
 from tests import networks
 from tests.compiler.nets import Net, Shape, binary, table
+from tests.workloads import statically_quantized
 
 Array = np.ndarray[Any, Any]
 FOUR = load_target("ommatid-4k")
@@ -171,6 +174,16 @@ def test_addresses_that_are_searched_for_are_the_same_on_all_cores() -> None:
     assert verify(programs[1]) == [] and one.lowering.homes != four.lowering.homes
     expected, found = (run(program) for program in programs)
     assert all((found[name] == value).all() for name, value in expected.items())
+
+
+@pytest.mark.parametrize("optimize", [0, 2])
+def test_a_batch_of_four_has_onnxruntimes_bits(optimize: int) -> None:
+    feeds = [networks.inputs(seed, batch=4) for seed in (0, 1)]
+    model = statically_quantized(networks.convolution(batch=4), feeds)
+    program = tried.compile_model(model, FOUR, optimize)
+    assert set(program.instructions["core"]) == {0, 1, 2, 3}
+    reports = layerwise(program, model, feeds, mode="entire")
+    assert reports and all(report.exact and report.equal == 1 for report in reports)
 
 
 def test_images_that_a_later_stage_reads() -> None:

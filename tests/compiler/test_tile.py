@@ -128,3 +128,28 @@ def test_long_rows_of_weights_are_split() -> None:
     assert plan.k_parts == 4 and buffers(shape, plan) <= 1 << 20  # two parts of 400 kB are there at a time
     with pytest.raises(DoesNotFit):
         plan_conv(dataclasses.replace(shape, depthwise=True), TARGETS[1], 1 << 20)
+
+
+def test_weights_that_cores_share_are_loaded_once() -> None:
+    target = load_target("ommatid-4k")
+    shape = ConvShape(
+        images=1, rows=14, columns=14, channels=256, block_unit=16, weight_bytes_per_unit=36 * 1024, steps=144,
+        kernel=(3, 3), stride=(1, 1), row_span=3, input_rows=14, input_row_bytes=0, output_row_bytes=0,
+        operand_row_bytes=0, flat=False, depthwise=False,
+    )  # fmt: skip
+    room, tight = (plan_conv(shape, target, kib * 1024, shared=True) for kib in (2048, 640))
+    assert room.chunk_channels >= 256
+    assert tight.chunk_channels < 256 and tight.stripe_rows == 14  # a chunk goes over all rows
+
+
+def test_no_rows_are_left_that_the_array_takes_as_long_for_as_for_more() -> None:
+    shape = ConvShape(
+        images=1, rows=14, columns=14, channels=128, block_unit=16, weight_bytes_per_unit=36 * 1024, steps=144,
+        kernel=(3, 3), stride=(1, 1), row_span=3, input_rows=14, input_row_bytes=0, output_row_bytes=0,
+        operand_row_bytes=0, flat=False, depthwise=False,
+    )  # fmt: skip
+    plan = plan_conv(shape, load_target("ommatid-4k"), 1 << 20, shared=True)
+    rest = (
+        14 % plan.stripe_rows
+    )  # two rows of 14 pixels are seven cycles; loading the next weights takes eight
+    assert rest == 0 or rest * 14 >= 32
