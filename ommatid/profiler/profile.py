@@ -79,6 +79,7 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """The keys of ``profile`` (design 7)."""
+        from ommatid.profiler.cores import by_one_core, shares
         from ommatid.profiler.table import table
 
         return {
@@ -89,6 +90,8 @@ class Profile:
             "utilization": self.utilization,
             "energy_uj": sum(self.energy_uj.values()),
             "cpu_partitions": list(self.cpu_partitions),
+            "cores": shares(self),
+            "one_core_layers": [name for name, _ in by_one_core(self)],
             "layers": table(self),
             "nodes": [
                 {"name": node.name, "op": node.op, "fate": node.fate, "layers": list(node.layers)}

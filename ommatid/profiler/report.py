@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.assembly import instruction_lines
+from ommatid.profiler.cores import sentences
 from ommatid.profiler.extras import needed
 from ommatid.profiler.graph import edges, places
 from ommatid.profiler.profile import ENGINE_NAMES, LayerProfile, Profile
@@ -43,6 +44,7 @@ def to_html(result: Profile) -> str:
         data=base64.b64encode(packed).decode(),
         facts=facts(result),
         opportunities=opportunities(result),
+        cores=sentences(result),
     )
     return str(page)
 

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from ommatid.profiler.causes import CAUSES
+from ommatid.profiler.cores import sentences
 from ommatid.profiler.profile import LayerProfile, Profile
 
 _NO_MACS = "it has no MACs"
@@ -105,11 +106,12 @@ def summary(result: Profile) -> RenderableType:
             token = sum(cycles for cause, cycles in e.stall_cycles.items() if cause.startswith("token"))
             causes = [e.stall_cycles[cause] for cause in ("bandwidth", "latency", "bank", "fetch")]
             shares = [e.busy_cycles, token, *causes, e.idle_cycles]
-            shown.add_row(e.engine, *(f"{100 * s / total:.1f}%" for s in shares))
+            name = e.engine if result.program.target.cores == 1 else f"{e.engine} {e.core}"
+            shown.add_row(name, *(f"{100 * s / total:.1f}%" for s in shares))
     line = f"{result.cycles:,} cycles, {result.latency_ms:.3f} ms, {result.fps:.1f} frames/s, bound by {result.bound}"
     levels = sorted(result.energy_uj.items(), key=lambda item: -item[1])
     energy = f"{sum(result.energy_uj.values()):,.0f} uJ: " + ", ".join(f"{n} {v:,.0f}" for n, v in levels)
-    return Group(line, shown, energy)
+    return Group(line, shown, *sentences(result), energy)
 
 
 def layer_table(result: Profile, most: int | None = None) -> Table:

@@ -26,7 +26,7 @@ KEYS = {
     "roofline_cycles dram_bytes compulsory_dram_bytes sram_peak_bytes dram_peak_bytes program_bytes compile_s "
     "variants findings accuracy front",
     "run": "outputs cycles latency_ms wall_s",
-    "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions layers nodes",
+    "profile": "cycles latency_ms fps bound utilization energy_uj cpu_partitions cores one_core_layers layers nodes",
     "check": "nodes npu_node_count cpu_node_count ok findings",
     "compare": "tensors worst",
     "verify": "ok problems",
