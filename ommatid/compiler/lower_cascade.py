@@ -224,13 +224,26 @@ def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: in
     if old is not None:
         low.emitter.layer = mine[0].number
         new = low.row_region(mine[0].layer.output, image, first, begin - first, writing=True)
-        each = next(
-            old.row // k for k in itertools.count(1) if old.row % k == 0 and old.row // k <= MOST_CHANNELS
-        )
+        used, each = _pixel(low, mine)
+        if used == each:  # pixels without gaps: as few and as long ones as there can be
+            each = next(
+                old.row // k for k in itertools.count(1) if old.row % k == 0 and old.row // k <= MOST_CHANNELS
+            )
+            used = each
         low.emitter.emit(
-            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows * old.row // each, c=each,
+            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows * old.row // each, c=used,
             src=old.address, src_row=old.row, src_pixel=each, dst=new.address, dst_row=new.row, dst_pixel=each,
         )  # fmt: skip
+
+
+def _pixel(low: Lowering, members: Sequence[_Member]) -> tuple[int, int]:
+    """Bytes of a pixel of a buffer up to the last that its makers write, and from one pixel to the next."""
+    pixel, used = 0, 0
+    for member in members:
+        spot, tensor = low.storage.spots[member.layer.output], low.network.tensors[member.layer.output]
+        pixel = spot.strides[2]
+        used = max(used, spot.offset % pixel + tensor.shape[3] * spot.strides[3])
+    return used, pixel
 
 
 def _interleave(low: Lowering, members: Sequence[_Member], image: int, wave: int) -> None:

@@ -7,15 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ommatid.compiler.cascade import Cascade
 from ommatid.compiler.layers import Concat, MatMul
 from ommatid.compiler.pitch import pitch, pitched, unevenness
 from ommatid.compiler.schedule import make_plan
 from ommatid.compiler.storage import plan_storage
 from ommatid.isa.program import Program
 from ommatid.isa.target import load_target
+from ommatid.isa.verifier import verify
 from ommatid.runtime.compile import finish_cycles
 from tests.compiler.nets import Net
-from tests.compiler.test_cascade import filled, outputs, program_of
+from tests.compiler.test_cascade import filled, outputs, pool, program_of
 
 TARGET = load_target("ommatid-1k")
 
@@ -78,3 +80,20 @@ def test_bytes_that_are_seen_as_one_run_stay() -> None:
     found = pitched(network, storage, replace(TARGET, name="x"), set(storage.buffer_bytes))
     assert found.spots["wide"] == storage.spots["wide"], "an output of the network"
     assert found.spots["a"] == storage.spots["a"] and found.spots["c"] == storage.spots["c"]
+
+
+def test_rows_that_a_cascade_copies_have_gaps_between_pixels() -> None:
+    """The copy of rows that the next stripe reads again reads no byte that nobody wrote."""
+    net = Net(x=(1, 21, 21, 16))
+    net.conv("x", "wide", 272)
+    pool(net, "wide", "pooled", 3, 1, 1)
+    net.conv("pooled", "y", 16)
+    filled(net)
+    network = net.network("y")
+    small = replace(TARGET, sram_kib=96)
+    cascade = Cascade(0, 2, 4)
+    plan = make_plan(network, small, plan_storage(network), (cascade,))
+    assert plan.storage.spots["wide"].strides[2] == 288 and "wide" not in plan.resident
+    program = program_of(network, small, cascade)
+    assert verify(program) == []
+    assert outputs(program, network) == outputs(program_of(network, small), network)
