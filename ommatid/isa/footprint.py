@@ -72,15 +72,19 @@ def _in_cores(part: np.ndarray[Any, Any], masks: np.ndarray[Any, Any]) -> np.nda
 
 
 def _merged(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    part["s"][part["n"] == 1] = 0
+    run, n, s = part["run"].copy(), part["n"].copy(), part["s"].copy()
+    s[n == 1] = 0
     for _ in range(4):  # the innermost loop that counts, into the run, as often as it fits
-        again = (part["n"][:, 0] == 1) | (part["mode"] == Mode.READ)
-        contiguous = (part["s"][:, 0] == part["run"]) | ((part["s"][:, 0] == 0) & again)
-        grow = np.where(part["s"][:, 0] == 0, 1, part["n"][:, 0])
-        part["run"] = np.where(contiguous, part["run"] * grow, part["run"])
-        for field, last in (("n", 1), ("s", 0)):
-            shifted = np.concatenate([part[field][:, 1:], np.full((len(part), 1), last)], axis=1)
-            part[field] = np.where(contiguous[:, None], shifted, part[field])
+        again = (n[:, 0] == 1) | (part["mode"] == Mode.READ)
+        contiguous = (s[:, 0] == run) | ((s[:, 0] == 0) & again)
+        at = np.flatnonzero(contiguous & (n != 1).any(axis=1))
+        if not at.size:
+            break
+        run[at] *= np.where(s[at, 0] == 0, 1, n[at, 0])
+        for loops, last in ((n, 1), (s, 0)):
+            loops[at, :3] = loops[at, 1:]
+            loops[at, 3] = last
+    part["run"], part["n"], part["s"] = run, n, s
     return part
 
 

@@ -7,7 +7,6 @@ it has been compared; mode ``entire`` lets errors add up as they do in use.
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,26 +177,19 @@ def _run_beside(
     exact: frozenset[str],
 ) -> None:
     machine = Machine(program)
-    ready: dict[int, list[Placed]] = defaultdict(list)
-    for placed in program.placed:
-        if placed.layer >= 0:
-            ready[placed.ready].append(placed)
 
-    def compare(m: Machine, index: int) -> None:
-        for placed in ready.get(index, ()):
-            tensor = placed.tensor
-            if tensor.name not in expected or expected[tensor.name].dtype != np.dtype(
-                tensor.quantization.dtype
-            ):
-                continue
-            codes = expected[tensor.name]
-            ours = to_onnx(m.read(placed), tensor)
-            report = reports.setdefault(
-                tensor.name, TensorReport(tensor.name, mode, "qdq", exact=tensor.name in exact)
-            )
-            report.add_codes(ours, codes, tensor.quantization)
-            if mode == "single":
-                m.write(placed, to_memory(codes, tensor))
+    def compare(m: Machine, placed: Placed) -> None:
+        tensor = placed.tensor
+        codes = expected.get(tensor.name)
+        if codes is None or codes.dtype != np.dtype(tensor.quantization.dtype):
+            return
+        ours = to_onnx(m.read(placed), tensor)
+        report = reports.setdefault(
+            tensor.name, TensorReport(tensor.name, mode, "qdq", exact=tensor.name in exact)
+        )
+        report.add_codes(ours, codes, tensor.quantization)
+        if mode == "single":
+            m.write(placed, to_memory(codes, tensor))
 
     cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
     execute(program, machine, placed_by_name(program), dict(feeds), cpu, on_ready=compare)
@@ -211,18 +203,13 @@ def against_float(program: Program, model: onnx.ModelProto, samples: Sequence[Fe
     for feeds in samples:
         real = reference.run(feeds)
         machine = Machine(program)
-        ready: dict[int, list[Placed]] = defaultdict(list)
-        for placed in program.placed:
-            if placed.layer >= 0 and originals[placed.tensor.name] in real:
-                ready[placed.ready].append(placed)
 
-        def compare(m: Machine, index: int, ready: Any = ready, real: Any = real) -> None:
-            for placed in ready.get(index, ()):
-                name, tensor = originals[placed.tensor.name], placed.tensor
-                if real[name].shape == tensor.onnx_shape:
-                    report = reports.setdefault(name, TensorReport(name, "entire", "float"))
-                    ours = dequantize(to_onnx(m.read(placed), tensor), tensor.quantization)
-                    report.add(ours, real[name], tensor.quantization.scale)
+        def compare(m: Machine, placed: Placed, real: Any = real) -> None:
+            name, tensor = originals[placed.tensor.name], placed.tensor
+            if name in real and real[name].shape == tensor.onnx_shape:
+                report = reports.setdefault(name, TensorReport(name, "entire", "float"))
+                ours = dequantize(to_onnx(m.read(placed), tensor), tensor.quantization)
+                report.add(ours, real[name], tensor.quantization.scale)
 
         cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
         values = dict(feeds)

@@ -90,15 +90,10 @@ def layer_codes(program: Program) -> dict[int, str]:
 def layer_outputs(program: Program, feeds: dict[str, Array]) -> dict[int, str]:
     """For each layer a hash of the tensors that it leaves in memory and what their codes mean, when these are whole."""
     machine, digests = Machine(program), defaultdict[int, Any](hashlib.sha256)
-    ready: dict[int, list[Placed]] = defaultdict(list)
-    for placed in program.placed:
-        if placed.layer >= 0:
-            ready[placed.ready].append(placed)
 
-    def note(m: Machine, index: int) -> None:
-        for placed in ready.get(index, ()):
-            digests[placed.layer].update(f"{placed.tensor.quantization}".encode())
-            digests[placed.layer].update(np.ascontiguousarray(m.read(placed)).tobytes())
+    def note(m: Machine, placed: Placed) -> None:
+        digests[placed.layer].update(f"{placed.tensor.quantization}".encode())
+        digests[placed.layer].update(np.ascontiguousarray(m.read(placed)).tobytes())
 
     cpu = {i: CpuPartition(p) for i, p in enumerate(program.partitions) if p.placement == "cpu"}
     execute(program, machine, placed_by_name(program), dict(feeds), cpu, on_ready=note)

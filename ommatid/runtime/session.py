@@ -235,7 +235,7 @@ def placed_by_name(program: Program) -> dict[str, Placed]:
 
 def execute(
     program: Program, machine: Machine, placed: Mapping[str, Placed], values: dict[str, Array],
-    cpu: Mapping[int, CpuPartition], on_ready: Callable[[Machine, int], None] | None = None,
+    cpu: Mapping[int, CpuPartition], on_ready: Callable[[Machine, Placed], None] | None = None,
 ) -> None:  # fmt: skip
     """Run all partitions in order. ``values`` holds arrays by name in ONNX's shapes; results are added to it."""
     for port in program.inputs:

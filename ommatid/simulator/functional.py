@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -12,7 +12,7 @@ import numpy as np
 
 from ommatid.isa import elements
 from ommatid.isa.instructions import BY_OPCODE, Engine, queues, queues_of_mask, view
-from ommatid.isa.program import Program
+from ommatid.isa.program import Placed, Program
 from ommatid.isa.verifier import verify
 from ommatid.simulator import settings
 from ommatid.simulator.kernels import multiply, team
@@ -56,11 +56,11 @@ class Machine(Memories):
         begin: int,
         end: int,
         order: Iterable[int] | None = None,
-        on_ready: Callable[[Machine, int], None] | None = None,
+        on_ready: Callable[[Machine, Placed], None] | None = None,
     ) -> None:
         """Execute instructions ``begin`` to ``end`` in an order that tokens allow, or those of ``order`` in its order.
 
-        ``on_ready(machine, index)`` is called after each instruction.
+        ``on_ready(machine, placed)`` is called for each tensor of a layer when it is whole.
         """
         if order is None and on_ready is None and self._worth_sharing(begin, end) and self._verified:
             if (begin, end) not in self._plans:
@@ -73,9 +73,14 @@ class Machine(Memories):
         if on_ready is None:
             work(self._chip, indices, NOTHING, NOTHING, 0, 1)
             return
-        for at, index in enumerate(indices.tolist()):
-            work(self._chip, indices[at : at + 1], NOTHING, NOTHING, 0, 1)
-            on_ready(self, index)
+        ready: dict[int, list[Placed]] = defaultdict(list)
+        for placed in self.program.placed:
+            if placed.layer >= 0:
+                ready[placed.ready].append(placed)
+        for part in np.split(indices, np.flatnonzero(np.isin(indices, list(ready))) + 1):
+            work(self._chip, part, NOTHING, NOTHING, 0, 1)
+            for placed in ready.get(int(part[-1]), ()) if part.size else ():
+                on_ready(self, placed)
 
     def _worth_sharing(self, begin: int, end: int) -> bool:
         """Whether these are a partition with work for several threads."""
@@ -143,12 +148,12 @@ def sequence(stream: Array) -> Array:
 
 def follows(stream: Array, queue: Array) -> bool:
     """Whether, one after the other, each instruction of a stream finds its tokens."""
-    for producer in range(team.QUEUES):
-        if not (stream["wait"] >> producer & 1).any():
-            continue
-        for consumer in np.unique(queue):
-            signals = np.flatnonzero((queue == producer) & (stream["signal"] >> consumer & 1 == 1))
-            waits = np.flatnonzero((queue == consumer) & (stream["wait"] >> producer & 1 == 1))
-            if len(waits) > len(signals) or (signals[: len(waits)] >= waits).any():
+    waits, signals = stream["wait"], stream["signal"]
+    for consumer in np.unique(queue):
+        mine = waits[queue == consumer]
+        for producer in queues_of_mask(int(np.bitwise_or.reduce(mine))):
+            signalled = np.flatnonzero((queue == producer) & (signals >> consumer & 1 == 1))
+            waited = np.flatnonzero((queue == consumer) & (waits >> producer & 1 == 1))
+            if len(waited) > len(signalled) or (signalled[: len(waited)] >= waited).any():
                 return False
     return True

@@ -34,14 +34,18 @@ class Memories:
 
     def __post_init__(self) -> None:
         target = self.program.target
-        table = accesses(self.program.instructions, target)
-        cores = target.cores if table["core"].any() or self.program.instructions["core"].any() else 1
+        cores = target.cores if target.cores > 1 and self._use_several_cores() else 1
         self.dram = np.zeros(self.program.dram_bytes, np.uint8)
         self.dram[: len(self.program.constants)] = self.program.constants
         self.all_sram = aligned_zeros(cores * (target.sram_bytes + SLACK))
         self.all_acc = aligned_zeros(cores * (target.accumulator_bytes + SLACK)).view(np.int32)
         self.sram = [part[: target.sram_bytes] for part in self.all_sram.reshape(cores, -1)]
         self.acc = [part[: target.accumulator_bytes // 4] for part in self.all_acc.reshape(cores, -1)]
+
+    def _use_several_cores(self) -> bool:
+        """Whether an instruction runs in another core than 0, or touches another's memory."""
+        stream = self.program.instructions
+        return bool(stream["core"].any() or accesses(stream, self.program.target)["core"].any())
 
     def write(self, placed: Placed, values: Array) -> None:
         """Put a tensor (its memory shape and type) where it lies."""

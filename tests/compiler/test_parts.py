@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +20,7 @@ from ommatid.compiler.placement import FAST
 from ommatid.compiler.schedule import schedule
 from ommatid.compiler.storage import operands, plan_storage
 from ommatid.isa.instructions import BY_MNEMONIC, view
-from ommatid.isa.program import Program
+from ommatid.isa.program import Placed, Program
 from ommatid.isa.program_file import from_bytes, to_bytes
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
@@ -132,17 +131,13 @@ def tokens(n: int) -> Network:
 def run(program: Program) -> dict[str, Array]:
     """Every tensor when it is whole, by name."""
     machine, found = Machine(program, threads=1), {}
-    ready = defaultdict(list)
     for placed in program.placed:
         if placed.layer < 0:
             shape = placed.tensor.shape
             machine.write(placed, np.random.default_rng(0).integers(-99, 99, shape).astype(np.int8))
-        else:
-            ready[placed.ready].append(placed)
 
-    def note(m: Machine, index: int) -> None:
-        for placed in ready.get(index, ()):
-            found[placed.tensor.name] = m.read(placed)
+    def note(m: Machine, placed: Placed) -> None:
+        found[placed.tensor.name] = m.read(placed)
 
     machine.run(0, len(program.instructions), on_ready=note)
     return found
