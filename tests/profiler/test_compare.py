@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from ommatid.compiler.pipeline import compile_model
-from ommatid.isa.program import Program
-from ommatid.profiler.compare import against_float, layerwise
+from ommatid.isa.program import Program, Quantization
+from ommatid.profiler.compare import TensorReport, against_float, layerwise
 from tests import networks
 
 SAMPLES = [networks.inputs(seed, size=24) for seed in range(3)]
@@ -69,6 +69,15 @@ def test_numbers_are_those_of_the_formulas(pair: tuple[Program, onnx.ModelProto]
     assert report.max_abs_error == pytest.approx(np.abs(error).max(), rel=1e-5)
     cosine = (ours * real).sum() / np.sqrt((ours**2).sum() * (real**2).sum())
     assert report.cosine == pytest.approx(cosine, abs=1e-9)
+
+
+def test_codes_beyond_the_range_of_float32_are_compared() -> None:
+    report, quantization = TensorReport("t", "single", "qdq"), Quantization(1.04e34, 0, "int16")
+    codes = np.array([-32768, -32767, 5], np.int16)
+    report.add_codes(codes, codes, quantization)
+    report.add_codes(codes, np.array([-32767, -32767, 5], np.int16), quantization)
+    assert report.max_steps == 1 and report.equal == pytest.approx(5 / 6)
+    assert report.max_abs_error == pytest.approx(1.04e34) and 90 < report.sqnr_db < 110
 
 
 def test_what_does_not_vary_is_no_evidence(pair: tuple[Program, onnx.ModelProto]) -> None:
