@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 from typing import Any
 
 import numpy as np
@@ -12,23 +11,15 @@ import pytest
 from ommatid.isa.instructions import BY_OPCODE, view
 from ommatid.isa.program import Program
 from ommatid.isa.verifier import verify
-from ommatid.runtime.compile import compile_model
 from ommatid.runtime.host import quantize, to_memory
 from ommatid.runtime.session import placed_by_name
 from ommatid.simulator.functional import Machine
 from ommatid.simulator.timing import simulate
-from tests.workloads import SHAPES, images, source
+from tests.acceptance.test_equal_to_onnxruntime import grouped
+from tests.acceptance.test_workloads import compiled
+from tests.workloads import images
 
-#: Those of one network in one worker, so that it is compiled once.
-NETWORKS = [
-    pytest.param(n, marks=pytest.mark.xdist_group(f"{n} faults"))
-    for n in ("squeezenet", "inception_v1", "detector")
-]
-
-
-@functools.cache
-def compiled(name: str) -> Program:
-    return compile_model(source(name), shapes={"x": SHAPES[name]} if name in SHAPES else {})
+NETWORKS = grouped(("squeezenet", "inception_v1", "detector"))
 
 
 def queues(program: Program) -> np.ndarray[Any, Any]:
@@ -162,7 +153,7 @@ def test_address_faults(name: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.xdist_group("squeezenet faults")
+@pytest.mark.xdist_group("squeezenet")
 def test_planning_faults() -> None:
     """A plan that lays one buffer over another is reported, or happens to be one that gives the same bits."""
     program, rng = compiled("squeezenet"), np.random.default_rng(4)
@@ -177,7 +168,7 @@ def test_planning_faults() -> None:
             assert output_bits(faulty, feeds, simulate(faulty, delays=delays).order()) == expected
 
 
-@pytest.mark.xdist_group("squeezenet faults")
+@pytest.mark.xdist_group("squeezenet")
 def test_any_order_of_the_engines_gives_the_same_bits() -> None:
     program, rng = compiled("squeezenet"), np.random.default_rng(3)
     feeds = images("squeezenet", 1)[0]

@@ -13,19 +13,20 @@ import pytest
 
 from ommatid.compiler.model import read_proto
 from ommatid.isa.assembly import assemble, disassemble
+from ommatid.isa.program import Program
 from ommatid.isa.program_file import to_bytes
 from ommatid.profiler.profile import profile
 from ommatid.profiler.report import to_html
 from ommatid.runtime.compile import compile_model
+from tests.acceptance.test_equal_to_onnxruntime import grouped
 from tests.profiler.browser import opened
 from tests.profiler.test_report import check_page
 from tests.workloads import SHAPES, images, source
 
-pytestmark = pytest.mark.xdist_group("workloads")  # in one worker, so that a network is compiled once
-
 
 @functools.cache
-def compiled(name: str, target: str = "ommatid-1k") -> object:
+def compiled(name: str, target: str = "ommatid-1k") -> Program:
+    """A workload at -O2, once in each worker: tests of one network are in one group."""
     shapes = {"x": SHAPES[name]} if name in SHAPES else {}
     return compile_model(source(name), target, shapes=shapes, calibration=_feeds(name), method="minmax")
 
@@ -43,8 +44,13 @@ def _feeds(name: str) -> list[dict[str, object]]:
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "most", "overlap"),
-    [("resnet50", 1.6, 0.55), ("densenet121", 1.6, 0.55), ("detector", 3.5, 0.0), ("squeezenet", None, 0.0)],
-)
+    [
+        pytest.param(name, *limits, marks=pytest.mark.xdist_group(name))
+        for name, *limits in (
+            ("resnet50", 1.6, 0.55), ("densenet121", 1.6, 0.55), ("detector", 3.5, 0.0), ("squeezenet", None, 0.0),
+        )
+    ],
+)  # fmt: skip
 def test_cycles(name: str, most: float | None, overlap: float) -> None:
     program = compiled(name)
     assert [p.placement for p in program.partitions] == ["npu"]
@@ -68,30 +74,29 @@ SCRIPT = """
 import hashlib, sys
 from tests.acceptance.test_workloads import compiled
 from ommatid.isa.program_file import to_bytes
-for name in sys.argv[1:]:
-    print(hashlib.sha256(to_bytes(compiled(name))).hexdigest())
+print(hashlib.sha256(to_bytes(compiled(sys.argv[1]))).hexdigest())
 """
 
 
 @pytest.mark.long
-def test_two_processes_make_the_same_bytes() -> None:
-    names = ["squeezenet", "detector"]
+@pytest.mark.parametrize("name", grouped(("squeezenet", "detector")))
+def test_two_processes_make_the_same_bytes(name: str) -> None:
     other = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *names],
+        [sys.executable, "-c", SCRIPT, name],
         env=os.environ | {"PYTHONHASHSEED": "1"}, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    assert other.split() == [hashlib.sha256(to_bytes(compiled(name))).hexdigest() for name in names]
+    assert other.strip() == hashlib.sha256(to_bytes(compiled(name))).hexdigest()
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["squeezenet", "resnet50", "detector"])
+@pytest.mark.parametrize("name", grouped(("squeezenet", "resnet50", "detector")))
 def test_assembly_gives_back_the_file(name: str) -> None:
     program = compiled(name)
     assert to_bytes(assemble(disassemble(program))) == to_bytes(program)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["resnet50", "detector"])
+@pytest.mark.parametrize("name", grouped(("resnet50", "detector")))
 def test_the_page_in_a_browser(name: str, tmp_path: Path) -> None:
     result, path = profile(compiled(name)), tmp_path / "report.html"
     path.write_text(to_html(result), encoding="utf-8")
