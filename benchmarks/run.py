@@ -19,6 +19,7 @@ import onnxruntime
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compiling import compiling_table
 from benchmarks.peak import peak_gmacs
 from benchmarks.processes import process_table
 from benchmarks.sweep import sweep_table
@@ -50,6 +51,7 @@ def main() -> None:
     console.print(timing_table(programs))
     console.print(process_table())
     console.print(sweep_table())
+    console.print(compiling_table())
 
 
 def _cpu() -> str:

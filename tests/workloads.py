@@ -92,7 +92,9 @@ def pictures(shape: tuple[int, ...], count: int, seed: int = 0, pages: bool = Fa
     return result
 
 
-class _Reader(CalibrationDataReader):
+class FeedsReader(CalibrationDataReader):
+    """Feeds as onnxruntime's calibration takes them, once."""
+
     def __init__(self, feeds: list[dict[str, Array]]) -> None:
         self.feeds = iter(feeds)
 
@@ -131,7 +133,7 @@ def statically_quantized(
         calibrator = calibrate.create_calibrator(
             folder / "float.onnx", operators, augmented_model_path=str(folder / "augmented.onnx")
         )
-        calibrator.collect_data(_Reader(feeds))
+        calibrator.collect_data(FeedsReader(feeds))
         ranges = calibrator.compute_data()
         _widen(ranges.data, model)
         calibrate.save_tensors_data(ranges, folder / "ranges.json")
@@ -177,13 +179,15 @@ def _averaged(model: onnx.ModelProto) -> set[str]:
 
 @functools.cache
 def quantized(name: str, activations: str, samples: int = 5) -> onnx.ModelProto:
-    """The workload, quantised by onnxruntime; "int8" or "uint8" activations.
+    """The workload, quantised by onnxruntime; "int8" or "uint8" activations."""
+    model = raised(name)
+    return statically_quantized(model, [{input_name(model): x} for x in images(name, samples)], activations)
 
-    The model is fixed in shape and raised to opset 17 first, Sum rewritten as Add, a full-window AveragePool as
-    GlobalAveragePool (docs/workloads.md).
-    """
+
+def raised(name: str) -> onnx.ModelProto:
+    """The float workload as onnxruntime quantises it: fixed in shape and raised to opset 17, Sum rewritten as Add, a
+    full-window AveragePool as GlobalAveragePool (docs/workloads.md)."""
     shape = SHAPES.get(name)
-    model = canonicalize(import_model(source(name), {"x": shape} if shape else None))
-    proto = ir.to_proto(model)
+    proto = ir.to_proto(canonicalize(import_model(source(name), {"x": shape} if shape else None)))
     proto.ir_version = min(proto.ir_version, 10)
-    return statically_quantized(proto, [{input_name(proto): x} for x in images(name, samples)], activations)
+    return proto
