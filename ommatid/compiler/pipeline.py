@@ -8,34 +8,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.batches import image_by_image
-from ommatid.compiler.bounds import layer_roofline_cycles, lower_bound_cycles
 from ommatid.compiler.cascade import Cascade
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_model
 from ommatid.compiler.fuse import fuse
-from ommatid.compiler.layers import Conv, Layer, Network
+from ommatid.compiler.layers import Network
 from ommatid.compiler.layers_text import network_text
 from ommatid.compiler.order import what_frees_first
-from ommatid.compiler.origins import fates
 from ommatid.compiler.placement import EXACT
 from ommatid.compiler.positions import rearranging
 from ommatid.compiler.refuse import lacks_dram, lacks_sram
 from ommatid.compiler.regroup import regroup
 from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, Scheduled, schedule
 from ommatid.compiler.shuffle import absorb_shuffles
-from ommatid.compiler.storage import operands
-from ommatid.compiler.tokens import add_tokens
 from ommatid.compiler.trial import Estimate, choose_cascades, cost
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.compiler.weave import beside_convolutions
 from ommatid.isa import release
 from ommatid.isa.assembly import disassemble
-from ommatid.isa.program import Layer as ProgramLayer
-from ommatid.isa.program import Placed, Program
+from ommatid.isa.program import Program
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
 
@@ -146,9 +140,7 @@ def _scheduled(network: Network, target: Target, optimize: int, estimate: Estima
     sendings = SENDING if target.cores > 1 else SENDING[:1]
     ways = list(itertools.product(sendings, ADDRESSES if optimize > 2 else ADDRESSES[-1:]))
     made = (schedule(network, target, cascades, *way) for way in ways)
-    return (
-        next(made) if len(ways) == 1 else min(made, key=lambda each: cost(each, estimate, assemble_program))
-    )
+    return next(made) if len(ways) == 1 else min(made, key=lambda each: cost(each, estimate))
 
 
 def _tried(
@@ -157,76 +149,10 @@ def _tried(
     """The network, regrouped if that is better, and its cascades."""
     other = regroup(network, target)
     if other is network:
-        return network, choose_cascades(network, target, estimate, assemble_program, budgets)
+        return network, choose_cascades(network, target, estimate, budgets)
     other = fuse(other)
     dump("regrouped", lambda: network_text(other))
-    before = cost(schedule(network, target), estimate, assemble_program)
-    cascades = choose_cascades(other, target, estimate, assemble_program, budgets)
-    after = cost(schedule(other, target, cascades), estimate, assemble_program)
+    before = cost(schedule(network, target), estimate)
+    cascades = choose_cascades(other, target, estimate, budgets)
+    after = cost(schedule(other, target, cascades), estimate)
     return (network, ()) if before < after else (other, cascades)
-
-
-def assemble_program(scheduled: Scheduled, info: dict[str, Any] | None = None) -> Program:
-    """The program of a scheduled network, with tokens."""
-    network, target = scheduled.plan.network, scheduled.plan.target
-    made = scheduled.lowering.emitter.finish()
-    add_tokens(made.stream, target, made.dram_base, scheduled.dram_bytes)
-    layers = network.layers
-    compulsory = compulsory_bytes(network, layers)
-    rows = tuple(
-        ProgramLayer(
-            layer.name,
-            layer.op,
-            layer.nodes,
-            layer.macs,
-            layer_roofline_cycles(layer, network.tensors, size, target),
-        )
-        for layer, size in zip(layers, compulsory, strict=True)
-    )
-    everything = sum(compulsory)
-    host = [name for p in scheduled.partitions if p.placement == "cpu" for name in p.nodes]
-    return Program(
-        target=target,
-        instructions=made.stream,
-        operands=made.operands,
-        layer_of=made.layer_of,
-        constants=made.constants,
-        symbols=made.symbols,
-        layers=rows,
-        placed=tuple(_relocated(placed, made.symbols) for placed in scheduled.placed),
-        partitions=scheduled.partitions,
-        inputs=network.inputs,
-        outputs=network.outputs,
-        dram_bytes=scheduled.dram_bytes,
-        lower_bound_cycles=lower_bound_cycles(layers, network.tensors, everything, target),
-        roofline_cycles=float(sum(row.roofline_cycles for row in rows)),
-        compulsory_dram_bytes=everything,
-        metadata=dict(network.metadata),
-        nodes=fates(network.sources, [(row.name, row.nodes) for row in rows], host),
-        info=(info or {}) | {"sram_peak_bytes": max(sram.peak_bytes for sram in scheduled.lowering.srams)},
-    )
-
-
-def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
-    """Of each layer: its constants as the network stores them, network inputs it is the first to read, and
-    network outputs it writes (bytes). A layer that is made again has none of its own."""
-    unread = set(network.fed) | set(network.constants)
-    seen: set[int] = set()
-    sizes = []
-    for layer in layers:
-        size = 0
-        if isinstance(layer.operation, Conv) and id(layer.operation) not in seen:
-            conv = layer.operation
-            seen.add(id(conv))
-            size += conv.weights.nbytes + conv.bias.nbytes + conv.multipliers.nbytes
-        touched = (unread & set(operands(layer))) | ({layer.output} & network.kept)
-        unread -= touched
-        tensors = [network.tensors[name] for name in touched]
-        size += sum(int(np.prod(tensor.shape)) * tensor.quantization.kind.bytes for tensor in tensors)
-        sizes.append(size)
-    return sizes
-
-
-def _relocated(placed: Placed, symbols: np.ndarray[Any, Any]) -> Placed:
-    """A placed tensor's address in the final program: offsets inside its symbol stay."""
-    return dataclasses.replace(placed, address=placed.address + int(symbols["address"][placed.symbol]))

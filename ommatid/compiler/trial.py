@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.assemble import bare_program, rooflines
 from ommatid.compiler.cascade import Cascade, height, is_cascadable
 from ommatid.compiler.layers import Network
 from ommatid.compiler.memory import lifetimes
@@ -49,12 +50,11 @@ GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 
 
 @dataclass
 class Trials:
-    """The state of a search. ``assemble`` makes a program of a schedule."""
+    """The state of a search."""
 
     network: Network
     target: Target
     estimate: Estimate
-    assemble: Callable[[Any], Program]
     known: dict[tuple[int, int, tuple[Cascade, ...]], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class Trials:
         if key not in self.known:
             plan = make_plan(self.network, self.target, self.storage, cascades)
             try:
-                program = self.assemble(lower(plan, range(first, last + 1)))
+                program = bare_program(lower(plan, range(first, last + 1)))
                 moved = float(dram_bytes(program.instructions, self.target).sum())
                 moving = moved / self.target.dram_bytes_per_cycle
                 self.known[key] = float(self.estimate(program).max()) + DRAM_WEIGHT * moving
@@ -99,29 +99,28 @@ def choose_cascades(
     network: Network,
     target: Target,
     estimate: Estimate,
-    assemble: Callable[[Any], Program],
     budgets: Sequence[int],
 ) -> tuple[Cascade, ...]:
     """Cascades that make the network faster: the best of what is found in about so many trials, for each budget."""
     if len(network.layers) < 2:
         return ()
-    trials = Trials(network, target, estimate, assemble)
+    trials = Trials(network, target, estimate)
     plan = schedule(network, target)
-    program = assemble(plan)
+    program = bare_program(plan)
     finish = estimate(program)
-    lost = _lost(program, finish)
+    lost = _lost(program, rooflines(plan), finish)
     best: tuple[Cost, tuple[Cascade, ...]] = ((plan.lacking_bytes, float(finish.max())), ())
     for budget in budgets:
         found = _search(trials, lost, float(finish.max()), budget)
         if found:
             plan = schedule(network, target, found)
-            best = min(best, (cost(plan, estimate, assemble), found), key=lambda pair: pair[0])
+            best = min(best, (cost(plan, estimate), found), key=lambda pair: pair[0])
     return best[1]
 
 
-def cost(plan: Scheduled, estimate: Estimate, assemble: Callable[[Any], Program]) -> Cost:
+def cost(plan: Scheduled, estimate: Estimate) -> Cost:
     """What a schedule costs: DRAM bytes that the target does not have, then cycles."""
-    return plan.lacking_bytes, float(estimate(assemble(plan)).max())
+    return plan.lacking_bytes, float(estimate(bare_program(plan)).max())
 
 
 def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tuple[Cascade, ...]:
@@ -167,13 +166,13 @@ def _ways_to_meet(trials: Trials, one: Cascade, two: Cascade) -> Iterator[tuple[
                 )
 
 
-def _lost(program: Program, finish: Array) -> list[float]:
+def _lost(program: Program, roofline: Sequence[float], finish: Array) -> list[float]:
     """Of each layer the cycles by which it lengthens the run beyond its roofline."""
     lost, before = [], 0.0
-    for index, layer in enumerate(program.layers):
+    for index, least in enumerate(roofline):
         mine = finish[program.layer_of == index]
         end = max(before, float(mine.max())) if len(mine) else before
-        lost.append(end - before - layer.roofline_cycles)
+        lost.append(end - before - least)
         before = end
     return lost
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from ommatid.compiler.assemble import compulsory_bytes
 from ommatid.compiler.bounds import (
     is_depthwise,
     layer_roofline_cycles,
     lower_bound_cycles,
     peak_macs_per_cycle,
 )
-from ommatid.compiler.pipeline import compile_model, compulsory_bytes
+from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Quantization
 from ommatid.isa.target import load_target
 from tests import networks

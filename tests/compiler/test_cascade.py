@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ommatid.compiler import pipeline
+from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Transpose, View, Window
@@ -36,7 +36,7 @@ SMALL = replace(load_target("ommatid-256"), name="small", sram_kib=48)
 def program_of(network: Network, target: Target, *cascades: Cascade) -> Program:
     plan = schedule(network, target, cascades)
     assert plan.lowering.sram.taken == [], "something is not given back"
-    return pipeline.assemble_program(plan)
+    return assemble_program(plan)
 
 
 def outputs(program: Program, network: Network) -> dict[str, bytes]:
@@ -218,9 +218,7 @@ def test_trials_find_a_cascade() -> None:
     """A map of twice the SRAM between two layers is worth one; what is chosen is faster, and the same each time."""
     network, target = three_layers(kernel=1), replace(SMALL, sram_kib=128)
 
-    found = [
-        choose_cascades(network, target, finish_cycles, pipeline.assemble_program, (60,)) for _ in range(2)
-    ]
+    found = [choose_cascades(network, target, finish_cycles, (60,)) for _ in range(2)]
     assert found[0] and found[0] == found[1]
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in ((), found[0]))
     assert after < before
@@ -463,8 +461,8 @@ def test_what_makes_the_whole_slower_is_not_kept() -> None:
         factor.append(2.0 if whole and factor else 1.0)
         return finish_cycles(program) * factor[-1]
 
-    assert choose_cascades(network, target, finish_cycles, pipeline.assemble_program, (60,))
-    assert choose_cascades(network, target, estimate, pipeline.assemble_program, (60,)) == ()
+    assert choose_cascades(network, target, finish_cycles, (60,))
+    assert choose_cascades(network, target, estimate, (60,)) == ()
 
 
 @pytest.mark.parametrize(("end", "each", "met"), [(3, 2, [(0, 8)]), (4, 4, [(0, 3), (4, 8)])])
@@ -481,7 +479,7 @@ def test_neighbouring_cascades_become_one_or_meet_elsewhere(
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
     two = (Cascade(0, end, each), Cascade(end + 1, 8, each))
-    found = neighbours(Trials(network, target, finish_cycles, pipeline.assemble_program), two)
+    found = neighbours(Trials(network, target, finish_cycles), two)
     assert [(c.first, c.last) for c in found] == met
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in (two, found))
     assert after < before
@@ -498,6 +496,6 @@ def test_cascades_have_no_layer_in_common() -> None:
     filled(net)
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
-    found = choose_cascades(network, target, finish_cycles, pipeline.assemble_program, (12, 200))
+    found = choose_cascades(network, target, finish_cycles, (12, 200))
     layers = [i for c in found for i in range(c.first, c.last + 1)]
     assert len(found) > 1 and len(set(layers)) == len(layers)

@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 import pytest
 
+from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.batches import image_by_image
 from ommatid.compiler.cascade import BY_ROWS
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Conv, Lrn, Mean, Network, Norm, Pool, View, Window, nhwc
 from ommatid.compiler.parts import divide, held
-from ommatid.compiler.pipeline import assemble_program, compile_model, compile_network
+from ommatid.compiler.pipeline import compile_model, compile_network
 from ommatid.compiler.placement import FAST
 from ommatid.compiler.schedule import schedule
 from ommatid.compiler.storage import operands, plan_storage
