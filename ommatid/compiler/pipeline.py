@@ -105,11 +105,12 @@ def compile_network(
     network: Network, target: Target, optimize: int = 2, info: dict[str, Any] | None = None,
     estimate: Estimate | None = None,
 ) -> Program:  # fmt: skip
-    """Compile a network of layers: fuse, schedule, emit, verify.
+    """Compile a network of layers: fuse, schedule, emit, verify. Layers stay apart where fusing them is slower.
 
     Raises:
         CompileError: the program does not fit the target.
     """
+    apart = network
     if optimize > 0:
         network = absorb_shuffles(fuse(network), target)
         dump("fused", lambda: network_text(network))
@@ -117,6 +118,8 @@ def compile_network(
             network = beside_convolutions(image_by_image(what_frees_first(network, target), target))
     try:
         made = _scheduled(network, target, optimize, estimate)
+        if optimize > 0 and estimate is not None:
+            made = _faster(made, apart, estimate)
     except LayerDoesNotFit as problem:
         raise lacks_sram(network, target, problem) from None
     if made.lacking_bytes:
@@ -128,6 +131,15 @@ def compile_network(
     if problems:
         raise RuntimeError("the compiler made an illegal program: " + "; ".join(problems[:5]))
     return program
+
+
+def _faster(made: Scheduled, network: Network, estimate: Estimate) -> Scheduled:
+    """The schedule, or that of a network as it is, if that is faster: so no level is slower than -O0."""
+    try:
+        other = schedule(network, made.plan.target)
+    except LayerDoesNotFit:
+        return made
+    return min((made, other), key=lambda each: cost(each, estimate))
 
 
 def _scheduled(network: Network, target: Target, optimize: int, estimate: Estimate | None) -> Scheduled:

@@ -8,17 +8,21 @@ import subprocess
 import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.pipeline import compile_model
+from ommatid.compiler.origins import Source
+from ommatid.compiler.pipeline import compile_model, compile_network
 from ommatid.isa.assembly import disassemble
+from ommatid.isa.program import Program
 from ommatid.isa.program_file import to_bytes
 from ommatid.isa.target import TargetError, load_target
 from ommatid.isa.verifier import verify
 from tests import networks
+from tests.compiler.nets import Net, table
 from tests.golden import check_golden
 
 SAMPLES = [networks.inputs(seed) for seed in range(2)]
@@ -53,6 +57,26 @@ def test_optimize_0_keeps_layers_apart() -> None:
     )
     assert len(apart.layers) >= len(fused.layers) and apart.info["optimize"] == 0
     assert verify(apart) == [] and apart.macs == fused.macs
+
+
+@pytest.mark.parametrize("target", ["ommatid-256", "ommatid-4k"])
+def test_no_level_is_slower_than_layers_apart(target: str) -> None:
+    """Judged by whoever estimates: one who likes many layers gets the layers apart at every level."""
+    net, chip = Net(x=(1, 8, 8, 16)), load_target(target)
+    net.map(net.conv("x", "a", 16), "b", table(1))
+    nodes = Source("node a", "Conv", ("x",), ("a",)), Source("node b", "Sin", ("a",), ("b",))
+    network = dataclasses.replace(net.network("b"), sources=nodes)
+
+    def many(program: Program) -> np.ndarray[Any, Any]:
+        return -np.unique(program.layer_of).size * np.ones(1)
+
+    def few(program: Program) -> np.ndarray[Any, Any]:
+        return np.unique(program.layer_of).size * np.ones(1)
+
+    apart = compile_network(network, chip, 0)
+    for level in (1, 2):
+        assert len(compile_network(network, chip, level, estimate=many).layers) == len(apart.layers) == 2
+        assert len(compile_network(network, chip, level, estimate=few).layers) == 1
 
 
 SCRIPT = """
