@@ -49,7 +49,7 @@ def bare_program(scheduled: Scheduled) -> Program:
     the network, which takes longer than to lower a few layers of it."""
     target = scheduled.plan.target
     made = scheduled.lowering.emitter.finish()
-    add_tokens(made.stream, target, made.dram_base, scheduled.dram_bytes)
+    add_tokens(made.stream, target, made.dram_base)
     return dataclasses.replace(
         empty_program(target),
         instructions=made.stream,

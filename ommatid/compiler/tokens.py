@@ -7,12 +7,13 @@ and writes them into the ``wait`` and ``signal`` masks. It is the only place tha
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from ommatid.isa.compiled import entry
-from ommatid.isa.footprint import WORD_BYTES, accesses
+from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
 from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
 
@@ -26,31 +27,27 @@ def queues_of(stream: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return core * ENGINES + engine
 
 
-def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int, dram_bytes: int) -> None:
+def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int) -> None:
     """Write ``wait`` and ``signal`` of every instruction of a stream, in place.
 
-    ``dram_base`` to ``dram_bytes`` is the part of DRAM that instructions write (bytes). An ``end`` waits for
-    all of its partition.
+    Below ``dram_base`` (bytes), DRAM is never written. An ``end`` waits for all of its partition.
     """
     queue = queues_of(stream)
     table = accesses(stream, target)
+    table = table[(table["memory"] != Memory.DRAM) | (table["address"] >= dram_base)]
     cores = int(max(stream["core"].max(initial=0), table["core"].max(initial=0))) + 1
-    words = [
-        (dram_bytes - dram_base) // WORD_BYTES + 1,
-        target.sram_bytes // WORD_BYTES,
-        target.accumulator_bytes // WORD_BYTES,
-    ]
     need = np.full((len(stream), ENGINES * cores), -1, np.int64)
-    for memory in Memory:
-        base = dram_base if memory == Memory.DRAM else 0
-        for core in range(1 if memory == Memory.DRAM else cores):
-            part = table[(table["memory"] == memory) & (table["core"] == core)]
-            if memory == Memory.DRAM:  # constants are never written
-                part = part[part["address"] >= base]
-            _conflicts(
-                part["instruction"], part["mode"], part["address"] - base, part["run"], part["n"], part["s"],
-                queue, words[memory], need,
-            )  # fmt: skip
+    for memory, core in itertools.product(Memory, range(cores)):
+        part = table[(table["memory"] == memory) & (table["core"] == core)]
+        if not len(part):
+            continue
+        first, last = bounds(part)  # of a few layers, a small piece of all that the network uses
+        base = int(first.min()) // WORD_BYTES * WORD_BYTES
+        words = -(-(int(last.max()) - base) // WORD_BYTES)
+        _conflicts(
+            part["instruction"], part["mode"], part["address"] - base, part["run"], part["n"], part["s"], queue, words,
+            need,
+        )  # fmt: skip
     _fence(queue, need)
     producers, consumers = _edges(queue, need)
     pairs = queue[producers] * need.shape[1] + queue[consumers]

@@ -25,7 +25,7 @@ from tests.simulator.programs import random_program
 
 
 def with_tokens(program: Program) -> Program:
-    add_tokens(program.instructions, program.target, len(program.constants), program.dram_bytes)
+    add_tokens(program.instructions, program.target, len(program.constants))
     return program
 
 
