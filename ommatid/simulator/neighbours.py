@@ -197,7 +197,8 @@ class Neighbours:
             first[c : c + 1] = mine[:1] if len(mine) else len(sends)
             table["next"][mine[:-1]] = mine[1:]
             table["follows"][mine[1:]] = work["start"][sends[mine[1:]]] == work["released"][sends[mine[:-1]]]
-        met = [self.when(work, int(sends[0]), some) for some in others]
+        until = int(work["finish"][sends].max()) - origin
+        met = [self.when(work, int(sends[0]), some, until) for some in others]
         when = table["begin"].tolist(), table["follows"].tolist(), met
         if sends[0] not in self.lost or self.lost[sends[0]][0] != when:
             self.lost[sends[0]] = when, self.stepped(sends, table, first, [self.busy(*each) for each in met])
@@ -218,11 +219,13 @@ class Neighbours:
         return table
 
     @staticmethod
-    def when(work: Array, i: int, others: Array) -> tuple[list[int], list[int], list[int]]:
-        """``others``, when they began and when they were through, from the start of instruction i on."""
+    def when(
+        work: Array, i: int, others: Array, most: int = MOST_CYCLES
+    ) -> tuple[list[int], list[int], list[int]]:
+        """``others``, when they began and when they were through, in so many cycles from the start of instruction i on."""
         start = int(work["start"][i])
         begins = work["start"][others].astype(np.int64) - start
-        ends = np.minimum(work["released"][others].astype(np.int64) - start, MOST_CYCLES)
+        ends = np.minimum(work["released"][others].astype(np.int64) - start, most)
         return others.tolist(), begins.tolist(), ends.tolist()
 
     def busy(self, others: list[int], begins: list[int], ends: list[int]) -> Array:
