@@ -120,7 +120,7 @@ def choose_cascades(
 
 def cost(plan: Scheduled, estimate: Estimate) -> Cost:
     """What a schedule costs: DRAM bytes that the target does not have, then cycles."""
-    return plan.lacking_bytes, float(estimate(bare_program(plan)).max())
+    return plan.lacking_bytes, float(estimate(bare_program(plan)).max(initial=0))
 
 
 def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tuple[Cascade, ...]:
