@@ -68,7 +68,7 @@ def test_no_level_is_slower_than_layers_apart(target: str) -> None:
     network = dataclasses.replace(net.network("b"), sources=nodes)
 
     def many(program: Program) -> np.ndarray[Any, Any]:
-        return -np.unique(program.layer_of).size * np.ones(1)
+        return 1 / np.unique(program.layer_of).size * np.ones(1)
 
     def few(program: Program) -> np.ndarray[Any, Any]:
         return np.unique(program.layer_of).size * np.ones(1)
