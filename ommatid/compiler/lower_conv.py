@@ -207,6 +207,7 @@ def _conv_shape(
         widest=max(low.kind(name).bytes for name in (layer.output, *binary)),
         flat=is_pointwise(conv, phases),
         depthwise=depthwise,
+        phases=len(phases),
         runs=max(len(conv.runs), 1),
         sum_bytes=low.sum_bytes,
     )

@@ -41,6 +41,7 @@ class ConvShape:
     element: int = 1  # bytes of an activation: as many passes of the array
     widest: int = 1  # bytes of what the vector engine works on
     sum_bytes: int = 0  # of the accumulators: taken by sums
+    phases: int = 1  # if transposed
     runs: int = 1  # of output channels: each is drained alone, and all are one chunk
 
 
@@ -127,10 +128,11 @@ def _plans(
 
 
 def _split_k(shape: ConvShape, target: Target, free_bytes: int, smallest: int) -> ConvPlan:
-    """Weights of one block of channels loaded in parts: for rows of weights longer than the SRAM."""
+    """Weights of one block of channels loaded in parts: for rows of weights longer than the SRAM. Not of several phases."""
     unit = shape.block_unit
     pixels = _accumulators(shape, target) // unit
-    if not shape.depthwise and unit <= target.mx_channels and shape.rows * shape.columns <= pixels:
+    together = unit <= target.mx_channels and shape.rows * shape.columns <= pixels
+    if together and not shape.depthwise and shape.phases == 1:
         most = 32 if shape.kernel == (1, 1) else shape.kernel[0]
         weightless = replace(shape, weight_bytes_per_unit=0)
         rest = sram_bytes(weightless, ConvPlan(shape.rows, unit, 1, pixels))

@@ -360,6 +360,20 @@ def test_rows_of_more_bytes_than_an_instruction_has_channels_are_copied() -> Non
     assert outputs(together, network) == outputs(program_of(network, load_target("ommatid-1k")), network)
 
 
+@pytest.mark.parametrize("each", [16, 18, 19.75])
+def test_a_transposed_convolution_with_no_room_for_its_weights(each: float) -> None:
+    """Weights are loaded part by part where they have no room: not those of several phases."""
+    net = Net(x=(1, 11, 7, 16))
+    net.conv("x", "a", 40, 1)
+    transposed(net, "a", "b", 40)
+    net.conv("b", "y", 16, 5)
+    filled(net)
+    network = net.network("y")
+    together = program_of(network, SMALL, Cascade(1, 2, each))
+    assert verify(together) == []
+    assert outputs(together, network) == outputs(program_of(network, SMALL), network)
+
+
 def test_no_cascade_reaches_over_the_host() -> None:
     net = Net(x=(1, 21, 21, 16))
     net.conv("x", "a", 64, 1)
