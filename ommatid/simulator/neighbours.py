@@ -31,7 +31,7 @@ COLUMNS = ("pace", "late", "hold", "cap", "after")
 
 
 class Neighbours:
-    """A program's instructions that lose cycles to crowded ones of mx; ``work`` are WORK records not yet slowed down."""
+    """A program's instructions that lose cycles to crowded ones; ``work`` are WORK records not yet slowed down."""
 
     def __init__(self, work: Array, stream: Array, target: Target) -> None:
         self.stream, self.target = stream, target
@@ -42,16 +42,14 @@ class Neighbours:
             np.isin(stream["opcode"], [BY_MNEMONIC[name].opcode for name in names])
             for names in (VX, ("load",), ("store",), ("send",))
         )
-        self.holds = self.crowded | self.vx & (
-            work["pace"] > work["cost"]
-        )  # banks that loads and stores want
+        self.holds = self.crowded | self.vx & (work["pace"] > work["cost"])  # banks that others want
         self.startup = np.zeros(len(stream), np.int64)
         self.groups: dict[str, Crowding] = {}
         self.place = np.zeros(len(stream), np.int64)  # in its group
         self.beside: dict[int, Array] = {}  # of those of vx beside crowded ones of mx
         self.held: dict[bytes, Array] = {}  # by what crowded instructions have in common
-        # by instruction of vx: when its neighbours ran, and its delay; by the first of a chain of loads or stores: this
-        # and when they began, and when they are through
+        # by instruction of vx: when its neighbours ran, its delay and its banks; by the first of a chain of loads or
+        # stores: this and when they began, and when they are through; by the first of sends stepped together: this, SEND
         self.lost: dict[int, tuple[object, Any]] = {}
         self.alike: dict[int, bytes] = {}
         if self.holds.any():
@@ -94,9 +92,8 @@ class Neighbours:
             self.put_off(new, work, holders, np.flatnonzero(self.load & (core == c)))
             self.put_off(new, work, holders, np.flatnonzero(self.store & (core == c)))
         self.delay_sends(new, work)
-        changed = bool(
-            any((np.abs(new[name] - work[name]) >= 1).any() for name in ("pace", "late", "hold", "after"))
-        )
+        told = ("pace", "late", "hold", "after")
+        changed = bool(any((np.abs(new[name] - work[name]) >= 1).any() for name in told))
         for name, column in new.items():
             work[name] = column
         return changed
@@ -191,10 +188,10 @@ class Neighbours:
         table["core"], table["peer"] = work["queue"][sends] // LANES, view(self.stream[sends], "send")["peer"]
         table["begin"], table["beats"] = work["start"][sends] - origin, self.cost[sends]
         table["beat"] = table["released"] = table["through"] = -1
-        table["next"], first = len(sends), np.full(MOST_CORES, len(sends))
+        table["next"], first = len(sends), np.zeros(MOST_CORES, np.int64)
         for c in range(MOST_CORES):
             mine = np.flatnonzero(table["core"] == c)
-            first[c : c + 1] = mine[:1] if len(mine) else len(sends)
+            first[c] = mine[0] if len(mine) else len(sends)
             table["next"][mine[:-1]] = mine[1:]
             table["follows"][mine[1:]] = work["start"][sends[mine[1:]]] == work["released"][sends[mine[:-1]]]
         until = int(work["finish"][sends].max()) - origin
