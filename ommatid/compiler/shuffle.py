@@ -61,11 +61,12 @@ def _absorbed(
             moved.append(view)
         source, depthwise = moved[0].input_name, reader.get(moved[-1].output)
         following = reader.get(depthwise.output) if depthwise else None
-        perm = channel_shuffle(shuffle, tensors[shuffle.input_name].shape, tensors[source].shape)
-        if depthwise is None or following is None or perm is None:
+        image = tensors[source].shape
+        perm = channel_shuffle(shuffle, tensors[shuffle.input_name].shape, image)
+        if depthwise is None or following is None or perm is None or tensors[moved[-1].output].shape != image:
             continue
         conv, other = depthwise.operation, following.operation
-        row = math.prod(tensors[source].shape[2:]) * tensors[source].quantization.kind.bytes
+        row = math.prod(image[2:]) * tensors[source].quantization.kind.bytes
         if (
             isinstance(conv, Conv)
             and isinstance(other, Conv)
