@@ -26,7 +26,7 @@ from ommatid.runtime.session import InferenceSession
 from tests.workloads import SHAPES, SIX, images, input_name, source
 
 TARGETS = ("ommatid-256", "ommatid-1k", "ommatid-4k")
-NETWORKS = (*SIX, "shufflenet", "detector")
+NETWORKS = (*SIX, "shufflenet", "detector", "reader")
 LEVELS = (0, 1, 2, 3)
 
 

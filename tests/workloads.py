@@ -20,16 +20,18 @@ from ommatid.compiler.model import import_model
 
 Array = np.ndarray[Any, Any]
 LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-SHAPES = {"detector": (1, 3, 640, 640)}
+#: Files of RapidOCR's networks, and the shapes they are measured at.
+RAPIDOCR = {"detector": "ch_PP-OCRv4_det_infer.onnx", "reader": "ch_PP-OCRv4_rec_infer.onnx"}
+SHAPES = {"detector": (1, 3, 640, 640), "reader": (1, 3, 48, 320)}
 SIX = ("resnet50", "inception_v1", "inception_v2", "densenet121", "squeezenet", "vgg19")
 NINE = (*SIX, "shufflenet", "bvlc_alexnet", "zfnet512")
 
 
-def detector_path() -> Path:
-    """The text detector's file."""
+def rapidocr_path(name: str) -> Path:
+    """The file of one of RapidOCR's networks."""
     import rapidocr_onnxruntime
 
-    return Path(rapidocr_onnxruntime.__file__).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
+    return Path(rapidocr_onnxruntime.__file__).parent / "models" / RAPIDOCR[name]
 
 
 def light(name: str) -> onnx.ModelProto:
@@ -67,7 +69,7 @@ def _weights(generator: Any, shape: list[int], op: str, position: int) -> Array:
 
 def source(name: str) -> Any:
     """The float model of a workload."""
-    return detector_path() if name == "detector" else light(name)
+    return rapidocr_path(name) if name in RAPIDOCR else light(name)
 
 
 def images(name: str, count: int, seed: int = 0) -> list[Array]:
