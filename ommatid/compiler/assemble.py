@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def rooflines(scheduled: Scheduled) -> list[float]:
     ]
 
 
-def compulsory_bytes(network: Network, layers: list[Layer]) -> list[int]:
+def compulsory_bytes(network: Network, layers: Sequence[Layer]) -> list[int]:
     """Of each layer: its constants as the network stores them, network inputs it is the first to read, and
     network outputs it writes (bytes). A layer that is made again has none of its own."""
     unread = set(network.fed) | set(network.constants)

@@ -84,9 +84,6 @@ def inner_buffers(
     """
     outside = {storage.spots[name].buffer for name in network.fed}
     layers = network.layers[cascade.first : cascade.last + 1]
-    members: dict[str, list[str]] = {}
-    for name, spot in storage.spots.items():
-        members.setdefault(spot.buffer, []).append(name)
     return frozenset(
         buffer
         for buffer, life in lives.items()
@@ -94,7 +91,7 @@ def inner_buffers(
         and (life.last <= cascade.last or _is_made_and_read(network, storage, cascade, buffer))
         and buffer not in outside
         and storage.buffer_bytes[buffer] > target.sram_bytes * WHOLE_SHARE
-        and _in_rows(network, storage, members[buffer])
+        and _in_rows(network, storage, storage.members[buffer])
         and not _feeds_itself(storage, layers, buffer)
     )
 

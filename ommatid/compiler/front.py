@@ -101,11 +101,8 @@ def build_network(source: Any, options: FrontOptions) -> Network:
     fed = frozenset(name for name in walk.fed if name in used or name in {p.tensor for p in inputs})
     shown = {p.tensor for p in outputs}
     fed |= frozenset(name for name in written_by_cpu if name in used or name in shown)
-    tensors = {
-        name: tensor
-        for name, tensor in walk.tensors.items()
-        if name in used | fed | {p.tensor for p in (*inputs, *outputs)} | read_by_cpu
-    }
+    seen = used | fed | {p.tensor for p in (*inputs, *outputs)} | read_by_cpu
+    tensors = {name: tensor for name, tensor in walk.tensors.items() if name in seen}
     return Network(
         tensors,
         stages,

@@ -8,6 +8,7 @@ them into instructions. Shapes here are as the bytes lie in memory, channels las
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -306,7 +307,7 @@ class Network:
     notes: Mapping[str, Any] = field(default_factory=dict)
     sources: tuple[Source, ...] = ()
 
-    @property
-    def layers(self) -> list[Layer]:
+    @functools.cached_property
+    def layers(self) -> tuple[Layer, ...]:
         """The layers of all stages in order: their places are the numbers by which the back calls them."""
-        return [layer for stage in self.stages for layer in stage.layers]
+        return tuple(layer for stage in self.stages for layer in stage.layers)

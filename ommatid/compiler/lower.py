@@ -184,10 +184,10 @@ class Lowering(OnCores):
         return self.homes[buffer]
 
     def _role(self, buffer: str) -> str:
-        members = {name for name, spot in self.storage.spots.items() if spot.buffer == buffer}
-        if members & self.network.fed and len(members) == 1:
+        members = self.storage.members[buffer]
+        if len(members) == 1 and members[0] in self.network.fed:
             return "input"
-        return "output" if members & self.network.kept else "activation"
+        return "activation" if self.network.kept.isdisjoint(members) else "output"
 
     def stays(self, name: str) -> bool:
         """The tensor lies in SRAM as a whole."""

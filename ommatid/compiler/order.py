@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -30,21 +31,30 @@ def what_frees_first(network: Network, target: Target) -> Network:
 
 def _ordered(stage: Stage, size: Mapping[str, int], network: Network, target: Target) -> tuple[Layer, ...]:
     least = target.sram_bytes * LEAST_FREED
-    waiting = list(stage.layers)
     readers = Counter(name for layer in network.layers for name in set(operands(layer)))
-    unmade = {layer.output for layer in waiting}
+    made = {layer.output for layer in stage.layers}
+    missing = [made & set(operands(layer)) for layer in stage.layers]
+    waiting: dict[str, list[int]] = {name: [] for name in made}
+    for i, names in enumerate(missing):
+        for name in names:
+            waiting[name].append(i)
+    ready = [i for i, names in enumerate(missing) if not names]
     ordered: list[Layer] = []
 
-    def freed(layer: Layer) -> float:
+    def freed(i: int) -> float:
         """Bytes; 0: not enough to matter."""
+        layer = stage.layers[i]
         read = sum(size[name] for name in set(operands(layer)) if readers[name] == 1)
         return read - size[layer.output] if read - size[layer.output] > least else 0
 
-    while waiting:
-        ready = [layer for layer in waiting if not unmade & set(operands(layer))]
-        layer = max(ready, key=freed)  # the first of those that free as much
-        waiting.remove(layer)
-        unmade.discard(layer.output)
+    while ready:
+        best = max(ready, key=freed)  # the first of those that free as much
+        ready.remove(best)
+        layer = stage.layers[best]
         readers.subtract(set(operands(layer)))
         ordered.append(layer)
+        for i in waiting[layer.output]:
+            missing[i].discard(layer.output)
+            if not missing[i]:
+                bisect.insort(ready, i)
     return tuple(ordered)

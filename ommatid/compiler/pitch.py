@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Set
 from dataclasses import replace
 
 import numpy as np
@@ -19,15 +19,12 @@ from ommatid.isa.target import Target
 PIXELS, UNEVEN, EVEN = 64, 3.0, 2.0
 
 
-def pitched(network: Network, storage: Storage, target: Target, buffers: Collection[str]) -> Storage:
+def pitched(network: Network, storage: Storage, target: Target, buffers: Set[str]) -> Storage:
     """The storage with pixels of those of the ``buffers`` farther apart whose banks are uneven."""
     dense = _must_stay(network, storage)
-    members: dict[str, list[str]] = {}
-    for name, spot in storage.spots.items():
-        if spot.buffer in buffers and spot.buffer not in dense:
-            members.setdefault(spot.buffer, []).append(name)
     spots, sizes = dict(storage.spots), dict(storage.buffer_bytes)
-    for buffer, names in members.items():
+    for buffer in buffers - dense:
+        names = storage.members[buffer]
         if any(len(network.tensors[name].shape) != 4 for name in names):
             continue
         old = {storage.spots[name].strides[2] for name in names}

@@ -46,18 +46,29 @@ def _with_twins(
     layers: Sequence[Layer], large: set[str], tensors: dict[str, Tensor], size: Mapping[str, int], target: Target
 ) -> list[Layer]:  # fmt: skip
     """The layers, and before those that wait for a mean of a large map and read it again, its maker's twin."""
-    result = list(layers)
+    result, readers = list(layers), _readers(layers)
     for maker in layers:
-        readers = [layer for layer in layers if maker.output in operands(layer)]
-        means = {layer.output for layer in readers if isinstance(layer.operation, Mean)}
-        late = [layer for layer in readers if layer.output in _behind(layers, means)]
-        if maker.output not in large or not late or not _is_cheap(maker, tensors, size, target):
+        means = {layer.output for layer in readers[maker.output] if isinstance(layer.operation, Mean)}
+        if maker.output not in large or not means or not _is_cheap(maker, tensors, size, target):
+            continue
+        behind = _behind(layers, means)
+        late = [layer for layer in readers[maker.output] if layer.output in behind]
+        if not late:
             continue
         twin = replace(maker, name=maker.name + AGAIN, output=maker.output + AGAIN, macs=0)
         tensors[twin.output] = replace(tensors[maker.output], name=twin.output)
         result = [_renamed(layer, maker.output, twin.output) if layer in late else layer for layer in result]
         result.insert(min(i for i, layer in enumerate(result) if twin.output in operands(layer)), twin)
     return result
+
+
+def _readers(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
+    """By each layer's output the layers that read it, in order."""
+    readers: dict[str, list[Layer]] = {layer.output: [] for layer in layers}
+    for layer in layers:
+        for name in readers.keys() & set(operands(layer)):
+            readers[name].append(layer)
+    return readers
 
 
 def _behind(layers: Sequence[Layer], names: Iterable[str]) -> set[str]:
@@ -95,17 +106,17 @@ def _renamed(layer: Layer, old: str, new: str) -> Layer:
 def _reordered(layers: Sequence[Layer], large: set[str]) -> list[Layer]:
     """Large maps are made late, and what makes them small follows at once."""
     large = large | {name + AGAIN for name in large}
-    order = list(layers)
+    order, readers = list(layers), _readers(layers)
+    maker = {layer.output: layer for layer in layers}
     for layer in reversed(layers):
         if layer.output in large:
             at = order.index(layer)
-            first = next((i for i, other in enumerate(order) if layer.output in operands(other)), at + 1)
+            first = min(map(order.index, readers[layer.output]), default=at + 1)
             order.insert(first - 1, order.pop(at))
     for layer in list(order):
-        readers = [other for other in order if layer.output in operands(other)]
-        averaged = bool(readers) and all(isinstance(other.operation, Mean) for other in readers)
-        if averaged or (layer.output not in large and large & set(operands(layer))):
+        means = [isinstance(other.operation, Mean) for other in readers[layer.output]]
+        if (means and all(means)) or (layer.output not in large and large & set(operands(layer))):
             at = order.index(layer)
-            makers = [i for i, other in enumerate(order) if other.output in operands(layer)]
+            makers = [order.index(maker[name]) for name in operands(layer) if name in maker]
             order.insert(max(makers, default=at - 1) + 1, order.pop(at))
     return order

@@ -6,6 +6,7 @@ schedule is made again: lowering is quick, and every later decision then sees th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,14 @@ class Plan:
     dram_address: Mapping[str, int] = field(default_factory=dict)
     activation_bytes: int = 0  # of the DRAM
     sram_address: Mapping[str, int] = field(default_factory=dict)  # of those that stay, if it is planned
+
+    @functools.cached_property
+    def read_last(self) -> Mapping[int, Sequence[str]]:
+        """By layer the buffers that stay in SRAM up to it."""
+        buffers: dict[int, list[str]] = {}
+        for name in self.resident:
+            buffers.setdefault(self.lives[name].last, []).append(name)
+        return buffers
 
 
 @dataclass(frozen=True)
@@ -245,6 +254,8 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         sram_address=plan.sram_address,
         held=plan.held,
     )
+    cascades = {cascade.first: cascade for cascade in plan.inner}
+    woven = {group[0]: group for group in plan.woven}
     partitions: list[Partition] = []
     index = 0
     if part is None:
@@ -256,26 +267,26 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         if stage.cpu is not None:
             partitions += [stage.cpu] if part is None else []
             continue
-        layers = [pair for pair in enumerate(stage.layers, index) if part is None or pair[0] in part]
-        index += len(stage.layers)
-        if not layers:
+        at, index = index, index + len(stage.layers)
+        todo = range(at, index) if part is None else range(max(at, part.start), min(index, part.stop))
+        if not todo:
             continue
-        begin = len(low.emitter.rows)
-        while layers:
-            cascade = next((c for c in plan.inner if c.first == layers[0][0]), None)
+        begin, at = len(low.emitter.rows), todo.start
+        while at in todo:
+            cascade = cascades.get(at)
             inner = plan.inner[cascade] if cascade else frozenset()
-            woven = next((g for g in plan.woven if g[0] == layers[0][0] and g[-1] <= layers[-1][0]), None)
-            count = len(cascade.layers if cascade else woven or "1")
-            group, layers = layers[:count], layers[count:]
-            if woven:
-                _lower_woven(low, plan, group)
-            elif cascade is None:
-                low.buffers = 1 if group[0][0] in plan.single else 2
-                low.share(plan.parts.get(group[0][0]))
-                _lower_layer(low, *group[0])
-            else:
+            together = cascade.layers if cascade else woven.get(at, range(at, at + 1))
+            group = [(i, network.layers[i]) for i in (together if together[-1] in todo else (at,))]
+            if cascade:
                 _lower_cascade(low, cascade, group, inner, inner - plan.lives.keys())
-            _end_group(low, plan.lives, group, inner - plan.lives.keys(), begin)
+            elif len(group) > 1:
+                _lower_woven(low, plan, group)
+            else:
+                low.buffers = 1 if at in plan.single else 2
+                low.share(plan.parts.get(at))
+                _lower_layer(low, *group[0])
+            _end_group(low, plan, group, inner - plan.lives.keys(), begin)
+            at += len(group)
         low.emitter.layer = -1
         low.share(None)
         low.emitter.emit("end", {})
@@ -286,10 +297,9 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
 
 def _settle(low: Lowering, plan: Plan, first: int) -> None:
     """The buffers that lie in SRAM when layer ``first`` begins."""
-    for name, spot in sorted(plan.storage.spots.items()):
-        life = plan.lives.get(spot.buffer)
-        if spot.buffer in plan.resident and life is not None and life.first < first <= life.last:
-            low.home(name)
+    there = [name for name in plan.resident if plan.lives[name].first < first <= plan.lives[name].last]
+    for name in sorted(min(plan.storage.members[buffer]) for buffer in there):
+        low.home(name)
 
 
 def _lower_layer(low: Lowering, index: int, layer: Layer) -> None:
@@ -349,9 +359,8 @@ def _lower_cascade(
 
 
 def _end_group(
-    low: Lowering, lives: Mapping[str, Lifetime], layers: Sequence[tuple[int, Layer]], homeless: frozenset[str],
-    begin: int,
-) -> None:  # fmt: skip
+    low: Lowering, plan: Plan, layers: Sequence[tuple[int, Layer]], homeless: frozenset[str], begin: int
+) -> None:
     """Record the tensors that are complete, and give back those that nobody reads any more.
 
     A view that opens a partition is complete once the host has done what comes before the partition, whose first
@@ -360,9 +369,9 @@ def _end_group(
     for index, layer in layers:
         if low.storage.spots[layer.output].buffer not in homeless:
             low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
-    for buffer, home in low.homes.items():
-        if buffer in low.resident and lives[buffer].last in [index for index, _ in layers]:
-            low.everywhere.release(home.address)
+        for buffer in plan.read_last.get(index, ()):
+            if buffer in low.homes:
+                low.everywhere.release(low.homes[buffer].address)
 
 
 def _partition(network: Network, layers: tuple[Layer, ...], begin: int, end: int) -> Partition:

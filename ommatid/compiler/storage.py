@@ -6,6 +6,7 @@ Slice) or its inputs inside its output's (Concat). The rest are real layers.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ class Storage:
     spots: Mapping[str, Spot]
     buffer_bytes: Mapping[str, int]
     free_layers: frozenset[str]
+
+    @functools.cached_property
+    def members(self) -> Mapping[str, tuple[str, ...]]:
+        """The tensors of each buffer."""
+        members: dict[str, list[str]] = {}
+        for name, spot in self.spots.items():
+            members.setdefault(spot.buffer, []).append(name)
+        return {buffer: tuple(names) for buffer, names in members.items()}
 
 
 def dense_strides(shape: Sequence[int], element: int = 1) -> tuple[int, ...]:
