@@ -18,10 +18,12 @@ from ommatid.isa.program import Layer as ProgramLayer
 from ommatid.isa.program import Placed, Program, empty_program
 
 
-def assemble_program(scheduled: Scheduled, info: dict[str, Any] | None = None) -> Program:
-    """The program of a scheduled network, with tokens."""
+def assemble_program(
+    scheduled: Scheduled, info: dict[str, Any] | None = None, bare: Program | None = None
+) -> Program:
+    """The program of a scheduled network, with tokens; ``bare`` is its bare program, if that is there."""
     network, target = scheduled.plan.network, scheduled.plan.target
-    bare = bare_program(scheduled)
+    bare = bare or bare_program(scheduled)
     layers = network.layers
     compulsory = compulsory_bytes(network, layers)
     rows = tuple(

@@ -10,7 +10,6 @@ from typing import Any
 
 from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.batches import image_by_image
-from ommatid.compiler.cascade import Cascade
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_model
@@ -22,9 +21,9 @@ from ommatid.compiler.placement import EXACT
 from ommatid.compiler.positions import rearranging
 from ommatid.compiler.refuse import lacks_dram, lacks_sram
 from ommatid.compiler.regroup import regroup
-from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, Scheduled, schedule
+from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, schedule
 from ommatid.compiler.shuffle import absorb_shuffles
-from ommatid.compiler.trial import Estimate, choose_cascades, cost
+from ommatid.compiler.trial import Estimate, Priced, choose_cascades, priced
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.compiler.weave import beside_convolutions
 from ommatid.isa import release
@@ -117,15 +116,17 @@ def compile_network(
         if target.cores > 1:
             network = beside_convolutions(image_by_image(what_frees_first(network, target), target))
     try:
-        made = _scheduled(network, target, optimize, estimate)
-        if optimize > 0 and estimate is not None:
-            made = _faster(made, apart, estimate)
+        if optimize == 0 or estimate is None:
+            made, bare = schedule(network, target), None
+        else:
+            best = _faster(_scheduled(network, target, optimize, estimate), apart, estimate)
+            made, bare = best.made, best.program
     except LayerDoesNotFit as problem:
         raise lacks_sram(network, target, problem) from None
     if made.lacking_bytes:
         raise lacks_dram(made)
     dump("scheduled", lambda: schedule_text(made))
-    program = assemble_program(made, info)
+    program = assemble_program(made, info, bare)
     dump("program", lambda: disassemble(program).partition("\n\n")[0] + "\n")
     problems = verify(program)
     if problems:
@@ -133,38 +134,37 @@ def compile_network(
     return program
 
 
-def _faster(made: Scheduled, network: Network, estimate: Estimate) -> Scheduled:
+def _faster(best: Priced, network: Network, estimate: Estimate) -> Priced:
     """The schedule, or that of a network as it is, if that is faster: so no level is slower than -O0."""
     try:
-        other = schedule(network, made.plan.target)
+        other = priced(network, best.made.plan.target, estimate)
     except LayerDoesNotFit:
-        return made
-    return min((made, other), key=lambda each: cost(each, estimate))
+        return best
+    return min(best, other, key=lambda each: each.cost)
 
 
-def _scheduled(network: Network, target: Target, optimize: int, estimate: Estimate | None) -> Scheduled:
+def _scheduled(network: Network, target: Target, optimize: int, estimate: Estimate) -> Priced:
     """The best schedule that is found."""
-    if estimate is None or optimize not in TRIALS:
-        return schedule(network, target)
-    cascades: tuple[Cascade, ...] = ()
-    if target.cores == 1:
-        network, cascades = _tried(network, target, estimate, TRIALS[optimize])
-    sendings = SENDING if target.cores > 1 else SENDING[:1]
-    ways = list(itertools.product(sendings, ADDRESSES if optimize > 2 else ADDRESSES[-1:]))
-    made = (schedule(network, target, cascades, *way) for way in ways)
-    return next(made) if len(ways) == 1 else min(made, key=lambda each: cost(each, estimate))
+    if optimize not in TRIALS:
+        return priced(network, target, estimate)
+    one = target.cores == 1
+    first = _tried(network, target, estimate, TRIALS[optimize]) if one else priced(network, target, estimate)
+    sendings = SENDING[:1] if one else SENDING
+    ways = itertools.product(sendings, ADDRESSES if optimize > 2 else ADDRESSES[-1:])
+    network, known = first.made.plan.network, (SENDING[0], ADDRESSES[-1])
+    made = (
+        first if way == known else priced(network, target, estimate, first.cascades, *way) for way in ways
+    )
+    return min(made, key=lambda each: each.cost)
 
 
-def _tried(
-    network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]
-) -> tuple[Network, tuple[Cascade, ...]]:
-    """The network, regrouped if that is better, and its cascades."""
+def _tried(network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]) -> Priced:
+    """The network with cascades, its layers regrouped if that is better."""
     other = regroup(network, target)
     if other is network:
-        return network, choose_cascades(network, target, estimate, budgets)
+        return choose_cascades(network, target, estimate, budgets)
     other = fuse(other)
     dump("regrouped", lambda: network_text(other))
-    before = cost(schedule(network, target), estimate)
-    cascades = choose_cascades(other, target, estimate, budgets)
-    after = cost(schedule(other, target, cascades), estimate)
-    return (network, ()) if before < after else (other, cascades)
+    before = priced(network, target, estimate)
+    after = choose_cascades(other, target, estimate, budgets)
+    return min(after, before, key=lambda each: each.cost)

@@ -95,32 +95,41 @@ class Trials:
         return self.cycles(cascade.first, cascade.last) - self.cycles(cascade.first, cascade.last, cascade)
 
 
-def choose_cascades(
-    network: Network,
-    target: Target,
-    estimate: Estimate,
-    budgets: Sequence[int],
-) -> tuple[Cascade, ...]:
-    """Cascades that make the network faster: the best of what is found in about so many trials, for each budget."""
-    if len(network.layers) < 2:
-        return ()
-    trials = Trials(network, target, estimate)
-    plan = schedule(network, target)
-    program = bare_program(plan)
-    finish = estimate(program)
-    lost = _lost(program, rooflines(plan), finish)
-    best: tuple[Cost, tuple[Cascade, ...]] = ((plan.lacking_bytes, float(finish.max())), ())
-    for budget in budgets:
-        found = _search(trials, lost, float(finish.max()), budget)
-        if found:
-            plan = schedule(network, target, found)
-            best = min(best, (cost(plan, estimate), found), key=lambda pair: pair[0])
-    return best[1]
+@dataclass(frozen=True)
+class Priced:
+    """A schedule, with these cascades where they fit; its bare program, and when each instruction is finished."""
+
+    made: Scheduled
+    cascades: tuple[Cascade, ...]
+    program: Program
+    finish: Array
+
+    @property
+    def cost(self) -> Cost:
+        """DRAM bytes that the target does not have, then cycles."""
+        return self.made.lacking_bytes, float(self.finish.max(initial=0))
 
 
-def cost(plan: Scheduled, estimate: Estimate) -> Cost:
-    """What a schedule costs: DRAM bytes that the target does not have, then cycles."""
-    return plan.lacking_bytes, float(estimate(bare_program(plan)).max(initial=0))
+def priced(
+    network: Network, target: Target, estimate: Estimate, cascades: tuple[Cascade, ...] = (), *way: tuple[Any, Any]
+) -> Priced:  # fmt: skip
+    """What ``schedule`` makes in some way, and what it costs."""
+    made = schedule(network, target, cascades, *way)
+    program = bare_program(made)
+    return Priced(made, cascades, program, estimate(program))
+
+
+def choose_cascades(network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]) -> Priced:
+    """The network with cascades that make it faster: the best of what is found in so many trials, for each budget."""
+    best = plain = priced(network, target, estimate)
+    if len(network.layers) > 1:
+        trials = Trials(network, target, estimate)
+        lost = _lost(plain.program, rooflines(plain.made), plain.finish)
+        for budget in budgets:
+            if found := _search(trials, lost, plain.cost[1], budget):
+                other = priced(network, target, estimate, found)
+                best = min(best, other, key=lambda each: each.cost)
+    return best
 
 
 def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tuple[Cascade, ...]:

@@ -218,7 +218,7 @@ def test_trials_find_a_cascade() -> None:
     """A map of twice the SRAM between two layers is worth one; what is chosen is faster, and the same each time."""
     network, target = three_layers(kernel=1), replace(SMALL, sram_kib=128)
 
-    found = [choose_cascades(network, target, finish_cycles, (60,)) for _ in range(2)]
+    found = [choose_cascades(network, target, finish_cycles, (60,)).cascades for _ in range(2)]
     assert found[0] and found[0] == found[1]
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in ((), found[0]))
     assert after < before
@@ -475,8 +475,8 @@ def test_what_makes_the_whole_slower_is_not_kept() -> None:
         factor.append(2.0 if whole and factor else 1.0)
         return finish_cycles(program) * factor[-1]
 
-    assert choose_cascades(network, target, finish_cycles, (60,))
-    assert choose_cascades(network, target, estimate, (60,)) == ()
+    assert choose_cascades(network, target, finish_cycles, (60,)).cascades
+    assert choose_cascades(network, target, estimate, (60,)).cascades == ()
 
 
 @pytest.mark.parametrize(("end", "each", "met"), [(3, 2, [(0, 8)]), (4, 4, [(0, 3), (4, 8)])])
@@ -510,6 +510,6 @@ def test_cascades_have_no_layer_in_common() -> None:
     filled(net)
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
-    found = choose_cascades(network, target, finish_cycles, (12, 200))
+    found = choose_cascades(network, target, finish_cycles, (12, 200)).cascades
     layers = [i for c in found for i in range(c.first, c.last + 1)]
     assert len(found) > 1 and len(set(layers)) == len(layers)
