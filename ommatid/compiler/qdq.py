@@ -23,6 +23,7 @@ from ommatid.compiler.observe import Observed
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.ranges import Choice
 from ommatid.compiler.recipe import Recipe
+from ommatid.compiler.weight_codes import round_weights
 
 QUANTISED = sorted(
     {
@@ -166,6 +167,7 @@ def to_qdq(
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
 
     types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     wide = {"quant_type": QuantType.QInt16, "symmetric": True}  # so that the zero point is 0
@@ -178,6 +180,10 @@ def to_qdq(
     ]
     numbers = {name for node in clamps for name in node.input[1:]}
     kept = copy.deepcopy((clamps, [i for i in proto.graph.initializer if i.name in numbers]))
+    left_out = sorted(apart.union(_left_out(proto)))
+    # at this version ONNX's own roundings have no codes of 16 bits: the quantiser takes onnxruntime's
+    weights = round_weights(proto, choices, left_out, "com.microsoft" if overrides else "")
+    add_infer_metadata(proto)  # all shapes are known
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
@@ -189,7 +195,7 @@ def to_qdq(
             types[recipe.bytes_type],
             _tensors_data(choices),
             [],
-            sorted(apart.union(_left_out(proto))),
+            left_out,
             QUANTISED,
             {"TensorQuantOverrides": overrides},
         )
@@ -205,6 +211,7 @@ def to_qdq(
         logging.getLogger().setLevel(level)
     result: onnx.ModelProto = quantizer.model.model
     _restore(result.graph, *kept)
+    _move_back(result.graph, {node.name for node in weights})
     return result
 
 
@@ -248,6 +255,16 @@ def _restore(graph: onnx.GraphProto, clamps: list[onnx.NodeProto], numbers: list
         graph.node.insert(makers[rounded] + 1, clamp)
     read = {name for node in gone for name in node.input[1:]} - held
     graph.initializer.extend(i for i in numbers if i.name in read)
+
+
+def _move_back(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Put the weights' roundings where the quantiser puts those that it makes: behind all but those of biases."""
+    biases = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.INT32}
+    nodes = sorted(
+        graph.node, key=lambda node: 2 if biases.intersection(node.input) else int(node.name in names)
+    )
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _left_out(proto: onnx.ModelProto) -> list[str]:
