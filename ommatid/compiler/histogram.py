@@ -18,6 +18,8 @@ Array = np.ndarray[Any, Any]
 
 #: Of each histogram: at least an eighth of them lie between a tensor's least and greatest value.
 BINS = 8192
+#: Values that are counted at a time.
+BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,15 @@ class Histogram:
     low: float = math.inf
     high: float = -math.inf
 
-    def add(self, values: Array) -> None:
-        """Count values (any shape, finite)."""
-        flat = np.require(values, np.float32, ["C", "W"]).reshape(-1)
-        if not flat.size:
-            return
-        self.low, self.high = min(self.low, float(flat.min())), max(self.high, float(flat.max()))
-        self._widen(max(-self.low, self.high))
-        _count(flat, BINS / 2 / self.reach, self.counts, self.sums)
+    def add(self, values: Array) -> Array:
+        """Count values (finite); their sums along the last axis (float64, by row)."""
+        rows = np.require(values, np.float32, ["C", "W"]).reshape(-1, values.shape[-1])
+        sums = np.zeros(len(rows))
+        if rows.size:
+            self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+            self._widen(max(-self.low, self.high))
+            _count(rows, BINS / 2 / self.reach, self.counts, self.sums, sums)
+        return sums
 
     def _widen(self, limit: float) -> None:
         """Let the bins reach ``limit``."""
@@ -73,10 +76,19 @@ class Histogram:
 
 
 @entry
-def _count(values: Array, bins_a_unit: float, counts: Array, sums: Array) -> None:
-    """Add each value to its bin; the last bin's upper limit lies in it."""
+def _count(rows: Array, bins_a_unit: float, counts: Array, sums: Array, row_sums: Array) -> None:
+    """Add each value to its bin and to its row's sum; the last bin's upper limit lies in it."""
     half = counts.size // 2
-    for value in values:
-        index = half + min(math.floor(value * bins_a_unit), half - 1)
-        counts[index] += 1
-        sums[index] += value
+    bins = np.empty(BLOCK, np.int32)
+    for row in range(rows.shape[0]):
+        total = 0.0
+        for begin in range(0, rows.shape[1], BLOCK):
+            block = rows[row, begin : begin + BLOCK]
+            for i in range(block.size):  # apart, so that the machine does several at once
+                bins[i] = np.int32(np.floor(block[i] * bins_a_unit))
+            for i in range(block.size):
+                value, index = block[i], half + min(bins[i], half - 1)
+                counts[index] += 1
+                sums[index] += value
+                total += value
+        row_sums[row] = total

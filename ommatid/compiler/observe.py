@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,14 +32,22 @@ class Observed:
     count: int = 0  # values of each channel
 
     def add(self, array: Array) -> None:
-        """Count one sample's tensor."""
-        self.histogram.add(array)
+        """Count one sample's tensor.
+
+        Raises:
+            OverflowError: it holds NaN or infinity.
+        """
         rows = (
             np.moveaxis(array, 1, 0).reshape(array.shape[1], -1) if array.ndim > 2 else array.reshape(1, -1)
         )
-        self.channel_low = np.minimum(self.channel_low, rows.min(axis=1))
-        self.channel_high = np.maximum(self.channel_high, rows.max(axis=1))
-        self.channel_sum = self.channel_sum + rows.sum(axis=1, dtype=np.float64)
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        if not np.isfinite([low.min(), high.max()]).all():
+            raise OverflowError
+        self.channel_low, self.channel_high = (
+            np.minimum(self.channel_low, low),
+            np.maximum(self.channel_high, high),
+        )
+        self.channel_sum = self.channel_sum + self.histogram.add(rows)
         self.count += rows.shape[1]
 
     @property
@@ -56,13 +66,25 @@ def observe(model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feed
     names = list(dict.fromkeys(names))
     inputs = {i.name for i in model.graph.input}
     run = runner(model, [n for n in names if n not in inputs])
-    for feeds in samples:
-        for name, array in (*feeds.items(), *run(feeds).items()):
-            if name not in names or not np.issubdtype(array.dtype, np.floating) or not array.size:
-                continue
-            if not np.isfinite(array).all():
-                raise CompileError(f"tensor {name!r} becomes infinite on the calibration data", node=name)
-            found.setdefault(name, Observed()).add(array)
+
+    def add(name: str, array: Array) -> None:
+        try:
+            found[name].add(array)
+        except OverflowError:
+            raise CompileError(
+                f"tensor {name!r} becomes infinite on the calibration data", node=name
+            ) from None
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # each tensor is counted by one of them
+        for feeds in samples:
+            tensors = {
+                name: array
+                for name, array in (*feeds.items(), *run(feeds).items())
+                if name in names and np.issubdtype(array.dtype, np.floating) and array.size
+            }
+            for name in tensors:
+                found.setdefault(name, Observed())
+            list(threads.map(add, *zip(*tensors.items(), strict=True)))
     return found
 
 
