@@ -6,55 +6,54 @@ back: bias correction (Nagel et al. 2019, section 4.2), with means of activation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ommatid.compiler.attributes import ints
 from ommatid.compiler.equalize import (
     Pair,
-    gains,
     group,
     numbers,
     read_by,
     rounded_weights,
     set_constant,
 )
-from ommatid.compiler.observe import Observed, runner
+from ommatid.compiler.observe import Observed
 from ommatid.compiler.ranges import fake_quantized
 
 Array = np.ndarray[Any, Any]
-Feeds = Mapping[str, Array]
+
+#: So many positions of a convolution's output along each axis judge whether equalised channels help it.
+WINDOW = 16
 
 
-def helpful_gains(
-    model: ir.Model, found: Sequence[Pair], observed: Mapping[str, Observed], samples: Iterable[Feeds],
-    judged: bool = True,
-) -> dict[str, Array]:  # fmt: skip
-    """Gains of those pairs whose second convolution has a smaller error with them (of all if not ``judged``), by its
-    name."""
-    wanted = [(pair, gains(pair, observed[pair.read])) for pair in found]
-    wanted = [(pair, gain) for pair, gain in wanted if (gain < 1).any()]
-    run = runner(proto_of(model), [pair.read for pair, _ in wanted])
-    noise = np.zeros((len(wanted), 2))  # before and after
-    convolve = [convolution(pair.second) for pair, _ in wanted]
-    for feeds in samples:
-        tensors = run(feeds)
-        for i, (pair, gain) in enumerate(wanted):
-            seen, x, w = observed[pair.read], tensors[pair.read], numbers(pair.second.inputs[1])
-            by_channel = gain.astype(np.float32).reshape(1, -1, *[1] * (x.ndim - 2))
-            for way, (a, b) in enumerate(((x, w), (x / by_channel, w * read_by(gain, pair.second)))):
-                low, high = seen.channel_low / gain**way, seen.channel_high / gain**way
-                rounded = fake_quantized(a, float(low.min()), float(high.max()))
-                error = convolve[i](rounded, rounded_weights(b)) - convolve[i](a, b)
-                noise[i, way] += float((error.astype(np.float64) ** 2).sum())
-    return {
-        pair.second.name or "": gain
-        for (pair, gain), (before, after) in zip(wanted, noise, strict=True)
-        if after < before or not judged
-    }
+def window(x: Array, conv: ir.Node) -> Array:
+    """As much of the middle of what a convolution reads (N, C, ...) as is judged by."""
+    reaches = [
+        WINDOW + (size - 1) * dilation
+        for size, dilation in zip(
+            numbers(conv.inputs[1]).shape[2:], ints(conv, "dilations", [1] * (x.ndim - 2)), strict=True
+        )
+    ]
+    begins = [max(size - reach, 0) // 2 for size, reach in zip(x.shape[2:], reaches, strict=True)]
+    return x[:, :, *(slice(b, b + reach) for b, reach in zip(begins, reaches, strict=True))]
+
+
+def helps(pair: Pair, gain: Array, seen: Observed, x: Array) -> bool:
+    """Whether gains bring the second convolution of ``x``, rounded, nearer to what it computes in float."""
+    convolve, weights = convolution(pair.second), numbers(pair.second.inputs[1]).astype(np.float32)
+    exact, noise = convolve(x, weights), []
+    for by in (np.ones_like(gain), gain):
+        divided = x / by.astype(np.float32).reshape(1, -1, *[1] * (x.ndim - 2))
+        low, high = (seen.channel_low / by).min(), (seen.channel_high / by).max()
+        read = (weights * read_by(by, pair.second)).astype(np.float32)
+        error = convolve(fake_quantized(divided, float(low), float(high)), rounded_weights(read)) - exact
+        noise.append(float(np.square(error, dtype=np.float64).sum()))
+    return noise[1] < noise[0]
 
 
 def shift(conv: ir.Node, seen: Observed) -> Array:

@@ -62,10 +62,19 @@ def observe(model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feed
     Raises:
         CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
     """
-    found: dict[str, Observed] = {}
     names = list(dict.fromkeys(names))
     inputs = {i.name for i in model.graph.input}
     run = runner(model, [n for n in names if n not in inputs])
+    return count({n: a for n, a in (*feeds.items(), *run(feeds).items()) if n in names} for feeds in samples)
+
+
+def count(stream: Iterable[Mapping[str, Array]]) -> dict[str, Observed]:
+    """What is known of tensors by name after a stream of their values, one of each for a sample.
+
+    Raises:
+        CompileError: a tensor becomes infinite or NaN.
+    """
+    found: dict[str, Observed] = {}
 
     def add(name: str, array: Array) -> None:
         try:
@@ -76,15 +85,10 @@ def observe(model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feed
             ) from None
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:  # each tensor is counted by one of them
-        for feeds in samples:
-            tensors = {
-                name: array
-                for name, array in (*feeds.items(), *run(feeds).items())
-                if name in names and np.issubdtype(array.dtype, np.floating) and array.size
-            }
-            for name in tensors:
-                found.setdefault(name, Observed())
-            list(threads.map(add, *zip(*tensors.items(), strict=True)))
+        for tensors in stream:
+            real = {n: a for n, a in tensors.items() if np.issubdtype(a.dtype, np.floating) and a.size}
+            found |= {name: Observed() for name in real if name not in found}
+            list(threads.map(add, real.keys(), real.values()))
     return found
 
 

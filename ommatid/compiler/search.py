@@ -7,7 +7,7 @@ the error of the network's outputs, measured in onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler.correct import correct_bias, helpful_gains, proto_of, shift
-from ommatid.compiler.equalize import EQUALIZED, Array, equalize, is_fixed, pairs
+from ommatid.compiler.correct import correct_bias, helps, proto_of, shift, window
+from ommatid.compiler.equalize import EQUALIZED, Array, Pair, equalize, gains, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.observe import Feeds, Observed, observe, runner
+from ommatid.compiler.observe import Feeds, Observed, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
 from ommatid.compiler.readers import limits, views
@@ -70,6 +70,7 @@ class Search:
     method: str
     percent: float
     proposed: dict[str, Choice] = field(default_factory=dict)
+    _real: list[dict[str, Array]] = field(default_factory=list)  # outputs on the samples that judge
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
@@ -116,16 +117,46 @@ class Search:
 
     def _equalized(self, best: Candidate) -> tuple[Candidate | None, bool]:
         """With equalised pairs of convolutions, if any help, and whether the recipe asks for it."""
-        found = pairs(self.model)
-        wanted, asked = self._wanted(found, lambda pair: self.recipe.layer(pair.second.name).equalize)
-        gains = helpful_gains(self.model, wanted, best.observed, self._judges(), not asked) if wanted else {}
-        if not gains:
+        wanted, asked = self._wanted(pairs(self.model), lambda p: self.recipe.layer(p.second.name).equalize)
+        tried = [(pair, gains(pair, best.observed[pair.read])) for pair in wanted]
+        tried = [(pair, gain) for pair, gain in tried if (gain < 1).any()]
+        windows, seen = self._look_again(tried) if tried else ([], {})
+        helpful = [
+            (pair, gain)
+            for (pair, gain), x in zip(tried, windows, strict=True)
+            if asked or helps(pair, gain, best.observed[pair.read], x)
+        ]
+        if not helpful:
             return None, asked
-        model = adjusted(self.model, gains, {})
-        names = [value.name or "" for p in found if p.second.name in gains for value in p.between]
-        seen = {name: o for name, o in best.observed.items() if name not in names}
-        seen |= observe(proto_of(model), [f"{name}{EQUALIZED}" for name in names], self.feeds())
-        return Candidate(model, seen, self._ranges(model, seen), gains), asked
+        found = {pair.second.name or "": gain for pair, gain in helpful}
+        gone = [value.name or "" for pair, _ in helpful for value in pair.between]
+        observed = {name: o for name, o in best.observed.items() if name not in gone}
+        observed |= {(new := f"{name}{EQUALIZED}"): seen[new] for name in gone}
+        model = adjusted(self.model, found, {})
+        return Candidate(model, observed, self._ranges(model, observed), found), asked
+
+    def _look_again(self, tried: list[tuple[Pair, Array]]) -> tuple[list[Array], dict[str, Observed]]:
+        """Of pairs with gains: windows of what the second reads on the samples that judge, and the tensors between as
+        they are with gains, by their new names."""
+        by_name = {v.name or "": gain.astype(np.float32) for pair, gain in tried for v in pair.between}
+        outputs = self._outputs()
+        run = runner(proto_of(self.model), [*by_name, *outputs], optimize=True)
+        windows: list[list[Array]] = [[] for _ in tried]
+
+        def stream() -> Iterator[dict[str, Array]]:
+            for number, feeds in enumerate(self.feeds()):
+                tensors = run(feeds)
+                if number < JUDGES:
+                    self._real.append({name: tensors[name] for name in outputs})
+                    for kept, (pair, _) in zip(windows, tried, strict=True):
+                        kept.append(window(tensors[pair.read], pair.second).copy())
+                yield {
+                    f"{name}{EQUALIZED}": tensors[name] / gain.reshape(1, -1, *[1] * (tensors[name].ndim - 2))
+                    for name, gain in by_name.items()
+                }
+
+        seen = count(stream())
+        return [np.concatenate(kept) for kept in windows], seen
 
     def _corrected(self, best: Candidate) -> tuple[Candidate | None, bool]:
         """With corrected biases, and whether the recipe asks for it."""
@@ -142,18 +173,22 @@ class Search:
         asked = [each for each in found if says(each)]
         return asked or [each for each in found if says(each) is None and self.method == "auto"], bool(asked)
 
-    def _judges(self) -> list[Feeds]:
-        return list(islice(self.feeds(), JUDGES))
+    def _judges(self) -> Iterable[Feeds]:
+        return islice(self.feeds(), JUDGES)
+
+    def _outputs(self) -> list[str]:
+        return [o.name or "" for o in self.model.graph.outputs]
 
     def _error(self, candidate: Candidate) -> float:
         """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
-        names = [o.name or "" for o in self.model.graph.outputs]
-        real = runner(proto_of(self.model), names, optimize=True)
-        quantised = to_qdq(candidate.model, candidate.choices, self.recipe)
-        rounded = runner(quantised, names, optimize=True)
+        names = self._outputs()
+        if not self._real:
+            run = runner(proto_of(self.model), names, optimize=True)
+            self._real = [run(feeds) for feeds in self._judges()]
+        run = runner(to_qdq(candidate.model, candidate.choices, self.recipe), names, optimize=True)
         errors = []
-        for feeds in self._judges():
-            a, b = real(feeds), rounded(feeds)
+        for feeds, a in zip(self._judges(), self._real, strict=True):
+            b = run(feeds)
             both = [(np.asarray(a[n], np.float64), np.asarray(b[n], np.float64)) for n in names]
             errors += [((x - y) ** 2).sum() / max((x**2).sum(), 1e-30) for x, y in both]
         return float(np.mean(errors))
