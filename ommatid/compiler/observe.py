@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -16,6 +17,12 @@ from ommatid.compiler.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
+
+
+class Run(Protocol):
+    """A network in onnxruntime: its tensors by name, or some of them, for feeds."""
+
+    def __call__(self, feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]: ...
 
 
 @dataclass
@@ -56,16 +63,19 @@ class Observed:
         return self.channel_sum / max(self.count, 1)
 
 
-def observe(model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds]) -> dict[str, Observed]:
-    """What is known of the tensors ``names`` after one pass over the samples.
+def observe(
+    model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None
+) -> dict[str, Observed]:
+    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one.
 
     Raises:
         CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
     """
     names = list(dict.fromkeys(names))
-    inputs = {i.name for i in model.graph.input}
-    run = runner(model, [n for n in names if n not in inputs])
-    return count({n: a for n, a in (*feeds.items(), *run(feeds).items()) if n in names} for feeds in samples)
+    run = run or runner(model, names)
+    return count(
+        {n: a for n, a in (*feeds.items(), *run(feeds, names).items()) if n in names} for feeds in samples
+    )
 
 
 def count(stream: Iterable[Mapping[str, Array]]) -> dict[str, Observed]:
@@ -92,23 +102,19 @@ def count(stream: Iterable[Mapping[str, Array]]) -> dict[str, Observed]:
     return found
 
 
-def runner(
-    model: onnx.ModelProto, names: Iterable[str], optimize: bool = False
-) -> Callable[[Feeds], dict[str, Array]]:
-    """A function that gives the tensors ``names`` of a model, in onnxruntime, for feeds.
+def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False) -> Run:
+    """A function that gives those of the tensors ``names`` that the model makes, or some of them, for feeds.
 
     Raises:
         CompileError: onnxruntime cannot run the model.
     """
     import onnxruntime
 
-    names = list(names)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    made = {o for node in copy.graph.node for o in node.output}
-    names = [n for n in names if n in made]
-    have = {o.name for o in copy.graph.output}
-    copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in names if n not in have)
+    made = {o for node in model.graph.node for o in node.output}
+    have = {o.name for o in model.graph.output}
+    all_names = [n for n in names if n in made]
+    more = onnx.ModelProto()
+    more.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in all_names if n not in have)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # activations of 16 bits by int8 weights in float32
@@ -117,18 +123,26 @@ def runner(
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         session = onnxruntime.InferenceSession(
-            copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+            model.SerializeToString() + more.SerializeToString(),  # messages one behind the other are merged
+            options, providers=["CPUExecutionProvider"],
+        )  # fmt: skip
     except Exception as error:
         raise _cannot_run(error) from None
 
-    def run(feeds: Feeds) -> dict[str, Array]:
+    def run(feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
+        wanted = all_names if some is None else [n for n in all_names if n in some]
         try:
-            return dict(zip(names, session.run(names, dict(feeds)), strict=True)) if names else {}
+            return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True)) if wanted else {}
         except Exception as error:
             raise _cannot_run(error) from None
 
     return run
+
+
+def when_needed(model: onnx.ModelProto, names: Iterable[str]) -> Run:
+    """As ``runner``, but the session begins with the first run."""
+    made = functools.cache(lambda: runner(model, names))
+    return lambda feeds, some=None: made()(feeds, some)
 
 
 def _cannot_run(error: Exception) -> CompileError:

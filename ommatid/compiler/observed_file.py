@@ -16,7 +16,7 @@ import onnx
 
 from ommatid.compiler.cache_folder import cache_folder
 from ommatid.compiler.histogram import BINS, Histogram
-from ommatid.compiler.observe import Feeds, Observed, observe
+from ommatid.compiler.observe import Feeds, Observed, Run, observe
 from ommatid.isa.program_file import write_whole
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +26,10 @@ VERSION = 1
 
 
 def observed_once(
-    model: onnx.ModelProto, names: Iterable[str], samples: Callable[[], Iterable[Feeds]]
+    model: onnx.ModelProto,
+    names: Iterable[str],
+    samples: Callable[[], Iterable[Feeds]],
+    run: Run | None = None,
 ) -> dict[str, Observed]:
     """As ``observe``, but from the cache if it holds this model with these samples. ``samples`` begins anew.
 
@@ -38,7 +41,7 @@ def observed_once(
     if path.exists():
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
             return read(path)
-    found = observe(model, names, samples())
+    found = observe(model, names, samples(), run)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_bytes(found))

@@ -14,7 +14,7 @@ from ommatid.compiler.correct import proto_of
 from ommatid.compiler.equalize import EQUALIZED, Array, is_fixed
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.lint import Finding, lint
-from ommatid.compiler.observe import Feeds, Observed, observe
+from ommatid.compiler.observe import Feeds, Observed, Run, observe, when_needed
 from ommatid.compiler.observed_file import observed_once
 from ommatid.compiler.qdq import QUANTISED, activations, stays_apart
 from ommatid.compiler.ranges import Choice
@@ -69,9 +69,11 @@ def make_plan(model: ir.Model, options: FrontOptions) -> Plan:
             yield sample
 
     look = observed_once if isinstance(data, str | Path) else _observe
-    observed = look(proto_of(model), activations(model), feeds)
+    proto, names = proto_of(model), activations(model)
+    run = when_needed(proto, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
+    observed = look(proto, names, feeds, run)
     method = "minmax" if data is None and options.method == "auto" else options.method
-    search = Search(model, feeds, given, method, options.percentile)
+    search = Search(model, run, feeds, given, method, options.percentile)
     found = search.best(observed) if data is not None else search.plain(observed)
     apart = stays_apart(found.model, found.observed, found.choices) if options.cpu else frozenset()
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}
@@ -80,8 +82,10 @@ def make_plan(model: ir.Model, options: FrontOptions) -> Plan:
     return Plan(choices, found.gains, found.shifts, apart, _recipe(found, given), tuple(findings))
 
 
-def _observe(model: Any, names: Iterable[str], feeds: Callable[[], Iterable[Feeds]]) -> dict[str, Observed]:
-    return observe(model, names, feeds())
+def _observe(
+    model: Any, names: Iterable[str], feeds: Callable[[], Iterable[Feeds]], run: Run
+) -> dict[str, Observed]:
+    return observe(model, names, feeds(), run)
 
 
 def prepared(model: ir.Model, plan: Plan) -> ir.Model:

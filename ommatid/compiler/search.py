@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler.correct import correct_bias, helps, proto_of, shift, window
+from ommatid.compiler.correct import correct_bias, helps, shift, window
 from ommatid.compiler.equalize import EQUALIZED, Array, Pair, equalize, gains, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.observe import Feeds, Observed, count, runner
+from ommatid.compiler.observe import Feeds, Observed, Run, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
 from ommatid.compiler.readers import limits, views
@@ -45,8 +45,7 @@ class Candidate:
 
 def adjusted(model: ir.Model, gains: Mapping[str, Array], shifts: Mapping[str, Array]) -> ir.Model:
     """A copy with equalised channels and corrected biases."""
-    copy = ir.from_proto(ir.to_proto(model))
-    copy.metadata_props.update(model.metadata_props)
+    copy = model.clone()
     for pair in pairs(copy):
         if (gain := gains.get(pair.second.name or "")) is not None:
             equalize(copy, pair, gain)
@@ -58,13 +57,15 @@ def adjusted(model: ir.Model, gains: Mapping[str, Array], shifts: Mapping[str, A
 
 @dataclass
 class Search:
-    """What a search goes by: a canonical float model, samples (``feeds`` begins anew), recipe and method.
+    """What a search goes by: a canonical float model, its tensors (``run``), samples (``feeds`` begins anew), recipe and
+    method.
 
     Raises:
         CompileError: no such method.
     """
 
     model: ir.Model
+    run: Run
     feeds: Callable[[], Iterable[Feeds]]
     recipe: Recipe
     method: str
@@ -140,12 +141,11 @@ class Search:
         they are with gains, by their new names."""
         by_name = {v.name or "": gain.astype(np.float32) for pair, gain in tried for v in pair.between}
         outputs = self._outputs()
-        run = runner(proto_of(self.model), [*by_name, *outputs], optimize=True)
         windows: list[list[Array]] = [[] for _ in tried]
 
         def stream() -> Iterator[dict[str, Array]]:
             for number, feeds in enumerate(self.feeds()):
-                tensors = run(feeds)
+                tensors = self.run(feeds, {*by_name, *outputs})
                 if number < JUDGES:
                     self._real.append({name: tensors[name] for name in outputs})
                     for kept, (pair, _) in zip(windows, tried, strict=True):
@@ -183,8 +183,7 @@ class Search:
         """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
         names = self._outputs()
         if not self._real:
-            run = runner(proto_of(self.model), names, optimize=True)
-            self._real = [run(feeds) for feeds in self._judges()]
+            self._real = [self.run(feeds, names) for feeds in self._judges()]
         run = runner(to_qdq(candidate.model, candidate.choices, self.recipe), names, optimize=True)
         errors = []
         for feeds, a in zip(self._judges(), self._real, strict=True):
