@@ -21,6 +21,7 @@ from ommatid.compiler.equalize import (
     read_by,
     rounded_weights,
     set_constant,
+    weights_of,
 )
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.ranges import fake_quantized
@@ -36,7 +37,7 @@ def window(x: Array, conv: ir.Node) -> Array:
     reaches = [
         WINDOW + (size - 1) * dilation
         for size, dilation in zip(
-            numbers(conv.inputs[1]).shape[2:], ints(conv, "dilations", [1] * (x.ndim - 2)), strict=True
+            weights_of(conv).shape[2:], ints(conv, "dilations", [1] * (x.ndim - 2)), strict=True
         )
     ]
     begins = [max(size - reach, 0) // 2 for size, reach in zip(x.shape[2:], reaches, strict=True)]
@@ -45,12 +46,13 @@ def window(x: Array, conv: ir.Node) -> Array:
 
 def helps(pair: Pair, gain: Array, seen: Observed, x: Array) -> bool:
     """Whether gains bring the second convolution of ``x``, rounded, nearer to what it computes in float."""
-    convolve, weights = convolution(pair.second), numbers(pair.second.inputs[1]).astype(np.float32)
+    convolve, weights = convolution(pair.second), weights_of(pair.second)
     exact, noise = convolve(x, weights), []
     for by in (np.ones_like(gain), gain):
-        divided = x / by.astype(np.float32).reshape(1, -1, *[1] * (x.ndim - 2))
+        by = by.astype(np.float32)
+        divided = x / by.reshape(1, -1, *[1] * (x.ndim - 2))
         low, high = (seen.channel_low / by).min(), (seen.channel_high / by).max()
-        read = (weights * read_by(by, pair.second)).astype(np.float32)
+        read = weights * read_by(by, pair.second)
         error = convolve(fake_quantized(divided, float(low), float(high)), rounded_weights(read)) - exact
         noise.append(float(np.square(error, dtype=np.float64).sum()))
     return noise[1] < noise[0]
@@ -61,8 +63,8 @@ def shift(conv: ir.Node, seen: Observed) -> Array:
 
     Padding at the edges counts as if it had the channel's mean.
     """
-    weights = numbers(conv.inputs[1])
-    error = (rounded_weights(weights) - weights).reshape(*weights.shape[:2], -1).sum(axis=2)
+    weights = weights_of(conv)
+    error = (rounded_weights(weights) - weights).reshape(*weights.shape[:2], -1).sum(axis=2, dtype=np.float64)
     by_group = error.reshape(group(conv), -1, error.shape[1]) * seen.channel_mean.reshape(group(conv), 1, -1)
     return np.asarray(by_group.sum(axis=2).reshape(-1))
 

@@ -64,7 +64,7 @@ def _pair(first: ir.Node) -> Pair | None:
 def gains(pair: Pair, seen: Observed) -> Array:
     """By channel, what the tensor that the second reads is divided by (float64, 1 / LIMIT to 1)."""
     reach = np.maximum(np.maximum(-seen.channel_low, seen.channel_high), 0)
-    weights = np.abs(numbers(pair.second.inputs[1]))
+    weights = np.abs(weights_of(pair.second))
     # a depthwise reader's weights have a scale for each channel: only the tensor's ranges count
     read = (
         np.ones(len(reach)) if is_depthwise(pair.second) else weights.max(axis=(0, *range(2, weights.ndim)))
@@ -93,7 +93,7 @@ def read_by(gain: Array, conv: ir.Node) -> Array:
 
 
 def _along(values: Array, axis: int, conv: ir.Node) -> Array:
-    rank = numbers(conv.inputs[1]).ndim
+    rank = weights_of(conv).ndim
     return values.reshape(*[1] * axis, -1, *[1] * (rank - 1 - axis))
 
 
@@ -110,7 +110,7 @@ def group(conv: ir.Node) -> int:
 
 def is_depthwise(conv: ir.Node) -> bool:
     """One input channel in every group."""
-    return group(conv) > 1 and numbers(conv.inputs[1]).shape[1] == 1
+    return group(conv) > 1 and weights_of(conv).shape[1] == 1
 
 
 def is_fixed(node: ir.Node) -> bool:
@@ -123,11 +123,23 @@ def is_fixed(node: ir.Node) -> bool:
     )
 
 
+def weights_of(conv: ir.Node) -> Array:
+    """A convolution's weights (float32)."""
+    value = conv.inputs[1]
+    assert value is not None and value.const_value is not None
+    return np.asarray(value.const_value.numpy(), np.float32)
+
+
 def rounded_weights(weights: Array) -> Array:
-    """Weights as int8 by output channel keeps them."""
-    flat = np.abs(weights).reshape(len(weights), -1).max(axis=1)
-    scale = np.where(flat > 0, flat, 1).reshape(-1, *[1] * (weights.ndim - 1)) / 127
-    return np.asarray(np.rint(weights / scale) * scale)
+    """Weights as int8 by output channel keeps them, of the same type."""
+    flat = weights.reshape(len(weights), -1)
+    largest = np.maximum(flat.max(axis=1), -flat.min(axis=1))
+    scale = np.where(largest > 0, largest / 127, 1).astype(weights.dtype)
+    scale = scale.reshape(-1, *[1] * (weights.ndim - 1))
+    result = weights / scale
+    np.rint(result, out=result)
+    result *= scale
+    return np.asarray(result)
 
 
 def set_constant(model: ir.Model, node: ir.Node, index: int, array: Array) -> None:

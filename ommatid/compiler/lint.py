@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ommatid.compiler.equalize import is_fixed, numbers, rounded_weights
+from ommatid.compiler.equalize import is_fixed, rounded_weights, weights_of
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.ranges import STEPS, Choice
 from ommatid.compiler.readers import limits, views
@@ -115,8 +115,8 @@ def _dead_channels(s: Subject) -> Iterator[Finding]:
     for node in s.model.graph:
         if not is_fixed(node):
             continue
-        weights = numbers(node.inputs[1])
-        dead = np.abs(weights).reshape(len(weights), -1).max(axis=1) == 0
+        weights = weights_of(node)
+        dead: Array = ~weights.reshape(len(weights), -1).any(axis=1)
         seen = s.observed.get(node.outputs[0].name or "")
         if seen is not None and len(seen.channel_low) == len(dead) and seen.count >= ENOUGH:
             dead |= _shut(seen, _clamped(node.outputs[0], s.observed))
@@ -148,12 +148,12 @@ def _outlier_weights(s: Subject) -> Iterator[Finding]:
     for node in s.model.graph:
         if not is_fixed(node):
             continue
-        weights = numbers(node.inputs[1])
-        error = (rounded_weights(weights) - weights).reshape(len(weights), -1)
+        weights = weights_of(node)
         flat = weights.reshape(len(weights), -1)
-        signal, noise = (flat**2).sum(axis=1), (error**2).sum(axis=1)
+        error = rounded_weights(flat) - flat
+        signal, noise = (np.einsum("ij,ij->i", a, a, dtype=np.float64) for a in (flat, error))
         # without its largest weight: an outlier alone carries much power, and the rest is what is lost
-        rest = signal - np.abs(flat).max(axis=1) ** 2
+        rest = signal - np.maximum(flat.max(axis=1), -flat.min(axis=1)).astype(np.float64) ** 2
         bad = (rest > REST * signal) & (noise > rest * 10 ** (-WEIGHT_SQNR_DB / 10))
         if bad.any():
             worst = int(np.argmax(np.where(bad, noise / np.where(rest > 0, rest, 1), 0)))

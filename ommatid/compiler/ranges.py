@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.histogram import Distribution
+from ommatid.isa.compiled import entry
 
 Array = np.ndarray[Any, Any]
 Range = tuple[float, float]
@@ -51,28 +52,50 @@ def choose(
 def error_of(d: Distribution, views: Sequence[View] = ()) -> Callable[[float, float], float]:
     """Of a range: noise over signal, as readers see it."""
     values, shares = d.values, d.shares
-    seen = [(view, view(values)) for view in views or (_as_it_is,)]
+    seen = [(view, view(values)) for view in views or (as_it_is,)]
     signals = [max(float(shares @ s**2), 1e-30) for _, s in seen]
 
+    def noise(view: View, wanted: Array, low: float, high: float) -> float:
+        if view is as_it_is:
+            return float(_noise(values, shares, *_grid(low, high)))
+        return float(shares @ (view(fake_quantized(values, low, high)) - wanted) ** 2)
+
     def error(low: float, high: float) -> float:
-        rounded = fake_quantized(values, low, high)
-        noises = [float(shares @ (view(rounded) - s) ** 2) for view, s in seen]
-        return float(np.mean([n / s for n, s in zip(noises, signals, strict=True)]))
+        ratios = [noise(view, s, low, high) / signal for (view, s), signal in zip(seen, signals, strict=True)]
+        return sum(ratios) / len(ratios)
 
     return error
 
 
+@entry
+def _noise(values: Array, shares: Array, scale: float, zero: float) -> float:
+    """The mean square of what rounding to the codes of a range takes away."""
+    total = 0.0
+    for i in range(values.size):
+        rounded = 0.0
+        if scale > 0:
+            rounded = (min(max(np.rint(values[i] / scale) + zero, 0.0), STEPS) - zero) * scale
+        total += shares[i] * (rounded - values[i]) ** 2
+    return total
+
+
 def fake_quantized(values: Array, low: float, high: float) -> Array:
     """Values rounded to the 256 codes of a range, as real values of the same type."""
-    low, high = min(low, 0.0), max(high, 0.0)
-    scale = (high - low) / STEPS
+    scale, zero = _grid(low, high)
     if scale <= 0:
         return np.zeros_like(values)
-    zero = round(-low / scale)
     return (np.clip(np.rint(values / scale) + zero, 0, STEPS) - zero) * scale
 
 
-def _as_it_is(values: Array) -> Array:
+def _grid(low: float, high: float) -> tuple[float, float]:
+    """The scale and the zero point of a range, made to hold zero; both 0 where nothing else is in it."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / STEPS
+    return (scale, float(round(-low / scale))) if scale > 0 else (0.0, 0.0)
+
+
+def as_it_is(values: Array) -> Array:
+    """What a reader sees that tells all values apart."""
     return values
 
 
@@ -95,24 +118,31 @@ def percentile(d: Distribution, error: Any = None, percent: float = PERCENTILE) 
 
 def entropy(d: Distribution, error: Any = None) -> Range:
     """Least Kullback-Leibler divergence of the rounded from the clamped distribution (Migacz, TensorRT, 2017)."""
-    ranges = [
-        r for r in _clamped(d, 64) if d.shares[(d.values < r[0]) | (d.values > r[1])].sum() <= MOST_CLAMPED
-    ]
+    below = np.concatenate([[0], np.cumsum(d.shares)])
+
+    def clamped(r: Range) -> float:
+        begin, end = _inner(d.values, *r)
+        return float(below[begin] + below[-1] - below[end])
+
+    ranges = [r for r in _clamped(d, 64) if clamped(r) <= MOST_CLAMPED]
     return min(ranges, key=lambda r: _divergence(d.values, d.shares, *r))
+
+
+def _inner(values: Array, low: float, high: float) -> tuple[int, int]:
+    """Begin and end of those of rising values that lie in a range."""
+    return int(np.searchsorted(values, low)), int(np.searchsorted(values, high, side="right"))
 
 
 def _divergence(values: Array, shares: Array, low: float, high: float) -> float:
     """Of the clamped values' distribution from that where each code's share is spread evenly over its bins."""
-    inside = (values >= low) & (values <= high)
-    if not inside.any() or high <= low:
+    begin, end = _inner(values, low, high)
+    if begin == end or high <= low:
         return np.inf
-    clamped = shares[inside].copy()
-    clamped[0] += shares[values < low].sum()
-    clamped[-1] += shares[values > high].sum()
-    code = np.rint((values[inside] - low) * (STEPS / (high - low))).astype(int)
-    total, bins = (
-        np.bincount(code, weights, STEPS + 1) for weights in (shares[inside], np.ones(inside.sum()))
-    )
+    clamped = shares[begin:end].copy()
+    clamped[0] += shares[:begin].sum()
+    clamped[-1] += shares[end:].sum()
+    code = np.rint((values[begin:end] - low) * (STEPS / (high - low))).astype(int)
+    total, bins = np.bincount(code, shares[begin:end], STEPS + 1), np.bincount(code, None, STEPS + 1)
     spread = total[code] / bins[code]
     return float(clamped @ np.log(clamped / (spread / spread.sum())))
 
@@ -140,7 +170,7 @@ def _clamped(d: Distribution, count: int) -> list[Range]:
 
 def _inside(low: float, high: float, d: Distribution) -> Range:
     """The range, not wider than that of the values, with zero where they have it on both sides."""
-    low, high = (float(np.clip(v, d.low, d.high)) for v in (low, high))
+    low, high = (float(min(max(v, d.low), d.high)) for v in (low, high))
     return (min(low, 0.0), max(high, 0.0)) if d.low <= 0 <= d.high else (low, high)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler import unary
+from ommatid.compiler.ranges import as_it_is
 from ommatid.compiler.rounding import is_unary
 
 Array = np.ndarray[Any, Any]
@@ -46,14 +47,10 @@ def views(value: ir.Value) -> list[Callable[[Array], Array]]:
         if is_unary(use.node):
             found.setdefault(use.node.name or "", partial(_applied, use.node, value))
         else:
-            found.setdefault("", _as_it_is)
+            found.setdefault("", as_it_is)
     if value.is_graph_output():
-        found.setdefault("", _as_it_is)
+        found.setdefault("", as_it_is)
     return list(found.values())
-
-
-def _as_it_is(x: Array) -> Array:
-    return x
 
 
 def _applied(node: ir.Node, value: ir.Value, x: Array) -> Array:
