@@ -116,7 +116,7 @@ def _dead_channels(s: Subject) -> Iterator[Finding]:
         if not is_fixed(node):
             continue
         weights = weights_of(node)
-        dead: Array = ~weights.reshape(len(weights), -1).any(axis=1)
+        dead = np.logical_not(weights.reshape(len(weights), -1).any(axis=1))
         seen = s.observed.get(node.outputs[0].name or "")
         if seen is not None and len(seen.channel_low) == len(dead) and seen.count >= ENOUGH:
             dead |= _shut(seen, _clamped(node.outputs[0], s.observed))

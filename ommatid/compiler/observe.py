@@ -117,6 +117,7 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     more.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in all_names if n not in have)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tensors are counted in between
     # activations of 16 bits by int8 weights in float32
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not optimize:
