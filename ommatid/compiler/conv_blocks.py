@@ -12,7 +12,7 @@ from ommatid.compiler.blocks import Block, Call, Phase, is_pointwise, runs_of
 from ommatid.compiler.chain import Chain, ChainConstants, chain_fields
 from ommatid.compiler.layers import Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
-from ommatid.compiler.rows import Cycles
+from ommatid.compiler.rows import Pieces
 from ommatid.compiler.tile import ConvPlan, ConvShape, block_cycles, block_pixel_counts
 from ommatid.isa.elements import NUMBER
 
@@ -88,7 +88,7 @@ def _places(job: Job, flat: bool, first: int, rows: int, columns: int) -> Iterat
 def compute(
     low: Lowering, job: Job, chunk: Chunk, weights: Weights, source: Region,
     operand: Region | None, target: Region, first: int, rows: int,
-) -> Iterator[Cycles]:  # fmt: skip
+) -> Pieces:  # fmt: skip
     """A chunk of channels over all pixels of a stripe: phase by phase, place by place, block by block."""
     _, out_h, out_w, _ = low.shape(job.layer.output)
     up_h, up_w = job.conv.upsample

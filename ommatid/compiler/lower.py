@@ -63,6 +63,15 @@ class Region:
         """The address of an element; ``row`` counts from the tensor's first."""
         return self.address + (row - self.first) * self.row + column * self.pixel + channel * self.kind.bytes
 
+    def window(self, first: int, after: int, left: int, right: int) -> Region:
+        """These rows and columns; a single one of either is repeated, and so always there."""
+        part = self
+        if self.rows > 1:
+            part = replace(part, address=part.at(first), first=first, rows=after - first)
+        if self.columns > 1:
+            part = replace(part, address=part.address + left * part.pixel, columns=right - left)
+        return part
+
 
 @dataclass(kw_only=True)
 class Lowering(OnCores):

@@ -7,21 +7,21 @@ row is made twice.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from ommatid.compiler.cascade import BY_ROWS, height
 from ommatid.compiler.layers import Conv, Layer, Mean, Network, Pool
-from ommatid.compiler.lower import Lowering
-from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.lower import Lowering, Region
+from ommatid.compiler.rows import Cycles, Pieces, Rows, Share, Window, in_pieces
 from ommatid.compiler.storage import Storage, operands
+from ommatid.isa.cost import VX_STARTUP_CYCLES
 
-#: Of an instruction: a row of more bytes is copied as several pixels.
-MOST_CHANNELS = int(np.iinfo(np.uint16).max)
+#: Pixels without gaps are copied in runs of multiples of so many bytes, and at most of so many as a field holds.
+COPIED_BYTES, MOST_BYTES = 64, 65472
+#: Below so many cycles a piece of vx costs more to start than it is worth.
+LEAST_CYCLES = 96
 
 
 def lower_cascade(
@@ -93,11 +93,13 @@ def _emit(
         for (number, layer), rows in zip(layers, made, strict=True)
     ]
     stripes = len(spans[layers[-1][1].output])
+    clock = _Clock()
     for image in range(made[-1].images):
         for wave in range(stripes + max(delays.values())):
-            for buffer in sorted(inner):
-                _make_tile(low, members, buffer, image, wave)
-            _interleave(low, members, image, wave)
+            copies = [
+                copy for buffer in sorted(inner) for copy in _make_tile(low, members, buffer, image, wave)
+            ]
+            _interleave(low, members, copies, image, wave, clock)
             low.turn_over()
         low.turn_over(inner)
 
@@ -206,12 +208,13 @@ def _delays(
         delays = later
 
 
-def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: int, wave: int) -> None:
-    """The tile of a buffer for what is made in this wave and what later waves still read; the latter is copied."""
+def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: int, wave: int) -> list[_Work]:
+    """The tile of a buffer for what is made in this wave and what later waves still read; the latter is copied, which is
+    work for a layer of its makers."""
     mine = [m for m in members if low.storage.spots[m.layer.output].buffer == buffer]
     made = [(begin, end) for m in mine for begin, end, _ in [m.at(wave)] if end > begin]
     if not made:
-        return
+        return []
     begin, end = min(b for b, _ in made), max(e for _, e in made)
     first = begin
     for reader in members:
@@ -221,19 +224,29 @@ def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: in
             first = min(first, span[0]) if low.storage.spots[name].buffer == buffer else first
     old = low.row_region(mine[0].layer.output, image, first, begin - first) if first < begin else None
     low.hold(mine[0].layer.output, image, first, end - first)
-    if old is not None:
-        low.emitter.layer = mine[0].number
-        new = low.row_region(mine[0].layer.output, image, first, begin - first, writing=True)
-        used, each = _pixel(low, mine)
-        if used == each:  # pixels without gaps: as few and as long ones as there can be
-            each = next(
-                old.row // k for k in itertools.count(1) if old.row % k == 0 and old.row // k <= MOST_CHANNELS
-            )
-            used = each
-        low.emitter.emit(
-            "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=old.rows * old.row // each, c=used,
-            src=old.address, src_row=old.row, src_pixel=each, dst=new.address, dst_row=new.row, dst_pixel=each,
-        )  # fmt: skip
+    if old is None:
+        return []
+    new = low.row_region(mine[0].layer.output, image, first, begin - first, writing=True)
+    return [_Work(low, mine[0].number, _copy(low, old, new, *_pixel(low, mine)))]
+
+
+def _copy(low: Lowering, old: Region, new: Region, used: int, pixel: int) -> Pieces:
+    """Copy rows, of each pixel the bytes that are used; where these are all, in runs of any length."""
+    size = old.rows * old.row
+    unit, most = (COPIED_BYTES, MOST_BYTES) if used == pixel else (pixel, size)
+
+    def emit(window: Window) -> None:
+        begin, end = window[2] * unit, min(window[3] * unit, size)
+        for at in range(begin, end, most):
+            run = min(most, end - at)
+            w, c = (1, run) if used == pixel else (run // pixel, used)
+            low.emitter.emit(
+                "map", {"src": old.symbol, "dst": new.symbol}, h=1, w=w, c=c, src=old.address + at, src_row=old.row,
+                src_pixel=pixel, dst=new.address + at, dst_row=new.row, dst_pixel=pixel,
+            )  # fmt: skip
+
+    bytes_each = COPIED_BYTES if used == pixel else used
+    return in_pieces(0, 1, -(-size // unit), bytes_each / low.target.vx_elements_per_cycle, emit)
 
 
 def _pixel(low: Lowering, members: Sequence[_Member]) -> tuple[int, int]:
@@ -246,64 +259,78 @@ def _pixel(low: Lowering, members: Sequence[_Member]) -> tuple[int, int]:
     return used, pixel
 
 
-def _interleave(low: Lowering, members: Sequence[_Member], image: int, wave: int) -> None:
-    """Emit the stripes of a wave, in an order in which neither mx nor vx waits: layers whose blocks take longer to
-    compute or to drain take turns, and what only vx does stands where mx leaves it idle."""
-    mx: list[_Pieces] = []
-    vx: list[tuple[int, Iterator[Cycles]]] = []
+@dataclass
+class _Clock:
+    """When mx and vx are done with what was emitted, and the halves of the accumulators are drained (cycles)."""
+
+    mx: int = 0
+    vx: int = 0
+    drained: tuple[int, int] = (0, 0)
+
+
+class _Work:
+    """The pieces of a layer; ``next`` is what the one to come takes, or, if only vx does it, what all that is left takes.
+    None: there is none, or nobody has looked yet."""
+
+    def __init__(self, low: Lowering, number: int, pieces: Pieces, total: int = 0) -> None:
+        self._low, self._number, self._pieces, self._total = low, number, pieces, total
+        self._done = 0
+        self.next: Cycles | None = None
+
+    @property
+    def share(self) -> float:
+        """The part of ``total`` cycles that is emitted with the next piece."""
+        return (self._done + sum(self.next or ())) / self._total
+
+    def step(self, cycles: int | None = None) -> None:
+        """Emit the next piece, if somebody has looked, one of vx of about so many cycles; look at the one after it."""
+        self._done += sum(self.next or ())
+        self._low.emitter.layer = self._number
+        try:
+            self.next = self._pieces.send(cycles)
+        except StopIteration:
+            self.next = None
+
+
+def _interleave(
+    low: Lowering, members: Sequence[_Member], copies: Sequence[_Work], image: int, wave: int, clock: _Clock
+) -> None:  # fmt: skip
+    """Emit the stripes of a wave, in an order in which neither mx nor vx waits: blocks of all layers in turns, each as far
+    as the others are, and what only vx does, cut to size, where it would wait for a block."""
+    mx: list[_Work] = []
+    vx = [*copies]
     for member in reversed(members):
         begin, end, _ = member.at(wave)
-        if end == begin:
-            continue
-        if not member.rows.divisible:
-            mx.append(_Pieces(low, [(member.number, member.rows.emit(image, begin, end - begin))]))
-            continue
-        stays = all(low.stays(name) for name in (*operands(member.layer), member.layer.output))
-        step = 1 if stays else end - begin
-        for first in range(begin, end, step):
-            vx.append((member.number, member.rows.emit(image, first, min(step, end - first))))
-    clocks = [0, 0]  # when mx and vx are done with what was emitted
-    waiting = _Pieces(low, vx)
-    while mx := [pieces for pieces in mx if pieces.next is not None]:
-        one = _in_turn(mx, clocks[1] - clocks[0])
-        assert one.next is not None
-        done = clocks[0] + one.next[0]
-        while waiting.next is not None and clocks[1] + waiting.next[1] <= done + one.next[1]:
-            clocks[1] += waiting.next[1]
-            waiting.emit()
-        clocks = [done, max(clocks[1], done) + one.next[1]]
-        one.emit()
-    while waiting.next is not None:
-        waiting.emit()
+        if end > begin:
+            total = sum(member.rows.cycles(end - begin))
+            work = _Work(low, member.number, member.rows.emit(image, begin, end - begin), total)
+            (mx if isinstance(member.layer.operation, Conv) else vx).append(work)
+    for work in mx:
+        work.step()
+    while mx := [work for work in mx if work.next is not None]:
+        block = min(mx, key=lambda work: work.share)
+        assert block.next is not None
+        array, vector = block.next
+        end = max(clock.mx, clock.drained[0]) + array
+        _fill(vx, clock, end)
+        clock.mx, clock.vx = end, max(clock.vx, end) + vector
+        clock.drained = clock.drained[1], clock.vx
+        block.step()
+    _fill(vx, clock, None)
 
 
-def _in_turn(mx: Sequence[_Pieces], behind: int) -> _Pieces:
-    """Whose piece comes next, vx being so many cycles behind mx: the first that drains longer than it computes if vx is
-    there in time, the first other if not; else the first."""
-    for pieces in mx:
-        assert pieces.next is not None
-        array, vector = pieces.next
-        if (vector > array) == (behind <= array):
-            return pieces
-    return mx[0]
-
-
-class _Pieces:
-    """Pieces of work in order; ``next`` are the cycles of the one to come."""
-
-    def __init__(self, low: Lowering, work: Sequence[tuple[int, Iterator[Cycles]]]) -> None:
-        self._low, self._work = low, list(work)
-        self.next: Cycles | None = None
-        self.emit()
-
-    def emit(self) -> None:
-        """Emit the next piece, and look at the one after it."""
-        self.next = None
-        while self._work and self.next is None:
-            self._low.emitter.layer = self._work[0][0]
-            self.next = next(self._work[0][1], None)
-            if self.next is None:
-                self._work.pop(0)
+def _fill(waiting: list[_Work], clock: _Clock, until: int | None) -> None:
+    """Emit what waits for vx, as much as it can do until a time, or all."""
+    while waiting and (until is None or until - clock.vx >= LEAST_CYCLES):
+        work = waiting[0]
+        if work.next is None:
+            work.step()
+        if work.next is not None:
+            before = work.next[1]
+            work.step(None if until is None else until - clock.vx)
+            clock.vx += before - work.next[1] + VX_STARTUP_CYCLES if work.next else before
+        if work.next is None:
+            waiting.pop(0)
 
 
 def _stripe_heights(

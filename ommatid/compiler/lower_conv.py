@@ -6,7 +6,7 @@ A transposed convolution is one plain convolution for each phase of its output g
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +26,9 @@ from ommatid.compiler.conv_blocks import Chunk, Job, Weights, compute, compute_i
 from ommatid.compiler.layers import Binary, Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
 from ommatid.compiler.parts import by_channels, rows_read, rows_under
-from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.rows import Cycles, Pieces, Rows, Share
 from ommatid.compiler.storage import operands
-from ommatid.compiler.tile import ConvShape, block_cycles, plan_conv, sram_bytes
+from ommatid.compiler.tile import ConvShape, block_cycles, plan_conv, sram_bytes, stripe_cycles
 
 Array = np.ndarray[Any, Any]
 PIECE_BYTES = 16 * 1024  # weights that stay are loaded in pieces, so that the first block can start early
@@ -53,7 +53,7 @@ def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
     def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
         return rows_read(low.network, layer, first, rows)
 
-    def emit(image: int, first: int, rows: int) -> Iterator[Cycles]:
+    def emit(image: int, first: int, rows: int) -> Pieces:
         mine = low.cores
         while missing:  # loaded when they are first needed
             room = missing.pop(0)
@@ -66,7 +66,10 @@ def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
         turn = turns[core] if alike else None
         yield from _stripe(low, job, images, first // up, -(-rows // up), chunks[core], keep.get(core), turn)
 
-    result = Rows(1 if together else n, out_h, job.plan.stripe_rows * up, needs, emit, up)
+    def cycles(rows: int) -> Cycles:
+        return stripe_cycles(job.shape, job.plan, low.target, -(-rows // up))
+
+    result = Rows(1 if together else n, out_h, job.plan.stripe_rows * up, needs, emit, cycles, up)
     shared = low.parts is not None and not by_channels(low.parts)
     alike = shared and len({len(result.stripes(low.parts, core)) for core in low.cores}) == 1
     return result
@@ -269,7 +272,7 @@ def _stripe(
     chunks: list[Chunk],
     keep: Weights | None,
     turn: int | None,
-) -> Iterator[Cycles]:
+) -> Pieces:
     """Output rows ``first`` .. ``first + rows`` (of each phase) of images, block by block.
 
     ``turn`` is the number of the stripe, if all cores make as many of the same channels.

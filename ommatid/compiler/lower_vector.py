@@ -11,7 +11,7 @@ import numpy as np
 from ommatid.compiler.chain import Chain, ChainConstants, bring_operand, chain_fields, load_chain
 from ommatid.compiler.layers import Layer, Lrn, Map, Mean, Norm, Pool, Resize, Softmax
 from ommatid.compiler.lower import Lowering, Region
-from ommatid.compiler.rows import Cycles, Rows, Share
+from ommatid.compiler.rows import Pieces, Rows, Share, Window, in_pieces
 from ommatid.compiler.sram import DoesNotFit
 from ommatid.compiler.storage import operands
 from ommatid.isa.elements import NUMBER
@@ -23,6 +23,9 @@ STRIPES = 8
 MOST_ROWS = 65535
 #: Bytes that a stripe should have at least: below, issue overhead shows.
 STRIPE_BYTES = 8192
+
+#: Emits a window of a stripe.
+EmitWindow = Callable[[Window], None]
 
 
 def stripe_rows(low: Lowering, rows: int, row_bytes: int, tile_row_bytes: int, halo_bytes: int = 0) -> int:
@@ -52,20 +55,24 @@ def _tile_bytes(low: Lowering, name: str, row_bytes: int) -> int:
 
 def _by_rows(
     low: Lowering, layer: Layer, share: Share | None, needs: Callable[[int, int], dict[str, tuple[int, int]]],
-    emit: Callable[[int, int, int], None], passes: int, each: int | None = None, extra: int = 0,
+    stripe: Callable[[int, int, int], Iterator[EmitWindow]], passes: int, each: int | None = None, extra: int = 0,
 ) -> Rows:  # fmt: skip
-    """A layer by ``each`` rows of its output (None: as ``_each`` says): ``passes`` over the elements of each."""
-    n, h, w, c = low.shape(layer.output)
+    """A layer by ``each`` rows of its output (None: as ``_each`` says): ``passes`` over the elements of each.
 
-    def pieces(image: int, first: int, rows: int) -> Iterator[Cycles]:
-        yield 0, passes * rows * w * c // low.target.vx_elements_per_cycle + 16
-        emit(image, first, rows)
+    ``stripe`` brings what rows need, yields what emits windows of them, and gives it back.
+    """
+    n, h, w, c = low.shape(layer.output)
+    pixel_cycles = passes * c / low.target.vx_elements_per_cycle
+
+    def emit(image: int, first: int, rows: int) -> Pieces:
+        for emit_window in stripe(image, first, rows):
+            yield from in_pieces(first, rows, w, pixel_cycles, emit_window)
 
     if share is not None:
         each = min(share.rows, h)
     elif each is None:
         each = _each(low, layer, extra)
-    return Rows(n, h, each, needs, pieces, divisible=True)
+    return Rows(n, h, each, needs, emit, lambda rows: (0, int(rows * w * pixel_cycles)))
 
 
 def _each(
@@ -115,29 +122,36 @@ def map_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
     def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
         return {name: (first, first + rows) if low.shape(name)[1] > 1 else (0, 1) for name in operands(layer)}
 
-    def emit(image: int, first: int, rows: int) -> None:
+    def stripe(image: int, first: int, rows: int) -> Iterator[EmitWindow]:
         operand = bring_operand(low, chain, image, first, rows)
         source = low.bring(layer.input_name, image, first, rows)
         target = low.open(layer.output, image, first, rows)
-        emit_map(low, layer, operation, chain, constants, source, operand, target)
+        yield lambda window: emit_map(
+            low,
+            layer,
+            operation,
+            chain,
+            constants,
+            source.window(*window),
+            operand,
+            target.window(*window),
+            window[2],
+        )
         low.close(layer.output, image, target)
         low.drop(source)
         if operand is not None:
             low.drop(operand)
 
-    return _by_rows(low, layer, share, needs, emit, 1, extra=operand_bytes)
+    return _by_rows(low, layer, share, needs, stripe, 1, extra=operand_bytes)
 
 
 def emit_map(
     low: Lowering, layer: Layer, operation: Map, chain: Chain, constants: ChainConstants,
-    source: Region, operand: Region | None, target: Region, table: tuple[int, int] | None = None,
+    source: Region, operand: Region | None, target: Region, left: int,
 ) -> None:  # fmt: skip
-    """One ``map`` over a stripe; input dimensions of 1 are repeated over the output's."""
+    """One ``map`` over a window whose first column is ``left``; input dimensions of 1 are repeated over the output's."""
     shape = low.shape(chain.binary.other) if chain.binary else None
-    fields, symbols = chain_fields(chain, constants, operand, shape, (target.first, 0, 0))
-    if table is not None:
-        fields |= {"table1_on": 1, "table1": table[0]}
-        symbols["table1"] = table[1]
+    fields, symbols = chain_fields(chain, constants, operand, shape, (target.first, left, 0))
     if operation.affine is not None and operation.mid is not None:
         fields |= {
             "source": 2, "parameters": constants.address,
@@ -173,25 +187,35 @@ def pool_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
         begin = min(max(top, 0), height - 1)
         return {layer.input_name: (begin, max(min(top + (rows - 1) * sh + span, height), begin + 1))}
 
-    def emit(image: int, first: int, rows: int) -> None:
+    def stripe(image: int, first: int, rows: int) -> Iterator[EmitWindow]:
         begin, end = needs(first, rows)[layer.input_name]
         for channel, channels in parts:
             source = low.bring(layer.input_name, image, begin, end - begin, channel, channels)
             target = low.open(layer.output, image, first, rows, channel, channels)
-            low.emitter.emit(
-                "pool", {"src": source.symbol, "dst": target.symbol},
-                **source_fields(source, low.quantization(layer.input_name)),
-                **target_fields(target, low.quantization(layer.output)),
-                in_h=end - begin, in_w=width, pad_top=begin - first * sh + window.pads[0], pad_left=window.pads[1],
-                kh=kh, kw=kw, stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw, out_h=rows,
-                out_w=target.columns, c=target.channels, kind=int(pool.kind == "average"),
-                count_pad=int(pool.count_pad), factor=pool.factor,
-            )  # fmt: skip
+
+            def emit(window: Window, source: Region = source, target: Region = target) -> None:
+                top, left = window[0] * sh - pool.window.pads[0], window[2] * sw - pool.window.pads[1]
+                part = target.window(*window)
+                row, column = min(max(top, begin), end - 1), min(max(left, 0), width - 1)
+                bottom = max(min(top + (part.rows - 1) * sh + span, end), row + 1)
+                right = max(min(left + (part.columns - 1) * sw + (kw - 1) * dw + 1, width), column + 1)
+                inside = source.window(row, bottom, column, right)
+                low.emitter.emit(
+                    "pool", {"src": source.symbol, "dst": target.symbol},
+                    **source_fields(inside, low.quantization(layer.input_name)),
+                    **target_fields(part, low.quantization(layer.output)),
+                    in_h=bottom - row, in_w=right - column, pad_top=row - top, pad_left=column - left,
+                    kh=kh, kw=kw, stride_h=sh, stride_w=sw, dilation_h=dh, dilation_w=dw, out_h=part.rows,
+                    out_w=part.columns, c=target.channels, kind=int(pool.kind == "average"),
+                    count_pad=int(pool.count_pad), factor=pool.factor,
+                )  # fmt: skip
+
+            yield emit
             low.close(layer.output, image, target, channel)
             low.drop(source)
 
     each = None if share else _each(low, layer, 0, halo, sh, parts[0][1] / low.shape(layer.output)[3])
-    return _by_rows(low, layer, share, needs, emit, kh * kw, each)
+    return _by_rows(low, layer, share, needs, stripe, kh * kw, each)
 
 
 def _channel_parts(low: Lowering, layer: Layer, halo: int, ratio: float) -> list[tuple[int, int]]:
@@ -229,16 +253,21 @@ def mean_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
             name: (first, first + rows) if name == layer.input_name else (0, 1) for name in operands(layer)
         }
 
-    def emit(image: int, first: int, rows: int) -> Iterator[Cycles]:
+    def emit(image: int, first: int, rows: int) -> Pieces:
         begin, end = low.parts[low.cores[0]].channels if low.parts else (0, c)
         channels = end - begin
-        yield 0, rows * w * channels // low.target.vx_elements_per_cycle + 16
         acc, acc_symbol = places[image]
         source = low.bring(layer.input_name, image, first, rows, begin, channels)
-        low.emitter.emit(
-            "reduce", {"src": source.symbol, "acc": acc_symbol}, h=rows, w=w, c=channels,
-            **source_fields(source, low.quantization(layer.input_name)), acc=acc, accumulate=int(first > 0),
-        )  # fmt: skip
+
+        def emit_window(window: Window) -> None:
+            part = source.window(*window)
+            low.emitter.emit(
+                "reduce", {"src": source.symbol, "acc": acc_symbol}, h=part.rows, w=part.columns, c=channels,
+                **source_fields(part, low.quantization(layer.input_name)), acc=acc,
+                accumulate=int(window[0] + window[2] > 0),
+            )  # fmt: skip
+
+        yield from in_pieces(first, rows, w, channels / low.target.vx_elements_per_cycle, emit_window)
         low.drop(source)
         if first + rows < h:
             return
@@ -256,7 +285,7 @@ def mean_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
         if operand is not None:
             low.drop(operand)
 
-    return Rows(n, h, each, needs, emit, divisible=True)
+    return Rows(n, h, each, needs, emit, lambda rows: (0, rows * w * c // low.target.vx_elements_per_cycle))
 
 
 def resize_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
@@ -272,7 +301,7 @@ def resize_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows
         table = resize.rows[first : first + rows, :2]
         return {layer.input_name: (int(table.min()), int(table.max()) + 1)}
 
-    def emit(image: int, first: int, rows: int) -> None:
+    def stripe(image: int, first: int, rows: int) -> Iterator[EmitWindow]:
         table = resize.rows[first : first + rows].astype(np.int64)
         begin, end = needs(first, rows)[layer.input_name]
         table[:, :2] -= begin
@@ -281,20 +310,26 @@ def resize_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows
         low.dma("load", source_constant, constant_symbol, address, symbol, rows * 8)
         source = low.bring(layer.input_name, image, begin, end - begin)
         target = low.open(layer.output, image, first, rows)
-        low.emitter.emit(
-            "resize",
-            {"src": source.symbol, "rows": symbol, "columns": columns_symbol, "dst": target.symbol},
-            **source_fields(source, low.quantization(layer.input_name)),
-            **target_fields(target, low.quantization(layer.output)),
-            in_h=end - begin, in_w=in_w, out_h=rows, out_w=target.columns, c=target.channels,
-            rows=address, columns=columns, taps=int(resize.taps == 4), factor=resize.factor,
-        )  # fmt: skip
+
+        def emit(window: Window) -> None:
+            part = target.window(*window)
+            low.emitter.emit(
+                "resize",
+                {"src": source.symbol, "rows": symbol, "columns": columns_symbol, "dst": target.symbol},
+                **source_fields(source, low.quantization(layer.input_name)),
+                **target_fields(part, low.quantization(layer.output)),
+                in_h=end - begin, in_w=in_w, out_h=part.rows, out_w=part.columns, c=part.channels,
+                rows=address + 8 * (window[0] - first), columns=columns + 8 * window[2],
+                taps=int(resize.taps == 4), factor=resize.factor,
+            )  # fmt: skip
+
+        yield emit
         low.close(layer.output, image, target)
         low.drop(source)
         low.sram.release(address)
 
     each = None if share else _each(low, layer, 8, halo, in_h / out_h)
-    return _by_rows(low, layer, share, needs, emit, 4 if resize.taps == 4 else 1, each)
+    return _by_rows(low, layer, share, needs, stripe, 4 if resize.taps == 4 else 1, each)
 
 
 def softmax_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
@@ -341,22 +376,27 @@ def _image_rows(
     def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
         return {layer.input_name: (first, first + rows)}
 
-    def emit(image: int, first: int, rows: int) -> None:
+    def stripe(image: int, first: int, rows: int) -> Iterator[EmitWindow]:
         source = low.bring(layer.input_name, image, first, rows)
         target = low.open(layer.output, image, first, rows)
-        inputs = source_fields(source, low.quantization(layer.input_name))
-        image_fields = {
-            "h": rows, "w": target.columns, "c": target.channels,
-            **{name: value for name, value in inputs.items() if name not in drop},
-            **target_fields(target, low.quantization(layer.output)),
-        }  # fmt: skip
-        low.emitter.emit(
-            mnemonic,
-            symbols | {"src": source.symbol, "dst": target.symbol},
-            **one_row(image_fields),
-            **fields,
-        )
+
+        def emit(window: Window) -> None:
+            part = target.window(*window)
+            inputs = source_fields(source.window(*window), low.quantization(layer.input_name))
+            image_fields = {
+                "h": part.rows, "w": part.columns, "c": part.channels,
+                **{name: value for name, value in inputs.items() if name not in drop},
+                **target_fields(part, low.quantization(layer.output)),
+            }  # fmt: skip
+            low.emitter.emit(
+                mnemonic,
+                symbols | {"src": source.symbol, "dst": target.symbol},
+                **one_row(image_fields),
+                **fields,
+            )
+
+        yield emit
         low.close(layer.output, image, target)
         low.drop(source)
 
-    return _by_rows(low, layer, share, needs, emit, passes)
+    return _by_rows(low, layer, share, needs, stripe, passes)

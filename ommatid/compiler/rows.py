@@ -3,14 +3,20 @@ makes, and emits them in pieces. A *stripe* is a range of a layer's output rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 
 from ommatid.compiler.lower import Lowering
 from ommatid.compiler.parts import Parts, by_channels
+from ommatid.isa.cost import VX_STARTUP_CYCLES
 
 #: Cycles of mx and of vx.
 Cycles = tuple[int, int]
+#: Work emitted piece by piece: says before each what it takes, or, if only vx does it, what all that is left takes; it
+#: can then be sent the cycles that the next piece should take.
+Pieces = Generator[Cycles, int | None, None]
+#: Rows and columns, each from the first to before the last.
+Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -27,17 +33,16 @@ class Rows:
 
     ``each`` are the rows of a stripe, and those a stripe begins at are multiples of ``grain``. ``needs(first, rows)``
     gives for tensors that it reads the range of rows under output rows ``first`` .. ``first + rows``.
-    ``emit(image, first, rows)`` emits their instructions piece by piece, and says before each about how many cycles
-    of mx and of vx it takes. ``divisible``: a stripe can as well be emitted row by row.
+    ``emit(image, first, rows)`` emits their instructions piece by piece; ``cycles(rows)`` is about what all take.
     """
 
     images: int
     height: int
     each: int
     needs: Callable[[int, int], Mapping[str, tuple[int, int]]]
-    emit: Callable[[int, int, int], Iterator[Cycles]]
+    emit: Callable[[int, int, int], Pieces]
+    cycles: Callable[[int], Cycles]
     grain: int = 1
-    divisible: bool = False
 
     def stripes(self, parts: Parts | None = None, core: int = 0) -> list[tuple[int, int, int]]:
         """Image, first row and rows of each stripe of a core's part, or of all of the layer."""
@@ -46,6 +51,27 @@ class Rows:
             images, (begin, end) = parts[core].images, parts[core].rows
         firsts = range(begin, end, self.each)
         return [(image, first, min(self.each, end - first)) for image in range(*images) for first in firsts]
+
+
+def in_pieces(
+    first: int, rows: int, columns: int, pixel_cycles: float, emit: Callable[[Window], None]
+) -> Pieces:
+    """Work of vx on rows of an image, in whole rows where the cycles of a piece allow it; ``emit`` does a window."""
+    row, column, after = first, 0, first + rows
+    while row < after:
+        left = ((after - row) * columns - column) * pixel_cycles
+        cycles = yield 0, int(left) + VX_STARTUP_CYCLES
+        if cycles is None:
+            cycles = int(left) + 1 + VX_STARTUP_CYCLES
+        pixels = max(int((cycles - VX_STARTUP_CYCLES) / pixel_cycles), 1)
+        if column or pixels < columns:
+            end = min(column + pixels, columns)
+            emit((row, row + 1, column, end))
+            row, column = (row + 1, 0) if end == columns else (row, end)
+        else:
+            end = min(row + pixels // columns, after)
+            emit((row, end, 0, columns))
+            row = end
 
 
 def emit_layer(low: Lowering, rows: Rows) -> None:

@@ -232,6 +232,14 @@ def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> t
     return cycles * channel_blocks, len(blocks) * channel_blocks
 
 
+def stripe_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> tuple[int, int]:
+    """Cycles of mx and of vx of one stripe of ``rows`` rows."""
+    blocks = block_pixel_counts(rows, shape.columns, plan.block_pixels, shape.flat)
+    each = [block_cycles(target, shape, block, min(plan.block_channels, shape.channels)) for block in blocks]
+    count = _blocks(shape, plan)
+    return count * sum(mx for mx, _ in each), count * sum(vx for _, vx in each)
+
+
 def block_cycles(target: Target, shape: ConvShape, pixels: tuple[int, int], channels: int) -> tuple[int, int]:
     """Cycles of mx and of vx that a block of (rows, columns) ``pixels`` by ``channels`` takes, all phases as one."""
     k, lanes = target.mx_k_bytes, target.mx_channels
