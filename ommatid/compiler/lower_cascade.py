@@ -44,16 +44,26 @@ def lower_cascade(
         if buffer in inner:
             tiles[buffer] = max(tiles[buffer], rows * low.strides(name)[1])
     free = low.sram.free_bytes() - 2 * sum(tiles.values())
+    kept = _fair(weights, free)
     made: list[Rows] = []
     for at, (number, layer) in enumerate(layers):
         low.emitter.layer = number
-        share = Share(heights[layer.output], max(free - sum(weights[at + 1 :]), 0))
+        share = Share(heights[layer.output], max(free - sum(kept[at + 1 :]), 0))
         before = low.sram.free_bytes()
         made.append(BY_ROWS[type(layer.operation)](low, layer, share))
         free -= before - low.sram.free_bytes()
     _emit(low, layers, made, inner, each)
     low.end_layer()
     low.end_cascade(inner)
+
+
+def _fair(needs: Sequence[int], free: int) -> list[int]:
+    """What each may take of what is free: small needs whole, large ones equal parts."""
+    parts = [0] * len(needs)
+    for taken, i in enumerate(sorted(range(len(needs)), key=lambda i: needs[i])):
+        parts[i] = min(needs[i], max(free, 0) // (len(needs) - taken))
+        free -= parts[i]
+    return parts
 
 
 #: What a layer does for a stripe: makes rows from the first to before the second, and reads these rows of tensors.
