@@ -202,11 +202,11 @@ def schedule(
         try:
             made = lower(plan)
         except CascadeDoesNotFit as problem:
-            around = [n for n in plan.resident if _is_around(plan.lives[n], problem.cascade)]
+            around = stays_around(plan, problem.cascade)
             if around and not steps[1]:
                 steps = (steps[0], EXACT)
             elif around:
-                never |= {max(around, key=lambda n: (storage.buffer_bytes[n], n))}
+                never |= {around[-1]}
             else:
                 wanted = tuple(c for c in wanted if c != problem.cascade)
         except LayerDoesNotFit as problem:
@@ -232,9 +232,11 @@ def schedule(
             steps = (more[0], steps[1])
 
 
-def _is_around(life: Lifetime, cascade: Cascade) -> bool:
-    """Alive while a cascade runs."""
-    return life.first <= cascade.last and cascade.first <= life.last
+def stays_around(plan: Plan, cascade: Cascade) -> list[str]:
+    """The buffers that lie in SRAM while a cascade runs, the largest last."""
+    lives = plan.lives
+    around = [n for n in plan.resident if lives[n].first <= cascade.last and cascade.first <= lives[n].last]
+    return sorted(around, key=lambda name: (plan.storage.buffer_bytes[name], name))
 
 
 def lower(plan: Plan, part: range | None = None) -> Scheduled:

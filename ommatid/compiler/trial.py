@@ -26,6 +26,7 @@ from ommatid.compiler.schedule import (
     lower,
     make_plan,
     schedule,
+    stays_around,
 )
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.tile import DRAM_WEIGHT
@@ -80,15 +81,28 @@ class Trials:
         DRAM moves what they move; infinite if unfit."""
         key = (first, last, cascades)
         if key not in self.known:
-            plan = make_plan(self.network, self.target, self.storage, cascades)
             try:
-                program = bare_program(lower(plan, range(first, last + 1)))
+                program = bare_program(self.lowered(range(first, last + 1), cascades))
                 moved = float(dram_bytes(program.instructions, self.target).sum())
                 moving = moved / self.target.dram_bytes_per_cycle
                 self.known[key] = float(self.estimate(program).max()) + DRAM_WEIGHT * moving
             except (CascadeDoesNotFit, LayerDoesNotFit):
                 self.known[key] = math.inf
         return self.known[key]
+
+    def lowered(self, part: range, cascades: tuple[Cascade, ...]) -> Scheduled:
+        """Some layers, lowered as ``schedule`` does it, but for exact addresses: where a cascade does not fit beside what
+        stays in SRAM, the largest of that moves to DRAM."""
+        never = frozenset[str]()
+        while True:
+            plan = make_plan(self.network, self.target, self.storage, cascades, never)
+            try:
+                return lower(plan, part)
+            except CascadeDoesNotFit as problem:
+                around = stays_around(plan, problem.cascade)
+                if not around:
+                    raise
+                never |= {around[-1]}
 
     def saved(self, cascade: Cascade) -> float:
         """Cycles that a cascade saves."""
@@ -200,7 +214,7 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
         return max(best, (trials.saved(cascade), cascade), key=lambda pair: pair[0])
 
     for left, right in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)):
-        for stripes in (4, 14) if best[0] else (4, 14, 40):  # so many only for what does not fit
+        for stripes in (1, 4, 14) if best[0] else (1, 4, 14, 40):  # so many only for what does not fit
             best = with_trial(seed - left, seed + right, stripes)
     moved = best[0] > 0
     while moved and len(trials.known) < budget:
