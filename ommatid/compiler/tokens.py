@@ -56,19 +56,32 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int) -> 
             core * 8 + engine
             for core, engine in (divmod(int(q), ENGINES) for q in divmod(pair, need.shape[1]))
         ]
-        for j, i in _within_capacity(producers[pairs == pair], consumers[pairs == pair]):
-            stream["signal"][j] |= np.uint32(1 << bits[1])
-            stream["wait"][i] |= np.uint32(1 << bits[0])
+        signals, waits = _within_capacity(producers[pairs == pair], consumers[pairs == pair])
+        stream["signal"][signals] |= np.uint32(1 << bits[1])
+        stream["wait"][waits] |= np.uint32(1 << bits[0])
 
 
 @entry
 def _conflicts(
     instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, owner: Any, words: int, need: Any
 ) -> None:
-    """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
-    last_write = np.full(words, -1, np.int32)
+    """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with.
+
+    Words that all accesses take together are one piece: it begins where a run begins or has ended.
+    """
+    piece = np.zeros(words + 1, np.int32)
+    for k in range(len(instruction)):
+        for i3 in range(n[k, 3]):
+            for i2 in range(n[k, 2]):
+                for i1 in range(n[k, 1]):
+                    for i0 in range(n[k, 0]):
+                        first = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
+                        piece[first // 16] = 1
+                        piece[(first + run[k] - 1) // 16 + 1] = 1
+    piece = piece.cumsum()  # the number of each word's
+    last_write = np.full(piece[-1] + 1, -1, np.int32)
     queues = need.shape[1]
-    last_read = np.full((words, queues), -1, np.int32)
+    last_read = np.full((len(last_write), queues), -1, np.int32)
     for k in range(len(instruction)):
         i = instruction[k]
         mine = owner[i]
@@ -77,21 +90,21 @@ def _conflicts(
                 for i1 in range(n[k, 1]):
                     for i0 in range(n[k, 0]):
                         first = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                        for word in range(first // 16, (first + run[k] - 1) // 16 + 1):
-                            writer = last_write[word]
+                        for p in range(piece[first // 16], piece[(first + run[k] - 1) // 16 + 1]):
+                            writer = last_write[p]
                             if writer >= 0 and writer != i:
                                 queue = owner[writer]
                                 if queue != mine and writer > need[i, queue]:
                                     need[i, queue] = writer
                             if mode[k] >= 2:
                                 for queue in range(queues):
-                                    reader = last_read[word, queue]
+                                    reader = last_read[p, queue]
                                     if reader > need[i, queue] and queue != mine:
                                         need[i, queue] = reader
-                                    last_read[word, queue] = -1
-                                last_write[word] = i
+                                    last_read[p, queue] = -1
+                                last_write[p] = i
                             else:
-                                last_read[word, mine] = i
+                                last_read[p, mine] = i
 
 
 def _fence(owner: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
@@ -144,22 +157,23 @@ def _edges(owner: Any, need: Any) -> Any:
     return producers[:edges].copy(), consumers[:edges].copy()
 
 
-def _within_capacity(
-    producers: np.ndarray[Any, Any], consumers: np.ndarray[Any, Any]
-) -> list[tuple[int, int]]:
+@entry
+def _within_capacity(producers: Any, consumers: Any) -> Any:
     """The orderings of one token, merged so that it never holds more than its capacity in program order.
 
     Two neighbours (j, i), (k, l) become (k, i): i then waits a little longer, which covers l.
     """
-    edges = [(int(j), int(i)) for j, i in zip(producers, consumers, strict=True)]
-    held: list[tuple[int, int]] = []
-    kept: list[tuple[int, int]] = []
-    for edge in edges:
-        while held and held[0][1] < edge[0]:
-            kept.append(held.pop(0))
-        held.append(edge)
-        if len(held) > TOKEN_CAPACITY:
-            gaps = [held[m + 1][0] - held[m][0] for m in range(len(held) - 1)]
-            m = gaps.index(min(gaps))
-            held[m : m + 2] = [(held[m + 1][0], held[m][1])]
-    return kept + held
+    signals, waits = producers.copy(), consumers.copy()
+    first, end = 0, 0  # of those kept, the tokens that are held
+    for k in range(len(producers)):
+        j, i = producers[k], consumers[k]
+        while first < end and waits[first] < j:
+            first += 1
+        signals[end], waits[end] = j, i
+        end += 1
+        if end - first > TOKEN_CAPACITY:
+            m = first + np.argmin(np.diff(signals[first:end]))
+            signals[m : end - 1] = signals[m + 1 : end].copy()
+            waits[m + 1 : end - 1] = waits[m + 2 : end].copy()
+            end -= 1
+    return signals[:end], waits[:end]
