@@ -6,16 +6,19 @@ are relative to the end of the constants and instructions until ``finish`` knows
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ommatid.compiler.sram import aligned
+from ommatid.isa.declaration import Field
 from ommatid.isa.instructions import (
     BY_MNEMONIC,
     DTYPES,
     INSTRUCTION_BYTES,
+    INSTRUCTIONS,
     MAX_OPERANDS,
     STREAM,
     Memory,
@@ -76,41 +79,54 @@ class Emitter:
         symbols["address"][moved] += np.uint32(base)
         stream = np.zeros(len(self.rows), STREAM)
         operands = np.full((len(self.rows), MAX_OPERANDS), -1, np.int32)
-        for mnemonic in dict.fromkeys(row[0] for row in self.rows):
-            where = [i for i, row in enumerate(self.rows) if row[0] == mnemonic]
-            self._fill(mnemonic, where, stream, operands, moved, base)
+        alike: dict[Any, list[int]] = {}  # instructions that give the same fields and operands
+        for i, (mnemonic, fields, named, _, _) in enumerate(self.rows):
+            alike.setdefault((mnemonic, tuple(fields), tuple(named)), []).append(i)
+        for (mnemonic, fields, named), where in alike.items():
+            rows = [self.rows[i] for i in where]
+            records = np.zeros(len(rows), DTYPES[mnemonic])
+            records["core"] = [row[4] for row in rows]
+            _fill(records, mnemonic, fields, np.array([(*row[1].values(),) for row in rows]))
+            for operand, numbers in zip(
+                named, np.array([(*row[2].values(),) for row in rows]).T, strict=True
+            ):
+                slot, field = _SLOTS[mnemonic][operand]
+                operands[where, slot] = numbers
+                records[field][(numbers >= 0) & moved[numbers]] += np.uint32(base)
+            stream[where] = records.view(STREAM)
         layer_of = np.array([row[3] for row in self.rows], np.int32)
         return Finished(stream, operands, layer_of, constants, symbols, base)
 
-    def _fill(
-        self, mnemonic: str, where: list[int], stream: Array, operands: Array, moved: Array, base: int
-    ) -> None:
-        row = BY_MNEMONIC[mnemonic]
-        records = np.zeros(len(where), DTYPES[mnemonic])
-        records["opcode"] = row.opcode
-        records["core"] = [self.rows[i][4] for i in where]
-        for spec in row.fields:
-            default = spec.low if spec.low is not None and spec.low > 0 else 0
-            values = [self.rows[i][1].get(spec.name, default) for i in where]
-            _check(mnemonic, spec, values)
-            records[spec.name] = values
-        for slot, operand in enumerate(row.operands):
-            numbers = np.array([self.rows[i][2].get(operand.name, -1) for i in where], np.int32)
-            operands[where, slot] = numbers
-            relocate = (numbers >= 0) & moved[numbers]
-            records[operand.field][relocate] += np.uint32(base)
-        stream[where] = records.view(STREAM)
+
+def _fill(records: Array, mnemonic: str, names: tuple[str, ...], values: Array) -> None:
+    """Set these fields of records to the columns of ``values``, and the others to their defaults."""
+    row = BY_MNEMONIC[mnemonic]
+    records["opcode"] = row.opcode
+    for spec in row.fields:
+        if spec.low is not None and spec.low > 0 and spec.name not in names:
+            records[spec.name] = spec.low
+    smallest, largest = values.min(axis=0).tolist(), values.max(axis=0).tolist()
+    for name, low, high, column in zip(names, smallest, largest, values.T, strict=True):
+        least, most = _LIMITS[mnemonic][name]
+        for value in (low, high):
+            if not least <= value <= most:
+                raise ValueError(f"{mnemonic}.{name} = {int(value)}: must be {least}..{most}")
+        records[name] = column
 
 
-def _check(mnemonic: str, spec: Any, values: list[Any]) -> None:
+def _limits(spec: Field) -> tuple[float, float]:
+    """What a field can hold."""
     if spec.type.startswith("f"):
-        return
+        return -math.inf, math.inf
     info = np.iinfo(spec.type)
-    low = info.min if spec.low is None else spec.low
-    high = info.max if spec.high is None else spec.high
-    for value in (min(values), max(values)):
-        if not low <= value <= high:
-            raise ValueError(f"{mnemonic}.{spec.name} = {value}: must be {low}..{high}")
+    return info.min if spec.low is None else spec.low, info.max if spec.high is None else spec.high
+
+
+_LIMITS = {row.mnemonic: {spec.name: _limits(spec) for spec in row.fields} for row in INSTRUCTIONS}
+_SLOTS = {
+    row.mnemonic: {operand.name: (slot, operand.field) for slot, operand in enumerate(row.operands)}
+    for row in INSTRUCTIONS
+}
 
 
 @dataclass(frozen=True)
