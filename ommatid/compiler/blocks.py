@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -131,8 +132,9 @@ def blocks_of(
 
 def runs_of(conv: Conv, block: Block) -> list[tuple[int, int, int]]:
     """The channels of a block in runs (first, after the last, channel of the output that the first becomes)."""
-    runs = conv.runs or ((0, block.high, 0),)
-    cut = [(max(low, block.low), min(high, block.high), at - low) for low, high, at in runs]
+    if not conv.runs:
+        return [(block.low, block.high, block.low)]
+    cut = [(max(low, block.low), min(high, block.high), at - low) for low, high, at in conv.runs]
     return [(low, high, low + shift) for low, high, shift in cut if low < high]
 
 
@@ -143,8 +145,12 @@ def weight_blob(
     depthwise: bool,
     row_mode: bool,
     target: Target,
-) -> tuple[Array, tuple[tuple[tuple[int, ...], ...], ...]]:
+) -> tuple[bytes, tuple[tuple[tuple[int, ...], ...], ...]]:
     """All weights in the order of their use, and the offset of each block's, phase's and call's."""
+    if len(phases) == conv.groups == 1 and not depthwise:
+        whole, lanes = _packed(conv, row_mode, target), target.mx_channels
+        group = len(whole) // -(-conv.weights.shape[0] // lanes)
+        return whole, tuple(((block.low // lanes * group,),) for block in blocks)
     parts: list[Array] = []
     offsets: list[tuple[tuple[int, ...], ...]] = []
     at = 0
@@ -164,4 +170,16 @@ def weight_blob(
                 at += len(packed)
             of_block.append(tuple(of_phase))
         offsets.append(tuple(of_block))
-    return np.concatenate(parts), tuple(offsets)
+    return np.concatenate(parts).tobytes(), tuple(offsets)
+
+
+#: By convolution its packed weights: a search lowers a layer for each of its trials.
+_PACKED: WeakKeyDictionary[Conv, dict[Any, bytes]] = WeakKeyDictionary()
+
+
+def _packed(conv: Conv, row_mode: bool, target: Target) -> bytes:
+    """All weights of one group, of blocks of whole groups of lanes, however large these are."""
+    known, key = _PACKED.setdefault(conv, {}), (row_mode, target.mx_k_bytes, target.mx_channels)
+    if key not in known:
+        known[key] = pack_weights(conv.weights, row_mode, target).tobytes()
+    return known[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,50 +56,41 @@ def fits_chain(steps: Sequence[Step]) -> bool:
 
 @dataclass(frozen=True)
 class ChainConstants:
-    """Where a layer's tables (and its parameters, before them) lie in SRAM."""
+    """Where a layer's parameters (and its tables, behind them) lie in SRAM; fields and symbols that are the same in all
+    instructions of the chain."""
 
     address: int
     symbol: int
-    table1: int
-    table2: int
+    fields: Mapping[str, Any]
+    symbols: Mapping[str, int]
 
 
 def load_chain(low: Lowering, layer: Layer, parameters: Array | None = None) -> tuple[Chain, ChainConstants]:
     """Load a layer's parameter block (uint8, may be None) and tables as one."""
     chain = chain_of(layer.steps)
     parts = [parameters.view(np.uint8).ravel() if parameters is not None else np.zeros(0, np.uint8)]
-    offsets = []
-    for table in (chain.table1, chain.table2):
-        offsets.append(sum(len(p) for p in parts))
+    fields = binary_fields(chain.binary) if chain.binary is not None else {}
+    offsets: dict[str, int] = {}
+    for name, table in (("table1", chain.table1), ("table2", chain.table2)):
         if table is not None:
+            fields[f"{name}_on"] = tables.number(table)
+            offsets[name] = sum(len(p) for p in parts)
             parts.append(table.view(np.uint8))
     blob = np.concatenate(parts)
     if not len(blob):
-        return chain, ChainConstants(0, -1, 0, 0)
+        return chain, ChainConstants(0, -1, fields, {})
     address, symbol = low.load_constant(blob)
-    return chain, ChainConstants(address, symbol, address + offsets[0], address + offsets[1])
+    fields |= {name: address + offset for name, offset in offsets.items()}
+    return chain, ChainConstants(address, symbol, fields, dict.fromkeys(offsets, symbol))
 
 
 def chain_fields(
-    chain: Chain,
-    constants: ChainConstants,
-    operand: Region | None,
-    shape: tuple[int, ...] | None,
-    at: tuple[int, int, int],
+    constants: ChainConstants, operand: Region | None, shape: tuple[int, ...] | None, at: tuple[int, int, int]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """The fields and symbols of a ``map`` that steps 2 to 4 need; ``at`` is (row, column, channel) of its first
     element, ``shape`` the operand's (n, h, w, c)."""
-    fields: dict[str, Any] = {}
-    symbols: dict[str, int] = {}
-    for name, table, address in (
-        ("table1", chain.table1, constants.table1),
-        ("table2", chain.table2, constants.table2),
-    ):
-        if table is not None:
-            fields |= {f"{name}_on": tables.number(table), name: address}
-            symbols[name] = constants.symbol
-    if chain.binary is not None and operand is not None and shape is not None:
-        fields |= binary_fields(chain.binary)
+    fields, symbols = {**constants.fields}, {**constants.symbols}
+    if operand is not None and shape is not None:
         _, h, w, c = shape
         address = operand.at(at[0] if h > 1 else 0, at[1] if w > 1 else 0, at[2] if c > 1 else 0)
         fields |= {

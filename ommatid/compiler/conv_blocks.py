@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,11 @@ from ommatid.compiler.layers import Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
 from ommatid.compiler.rows import Pieces
 from ommatid.compiler.tile import ConvPlan, ConvShape, block_cycles, block_pixel_counts
-from ommatid.isa.elements import NUMBER
 
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Pixels of a block: output rows and columns of a phase. ``flat``: columns run on through all rows."""
 
     row: int
@@ -49,6 +47,8 @@ class Job:
     weight_symbol: int
     weight_bytes: int
     acc_bytes: int
+    multiply: Mapping[str, Any]  # fields that are the same in all its instructions of mx, and of vx
+    drain: Mapping[str, Any]
     brought: dict[tuple[int, int], Region] = field(default_factory=dict)  # of the input, for all cores
     loaded: dict[tuple[int, int], Weights] = field(default_factory=dict)  # by turn and block, for all cores
 
@@ -98,35 +98,36 @@ def compute(
         columns = -(-(out_w - phase.column) // up_w)
         if phase_rows <= 0 or columns <= 0:
             continue
+        _, kh, kw, cin = phase.weights.shape
         for place in _places(job, flat, first, phase_rows, columns):
+            window = _window_fields(job, phase, (kh, kw), phase.pad_top, place, source)
             for at, block in chunk:
-                yield block_cycles(low.target, job.shape, (place.height, place.width), block.high - block.low)
-                acc = low.accumulators(place.height * place.width * (block.high - block.low) * job.acc_bytes)
+                channels = block.high - block.low
+                yield block_cycles(low.target, job.shape, (place.height, place.width), channels)
+                acc = low.accumulators(place.height * place.width * channels * job.acc_bytes)
                 for offset, call in zip(job.weight_offsets[at][index], block.calls, strict=True):
                     address = weights.address + offset - weights.offset
-                    _multiply(low, job, phase, call, place, source, (address, weights.symbol), acc, block)
+                    _multiply(low, job, window, call, cin, source, (address, weights.symbol), acc, block)
                 _drain(low, job, phase, block, place, acc, operand, target, chunk[0][1].low)
 
 
 def _window_fields(
-    low: Lowering, job: Job, phase: Phase, kernel: tuple[int, int], pad_top: int, channel: int,
-    place: Place, source: Region,
-) -> dict[str, Any]:  # fmt: skip
+    job: Job, phase: Phase, kernel: tuple[int, int], pad_top: int, place: Place, source: Region
+) -> dict[str, Any]:
     """The input window of a block: where it starts, what of it exists, what is padding."""
-    row, column, height, width = place.row, place.column, place.height, place.width
     (stride_h, stride_w), (dil_h, dil_w) = job.conv.window.strides, job.conv.window.dilations
-    top, left = row * stride_h - pad_top, column * stride_w - phase.pad_left
-    bottom = top + (height - 1) * stride_h + (kernel[0] - 1) * dil_h + 1
-    right = left + (width - 1) * stride_w + (kernel[1] - 1) * dil_w + 1
+    top, left = place.row * stride_h - pad_top, place.column * stride_w - phase.pad_left
+    bottom = top + (place.height - 1) * stride_h + (kernel[0] - 1) * dil_h + 1
+    right = left + (place.width - 1) * stride_w + (kernel[1] - 1) * dil_w + 1
     limit_h = source.first + source.rows
-    columns = source.columns * (limit_h - row) if place.flat else source.columns
+    columns = source.columns * (limit_h - place.row) if place.flat else source.columns
     first_row = min(max(top, source.first), limit_h - 1)
     last_row = max(min(bottom, limit_h), first_row + 1)
     first_column = min(max(left, 0), columns - 1)
     last_column = max(min(right, columns), first_column + 1)
-    quantization = low.quantization(job.layer.input_name)
     return {
-        "src": source.at(first_row, first_column, channel),
+        **job.multiply,
+        "src": source.at(first_row, first_column),
         "src_row": source.row,
         "src_pixel": source.pixel,
         "in_h": last_row - first_row,
@@ -135,46 +136,33 @@ def _window_fields(
         "pad_left": first_column - left,
         "kh": kernel[0],
         "kw": kernel[1],
-        "stride_h": stride_h,
-        "stride_w": stride_w,
-        "dilation_h": dil_h,
-        "dilation_w": dil_w,
-        "out_h": height,
-        "out_w": width,
-        "src_zero": quantization.zero_point,
-        "src_type": NUMBER[quantization.dtype],
+        "out_h": place.height,
+        "out_w": place.width,
     }
 
 
 def _multiply(
-    low: Lowering, job: Job, phase: Phase, call: Call, place: Place, source: Region,
+    low: Lowering, job: Job, window: Mapping[str, Any], call: Call, cin: int, source: Region,
     weights: tuple[int, int], acc: tuple[int, int], block: Block,
 ) -> None:  # fmt: skip
     """One ``conv`` or ``dwconv``."""
-    _, kh, kw, cin = phase.weights.shape
-    channels = block.high - block.low
-    fields = _window_fields(low, job, phase, (kh, kw), phase.pad_top, call.source, place, source)
-    fields |= {
-        "weights": weights[0],
-        "acc": acc[0] + (call.low - block.low) * job.acc_bytes,
-        "acc_pixel": channels * job.acc_bytes,
-        "acc_bytes": job.acc_bytes,
-    }
-    symbols = {"src": source.symbol, "weights": weights[1], "acc": acc[1]}
+    count = call.high - call.low
     if job.depthwise:
-        low.emitter.emit(
-            "dwconv", symbols, c=call.high - call.low, weights_tap=call.high - call.low, **fields
-        )
+        mnemonic, channels = "dwconv", {"c": count, "weights_tap": count}
     else:
-        low.emitter.emit(
-            "conv",
-            symbols,
-            cin=cin,
-            cout=call.high - call.low,
-            row_mode=int(job.row_mode),
-            weights_type=1,
-            **fields,
-        )
+        mnemonic, channels = "conv", {"cin": cin, "cout": count}
+    low.emitter.emit(
+        mnemonic,
+        {"src": source.symbol, "weights": weights[1], "acc": acc[1]},
+        **{
+            **window,
+            **channels,
+            "src": window["src"] + call.source * source.kind.bytes,
+            "weights": weights[0],
+            "acc": acc[0] + (call.low - block.low) * job.acc_bytes,
+            "acc_pixel": (block.high - block.low) * job.acc_bytes,
+        },
+    )
 
 
 def _drain(
@@ -190,19 +178,19 @@ def _drain(
     if shape is not None and place.flat and shape[1:3] != (1, 1):
         shape = (shape[0], 2, 2, shape[3])  # its columns run on, even if a row has but one
     for first, after, channel in runs_of(job.conv, block):
-        fields, symbols = chain_fields(job.chain, job.constants, operand, shape, (*at, channel))
+        fields, symbols = chain_fields(job.constants, operand, shape, (*at, channel))
         if "operand" in fields:
             fields["operand_row"] *= up_h
             fields["operand_pixel"] *= up_w
         begin = target.at(at[0], at[1], channel - chunk_low)
+        symbols |= {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol}
         low.emitter.emit(
-            "map",
-            symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
-            h=height, w=width, c=after - first, source=1, src=acc[0] + (first - block.low) * job.acc_bytes,
-            src_row=width * channels * job.acc_bytes, src_pixel=channels * job.acc_bytes, acc_bytes=job.acc_bytes,
-            parameters=job.constants.address + 8 * first, mid_zero=job.conv.mid[0], mid_type=NUMBER[job.conv.mid[1]],
+            "map", symbols,
+            h=height, w=width, c=after - first, src=acc[0] + (first - block.low) * job.acc_bytes,
+            src_row=width * channels * job.acc_bytes, src_pixel=channels * job.acc_bytes,
+            parameters=job.constants.address + 8 * first,
             dst=begin, dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
-            **fields,
+            **job.drain, **fields,
         )  # fmt: skip
         if low.parts and target.tile is None:
             loops = (height, target.row * up_h), (width, target.pixel * up_w)
@@ -233,15 +221,12 @@ def compute_in_parts(
             low.dma("load", weights, job.weight_symbol, address, symbol, size)
             kernel = (end - begin, kw) if along_rows else (kh, kw)
             pad_top = phase.pad_top - begin * job.conv.window.dilations[0] if along_rows else phase.pad_top
-            channel = call.source if along_rows else call.source + begin
-            fields = _window_fields(low, job, phase, kernel, pad_top, channel, place, source)
-            low.emitter.emit(
-                "conv", {"src": source.symbol, "weights": symbol, "acc": acc[1]},
-                cin=cin if along_rows else end - begin, cout=call.high - call.low,
-                row_mode=int(job.row_mode and along_rows), weights=address, weights_type=1,
-                acc=acc[0] + (call.low - block.low) * job.acc_bytes, acc_bytes=job.acc_bytes,
-                acc_pixel=(block.high - block.low) * job.acc_bytes, accumulate=int(index > 0), **fields,
-            )  # fmt: skip
+            window = _window_fields(job, phase, kernel, pad_top, place, source)
+            if not along_rows:
+                window |= {"src": window["src"] + begin * source.kind.bytes, "row_mode": 0}
+            window["accumulate"] = int(index > 0)
+            depth = cin if along_rows else end - begin
+            _multiply(low, job, window, call, depth, source, (address, symbol), acc, block)
             low.sram.release(address)
     _drain(low, job, phase, block, place, acc, operand, target, block.low)
 

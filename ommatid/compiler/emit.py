@@ -48,14 +48,14 @@ class Emitter:
         self.symbols.append((int(memory), ROLES.index(role), owner, address, size))
         return len(self.symbols) - 1
 
-    def constant(self, data: Array) -> tuple[int, int]:
+    def constant(self, data: Array | bytes) -> tuple[int, int]:
         """Put ``data`` into the constant image once; (DRAM address, symbol)."""
-        blob = np.ascontiguousarray(data).tobytes()
+        blob = data if isinstance(data, bytes) else data.tobytes()
         if blob not in self._known_blobs:
             address = self._constant_bytes
             self._known_blobs[blob] = self.symbol(Memory.DRAM, "constants", address, len(blob))
             padding = aligned(len(blob), DRAM_ALIGN) - len(blob)
-            self._blobs.append(blob + bytes(padding))
+            self._blobs += blob, bytes(padding)
             self._constant_bytes += len(blob) + padding
         number = self._known_blobs[blob]
         return self.symbols[number][3], number

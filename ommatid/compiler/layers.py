@@ -22,6 +22,7 @@ from ommatid.isa.program import Partition, Port, Tensor
 Array = np.ndarray[Any, Any]
 
 
+@functools.lru_cache(maxsize=4096)
 def nhwc(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """The four dimensions that a layer sees in a memory shape; of more than four the first are one."""
     if len(shape) > 4:

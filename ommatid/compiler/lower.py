@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,8 +35,7 @@ class Home:
     symbol: int
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """Rows ``first`` .. ``first + rows`` of one image of a tensor, in SRAM.
 
     ``address`` is that of element [first, 0, channel 0 of the region]; strides in bytes. ``kind`` is what its
@@ -91,6 +90,7 @@ class Lowering(OnCores):
     _opening: dict[str, Home] = field(default_factory=dict)
     _stored: dict[str, Home] = field(default_factory=dict)
     _tiles: dict[str, list[int]] = field(default_factory=dict)
+    _strides: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     # --- what other cores hold too --------------------------------------------------------------------
 
@@ -153,7 +153,9 @@ class Lowering(OnCores):
         """Byte strides of (n, h, w) in the tensor's buffer; those of single rows and pixels as if dense."""
         if name in self._rows:
             return 0, self._rows[name], self.network.tensors[name].shape[-1] * self.kind(name).bytes
-        return image_strides(self.network, self.storage, name)
+        if name not in self._strides:
+            self._strides[name] = image_strides(self.network, self.storage, name)
+        return self._strides[name]
 
     def see_as_rows(self, *names: str, dense: bool = False) -> None:
         """Until the layer ends, see the pixels of these tensors as rows of one pixel, so that they can be cut anywhere.
@@ -179,8 +181,8 @@ class Lowering(OnCores):
     def home(self, name: str) -> Home:
         """Where the buffer of a tensor lies, placed at its first use."""
         buffer = self.storage.spots[name].buffer
-        if buffer in self.network.constants:
-            return Home(Memory.DRAM, *self.emitter.constant(self.network.constants[buffer]))
+        if buffer not in self.homes and buffer in self.network.constants:
+            self.homes[buffer] = Home(Memory.DRAM, *self.emitter.constant(self.network.constants[buffer]))
         if buffer not in self.homes:
             size = self.storage.buffer_bytes[buffer]
             if buffer in self.resident:
@@ -288,7 +290,7 @@ class Lowering(OnCores):
     ) -> Region:
         """As ``bring``, addressed as if all channels were there."""
         part = self.bring(name, image, first, rows, channel, channels)
-        return replace(part, address=part.address - channel * part.kind.bytes)
+        return part._replace(address=part.address - channel * part.kind.bytes)
 
     def open(
         self, name: str, image: int, first: int, rows: int, channel: int = 0, channels: int = 0

@@ -29,6 +29,7 @@ from ommatid.compiler.parts import by_channels, rows_read, rows_under
 from ommatid.compiler.rows import Cycles, Pieces, Rows, Share
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tile import ConvShape, block_cycles, plan_conv, sram_bytes, stripe_cycles
+from ommatid.isa.elements import NUMBER
 
 Array = np.ndarray[Any, Any]
 PIECE_BYTES = 16 * 1024  # weights that stay are loaded in pieces, so that the first block can start early
@@ -126,6 +127,15 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
         ]
     )
     chain, constants = load_chain(low, layer, parameters)
+    quantization, acc_bytes = low.quantization(layer.input_name), 4 * shape.element
+    multiply = {
+        "src_zero": quantization.zero_point, "src_type": NUMBER[quantization.dtype], "acc_bytes": acc_bytes,
+        "stride_h": conv.window.strides[0], "stride_w": conv.window.strides[1],
+        "dilation_h": conv.window.dilations[0], "dilation_w": conv.window.dilations[1],
+    } | ({} if depthwise else {"row_mode": int(row_mode), "weights_type": 1})  # fmt: skip
+    drain = {
+        "source": 1, "acc_bytes": acc_bytes, "mid_zero": conv.mid[0], "mid_type": NUMBER[conv.mid[1]],
+    }  # fmt: skip
     return Job(
         layer,
         conv,
@@ -140,8 +150,10 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
         offsets,
         source,
         symbol,
-        blob.nbytes,
-        4 * shape.element,
+        len(blob),
+        acc_bytes,
+        multiply,
+        drain,
     )
 
 

@@ -314,7 +314,7 @@ def _drain(low: Lowering, job: Job, block: Block, acc: tuple[int, int]) -> None:
     if not low.stays(name):
         tile, tile_symbol = low.raw_tile(rows * columns * element)
         target = Part(tile, (columns * element, element), tile_symbol, tile)
-    fields, symbols = chain_fields(job.chain, job.constants, None, None, (0, 0, 0))
+    fields, symbols = chain_fields(job.constants, None, None, (0, 0, 0))
     low.emitter.emit(
         "map", symbols | {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol},
         h=1, w=rows, c=columns, source=1, src=acc[0], src_row=job.acc_bytes * rows * columns,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from ommatid.compiler.layers import Concat, Layer, Pad, Slice, Transpose
 from ommatid.compiler.lower import Lowering, Region, merged
@@ -56,7 +55,7 @@ def _concat_stripes(low: Lowering, layer: Layer, tables: dict[int, tuple[int, in
         for i, name in enumerate(layer.inputs):
             channels = low.shape(name)[3]
             source = low.bring(name, image, first, count)
-            part = replace(target, address=target.at(first, 0, at), channels=channels)
+            part = target._replace(address=target.at(first, 0, at), channels=channels)
             copy_map(low, source, part, tables.get(i))
             low.drop(source)
             at += channels
@@ -96,7 +95,7 @@ def open_part(
     """A rectangle of a tensor for writing: in place, or a tile that ``close`` stores."""
     if low.stays(name):
         whole = low.open(name, image, first, rows)
-        return replace(whole, address=whole.at(first, column, channel), columns=columns, channels=channels)
+        return whole._replace(address=whole.at(first, column, channel), columns=columns, channels=channels)
     return low.new_tile(rows, columns, channels, first, low.kind(name))
 
 
@@ -130,7 +129,7 @@ def lower_slice(low: Lowering, layer: Layer) -> None:
         target = low.open(layer.output, image, first, count)
         address = source.at(begin, starts[2], starts[3])
         if steps[3] == 1:
-            view = replace(source, address=address, row=source.row * steps[1], pixel=source.pixel * steps[2])
+            view = source._replace(address=address, row=source.row * steps[1], pixel=source.pixel * steps[2])
             copy_map(low, view, target)
         else:
             strides = (source.row * steps[1], source.pixel * steps[2], steps[3] * element)
@@ -173,7 +172,7 @@ def lower_pad(low: Lowering, layer: Layer) -> None:
         if 0 <= from_image < in_n and begin < end:
             source = low.bring(layer.input_name, from_image, begin, end - begin)
             address = target.at(begin + before[1], before[2], before[3])
-            inner = replace(target, address=address, rows=end - begin, columns=in_w, channels=in_c)
+            inner = target._replace(address=address, rows=end - begin, columns=in_w, channels=in_c)
             copy_map(low, source, inner)
             low.drop(source)
         low.close(layer.output, image, target)

@@ -151,7 +151,7 @@ def emit_map(
 ) -> None:  # fmt: skip
     """One ``map`` over a window whose first column is ``left``; input dimensions of 1 are repeated over the output's."""
     shape = low.shape(chain.binary.other) if chain.binary else None
-    fields, symbols = chain_fields(chain, constants, operand, shape, (target.first, left, 0))
+    fields, symbols = chain_fields(constants, operand, shape, (target.first, left, 0))
     if operation.affine is not None and operation.mid is not None:
         fields |= {
             "source": 2, "parameters": constants.address,
@@ -274,7 +274,7 @@ def mean_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
         operand = bring_operand(low, chain, image, 0, 1)
         target = low.open(layer.output, image, 0, 1, begin, channels)
         shape = low.shape(chain.binary.other) if chain.binary else None
-        fields, symbols = chain_fields(chain, constants, operand, shape, (0, 0, begin))
+        fields, symbols = chain_fields(constants, operand, shape, (0, 0, begin))
         low.emitter.emit(
             "map", symbols | {"acc": acc_symbol, "parameters": constants.symbol, "dst": target.symbol},
             h=1, w=1, c=channels, source=1, src=acc,

@@ -7,6 +7,8 @@ the load engine can then run far ahead. Tensors that stay are put at the top, ou
 from __future__ import annotations
 
 import bisect
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ALIGN = 64
@@ -33,6 +35,7 @@ class Sram:
     taken: list[tuple[int, int]] = field(default_factory=list)  # sorted (begin, end)
     pointer: int = 0
     peak_bytes: int = 0
+    _used: int = 0
 
     def gaps(self) -> list[tuple[int, int]]:
         """The free ranges, in order of address."""
@@ -46,12 +49,20 @@ class Sram:
             DoesNotFit: no free range is large enough.
         """
         size = aligned(size)
-        gaps = self.gaps()
-        for low, high in [(max(a, self.pointer), b) for a, b in gaps] + gaps:
+        for low, high in itertools.chain(self._gaps_from(self.pointer), self._gaps_from(0)):
             if high - low >= size:
                 self.pointer = low + size
                 return self.take(low, size)
         raise DoesNotFit(size)
+
+    def _gaps_from(self, address: int) -> Iterator[tuple[int, int]]:
+        """The free ranges from an address on, some of them empty."""
+        at = bisect.bisect_right(self.taken, (address, self.size))
+        low = max(address, self.taken[at - 1][1]) if at else address
+        for begin, end in self.taken[at:]:
+            yield low, begin
+            low = end
+        yield low, self.size
 
     def stay(self, size: int, at: int | None = None) -> int:
         """The address of a buffer of ``size`` bytes: the one planned for it, or one as high as possible.
@@ -71,6 +82,7 @@ class Sram:
         at = bisect.bisect_left(self.taken, (address, 0))
         if at == len(self.taken) or self.taken[at][0] != address:
             raise KeyError(address)
+        self._used -= self.taken[at][1] - address
         del self.taken[at]
 
     def free_bytes(self) -> int:
@@ -80,5 +92,6 @@ class Sram:
     def take(self, address: int, size: int) -> int:
         """Take what is free at ``address``."""
         bisect.insort(self.taken, (address, address + size))
-        self.peak_bytes = max(self.peak_bytes, self.size - self.free_bytes())
+        self._used += size
+        self.peak_bytes = max(self.peak_bytes, self._used)
         return address
