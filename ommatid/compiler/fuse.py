@@ -38,7 +38,8 @@ FUSING = (Conv, MatMul, Map, Mean)
 
 
 def fuse(network: Network) -> Network:
-    """The network with element-wise layers and concat tables joined to their producers where they fit."""
+    """The network with element-wise layers and concat tables joined to their producers where they fit; itself if
+    none does."""
     tensors = dict(network.tensors)
     readers = Counter(name for stage in network.stages for layer in stage.layers for name in operands(layer))
     alone = {name for name, count in readers.items() if count == 1} - network.kept - network.fed
@@ -46,12 +47,15 @@ def fuse(network: Network) -> Network:
         stage if stage.cpu else Stage(_fuse_stage(list(stage.layers), alone, tensors))
         for stage in network.stages
     )
-    return replace(network, stages=stages, tensors=tensors)
+    return network if stages == network.stages else replace(network, stages=stages, tensors=tensors)
 
 
 def _fuse_stage(layers: list[Layer], alone: set[str], tensors: dict[str, Tensor]) -> tuple[Layer, ...]:
     place = {layer.output: i for i, layer in enumerate(layers)}
-    result: list[Layer | None] = [replace(layer, steps=compose(layer.steps)) for layer in layers]
+    result: list[Layer | None] = [
+        layer if (steps := compose(layer.steps)) == layer.steps else replace(layer, steps=steps)
+        for layer in layers
+    ]
     for i, layer in enumerate(layers):
         if isinstance(layer.operation, Concat):
             result[i] = _concat_tables(result, i, alone, place, tensors)
@@ -145,6 +149,8 @@ def _concat_tables(
             )
         if way:
             inputs[k], tables[k] = f"{layer.output}@{k}", None
+    if inputs == [*layer.inputs]:
+        return layer
     return replace(layer, inputs=tuple(inputs), operation=replace(layer.operation, tables=tuple(tables)))
 
 

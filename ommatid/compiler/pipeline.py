@@ -119,7 +119,8 @@ def compile_network(
         if optimize == 0 or estimate is None:
             made, bare = schedule(network, target), None
         else:
-            best = _faster(_scheduled(network, target, optimize, estimate), apart, estimate)
+            best = _scheduled(network, target, optimize, estimate)
+            best = best if network.stages == apart.stages else _faster(best, apart, estimate)
             made, bare = best.made, best.program
     except LayerDoesNotFit as problem:
         raise lacks_sram(network, target, problem) from None

@@ -25,7 +25,7 @@ AGAIN = "@again"
 
 
 def regroup(network: Network, target: Target) -> Network:
-    """The network with its layers in another order, some of them twice; itself if no map is large."""
+    """The network with its layers in another order, some of them twice; itself if nothing changes."""
     size = {name: math.prod(t.shape) * t.quantization.kind.bytes for name, t in network.tensors.items()}
     large = {layer.output for layer in network.layers if size[layer.output] > target.sram_bytes * LARGE_SHARE}
     if not large:
@@ -39,7 +39,7 @@ def regroup(network: Network, target: Target) -> Network:
         )
         for stage in network.stages
     )
-    return replace(network, stages=stages, tensors=tensors)
+    return network if stages == network.stages else replace(network, stages=stages, tensors=tensors)
 
 
 def _with_twins(

@@ -39,6 +39,8 @@ Array = np.ndarray[Any, Any]
 Estimate = Callable[[Program], Array]
 #: DRAM bytes that the target does not have, and cycles.
 Cost = tuple[int, float]
+#: First and last of some layers, and the cascades among them.
+Trial = tuple[int, int, tuple[Cascade, ...]]
 #: A cascade must save this part of all cycles; less may be an accident of what stands around it.
 LEAST_GAIN = 0.001
 #: Stripes of a cascade that are tried.
@@ -56,7 +58,8 @@ class Trials:
     network: Network
     target: Target
     estimate: Estimate
-    known: dict[tuple[int, int, tuple[Cascade, ...]], float] = field(default_factory=dict)
+    known: dict[Trial, float] = field(default_factory=dict)
+    asked: set[Trial] = field(default_factory=set)  # for what was saved, too, that did not have to be tried
 
     def __post_init__(self) -> None:
         self.storage = plan_storage(self.network)
@@ -80,6 +83,7 @@ class Trials:
         """Cycles of layers ``first`` to ``last``, one by one but for those in cascades, and a share of those in which the
         DRAM moves what they move; infinite if unfit."""
         key = (first, last, cascades)
+        self.asked.add(key)
         if key not in self.known:
             try:
                 program = bare_program(self.lowered(range(first, last + 1), cascades))
@@ -105,8 +109,11 @@ class Trials:
                 never |= {around[-1]}
 
     def saved(self, cascade: Cascade) -> float:
-        """Cycles that a cascade saves."""
-        return self.cycles(cascade.first, cascade.last) - self.cycles(cascade.first, cascade.last, cascade)
+        """Cycles that a cascade saves; if it is unfit, its layers one by one need no trial."""
+        first, last = cascade.first, cascade.last
+        self.asked.add((first, last, ()))
+        cycles = self.cycles(first, last, cascade)
+        return -math.inf if cycles == math.inf else self.cycles(first, last) - cycles
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,7 @@ def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tu
     chosen: list[Cascade] = []
     done: set[int] = set()
     for seed in sorted(range(len(lost)), key=lambda i: -lost[i]):
-        if lost[seed] < LEAST_GAIN * cycles or len(trials.known) >= budget:
+        if lost[seed] < LEAST_GAIN * cycles or len(trials.asked) >= budget:
             break
         if seed in done:
             continue
@@ -217,7 +224,7 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tupl
         for stripes in (1, 4, 14) if best[0] else (1, 4, 14, 40):  # so many only for what does not fit
             best = with_trial(seed - left, seed + right, stripes)
     moved = best[0] > 0
-    while moved and len(trials.known) < budget:
+    while moved and len(trials.asked) < budget:
         before = best[1]
         stripes = math.ceil(trials.height(before.last) / before.each)
         for left, right, fewer in GROWTH:
