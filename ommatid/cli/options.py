@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ommatid.cli.console import Failure
 from ommatid.compiler.variants import shapes_text
@@ -53,16 +53,18 @@ def rendered(*parts: Any, width: int = 150) -> str:
 
 
 class Working:
-    """A spinner with the time elapsed on standard error, for people."""
+    """A spinner and a bar with the time elapsed on standard error, for people."""
 
     def __init__(self, text: str, quiet: bool) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(20), TimeElapsedColumn())
         self.progress = Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet)
-        self.text, self.task = text, self.progress.add_task(text)
+        self.text, self.task = text, self.progress.add_task(text, total=None)
 
-    def say(self, doing: str) -> None:
-        """Show what is being done at the moment."""
-        self.progress.update(self.task, description=f"{self.text}: {doing}")
+    def say(self, doing: str, share: float | None = None) -> None:
+        """Show what is being done at the moment, and which share of it is, if that is known."""
+        self.progress.update(
+            self.task, description=f"{self.text}: {doing}", completed=share or 0, total=share and 1
+        )
 
     def __enter__(self) -> Working:
         self.progress.start()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ommatid.compiler.aids import Aids
 from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.batches import image_by_image
 from ommatid.compiler.dump import dump, schedule_text
@@ -41,7 +42,7 @@ ADDRESSES = ((EXACT, EXACT), (EXACT, 0), (0, 0))
 def compile_model(
     model: Any, target: str | Path | Target = "ommatid-1k", optimize: int = 2, info: dict[str, Any] | None = None,
     shapes: Mapping[str, Any] | None = None, calibrate_at: Mapping[str, Sequence[int]] | None = None,
-    estimate: Estimate | None = None, **options: Any,
+    estimate: Estimate | None = None, aids: Aids | None = None, **options: Any,
 ) -> Program:  # fmt: skip
     """Compile an ONNX model (path, bytes or ModelProto) for a target.
 
@@ -56,6 +57,7 @@ def compile_model(
         shapes: of inputs by name; several shapes of one input make as many variants (``shape_variants``).
         calibrate_at: the inputs' shapes at which the quantisation is planned (None: those of the largest variant).
         estimate: gives the finish cycles of each instruction of a program.
+        aids: what makes the search of schedules quicker, or shows it.
         options: the other fields of FrontOptions: inputs, outputs, calibration, activations ...
 
     Raises:
@@ -81,7 +83,9 @@ def compile_model(
         try:
             network = build_network(model, each)
             dump("network", lambda network=network: network_text(network))  # type: ignore[misc]
-            programs.append(compile_network(network, chip, optimize, made | dict(network.notes), estimate))
+            programs.append(
+                compile_network(network, chip, optimize, made | dict(network.notes), estimate, aids)
+            )
         except CompileError as error:
             if len(variants) == 1:
                 raise
@@ -102,7 +106,7 @@ def _numbered(path: str | None, number: int) -> str | None:
 
 def compile_network(
     network: Network, target: Target, optimize: int = 2, info: dict[str, Any] | None = None,
-    estimate: Estimate | None = None,
+    estimate: Estimate | None = None, aids: Aids | None = None,
 ) -> Program:  # fmt: skip
     """Compile a network of layers: fuse, schedule, emit, verify. Layers stay apart where fusing them is slower.
 
@@ -119,7 +123,7 @@ def compile_network(
         if optimize == 0 or estimate is None:
             made, bare = schedule(network, target), None
         else:
-            best = _scheduled(network, target, optimize, estimate)
+            best = _scheduled(network, target, optimize, estimate, aids)
             best = best if network.stages == apart.stages else _faster(best, apart, estimate)
             made, bare = best.made, best.program
     except LayerDoesNotFit as problem:
@@ -144,12 +148,18 @@ def _faster(best: Priced, network: Network, estimate: Estimate) -> Priced:
     return min(best, other, key=lambda each: each.cost)
 
 
-def _scheduled(network: Network, target: Target, optimize: int, estimate: Estimate) -> Priced:
+def _scheduled(
+    network: Network, target: Target, optimize: int, estimate: Estimate, aids: Aids | None
+) -> Priced:
     """The best schedule that is found."""
     if optimize not in TRIALS:
         return priced(network, target, estimate)
     one = target.cores == 1
-    first = _tried(network, target, estimate, TRIALS[optimize]) if one else priced(network, target, estimate)
+    first = (
+        _tried(network, target, estimate, TRIALS[optimize], aids)
+        if one
+        else priced(network, target, estimate)
+    )
     sendings = SENDING[:1] if one else SENDING
     ways = itertools.product(sendings, ADDRESSES if optimize > 2 else ADDRESSES[-1:])
     network, known = first.made.plan.network, (SENDING[0], ADDRESSES[-1])
@@ -159,13 +169,15 @@ def _scheduled(network: Network, target: Target, optimize: int, estimate: Estima
     return min(made, key=lambda each: each.cost)
 
 
-def _tried(network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]) -> Priced:
+def _tried(
+    network: Network, target: Target, estimate: Estimate, budgets: Sequence[int], aids: Aids | None
+) -> Priced:
     """The network with cascades, its layers regrouped if that is better."""
     other = regroup(network, target)
     if other is network:
-        return choose_cascades(network, target, estimate, budgets)
+        return choose_cascades(network, target, estimate, budgets, aids)
     other = fuse(other)
     dump("regrouped", lambda: network_text(other))
     before = priced(network, target, estimate)
-    after = choose_cascades(other, target, estimate, budgets)
+    after = choose_cascades(other, target, estimate, budgets, aids)
     return min(after, before, key=lambda each: each.cost)

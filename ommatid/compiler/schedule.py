@@ -264,7 +264,8 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         for name in sorted(network.fed):
             low.place(name, 0, -1)
     else:
-        _settle(low, plan, part.start)
+        for name in settled(plan, part.start):
+            low.home(name)
     for stage in network.stages:
         if stage.cpu is not None:
             partitions += [stage.cpu] if part is None else []
@@ -297,11 +298,10 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
     return Scheduled(plan, low, placed, tuple(partitions))
 
 
-def _settle(low: Lowering, plan: Plan, first: int) -> None:
-    """The buffers that lie in SRAM when layer ``first`` begins."""
+def settled(plan: Plan, first: int) -> list[str]:
+    """Of each buffer that lies in SRAM when layer ``first`` begins a tensor, in the order in which they get addresses."""
     there = [name for name in plan.resident if plan.lives[name].first < first <= plan.lives[name].last]
-    for name in sorted(min(plan.storage.members[buffer]) for buffer in there):
-        low.home(name)
+    return sorted(min(plan.storage.members[buffer]) for buffer in there)
 
 
 def _lower_layer(low: Lowering, index: int, layer: Layer) -> None:

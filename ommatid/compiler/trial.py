@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.aids import Aids, Found, elsewhere
 from ommatid.compiler.assemble import bare_program, rooflines
 from ommatid.compiler.cascade import Cascade, height, is_cascadable
 from ommatid.compiler.layers import Network
 from ommatid.compiler.memory import lifetimes
+from ommatid.compiler.outline import outline
 from ommatid.compiler.schedule import (
     CascadeDoesNotFit,
     LayerDoesNotFit,
+    Plan,
     Scheduled,
     lower,
     make_plan,
@@ -39,27 +42,39 @@ Array = np.ndarray[Any, Any]
 Estimate = Callable[[Program], Array]
 #: DRAM bytes that the target does not have, and cycles.
 Cost = tuple[int, float]
-#: First and last of some layers, and the cascades among them.
+#: What a trial is of: layers first to last, and the cascades among them.
 Trial = tuple[int, int, tuple[Cascade, ...]]
 #: A cascade must save this part of all cycles; less may be an accident of what stands around it.
 LEAST_GAIN = 0.001
 #: Stripes of a cascade that are tried.
 STRIPES = (1, 2, 3, 4, 6, 8, 11, 14, 20, 28, 40, 56, 80)
+#: Layers more before and behind the one that a cascade begins with, and stripes, of which the last number is only for
+#: what does not fit in fewer.
+SIDES, FIRST_STRIPES = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)), (1, 4, 14, 40)
 #: Layers behind which neighbouring cascades may meet instead, that are tried.
 MEETINGS = 2
 #: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
 GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
 
 
+def _nothing(trials: Sequence[Trial]) -> list[Found]:
+    return []
+
+
 @dataclass
 class Trials:
-    """The state of a search."""
+    """The state of a search: what was asked for, by ``Trial``; ``cycles_now`` are those of all, with what is chosen."""
 
     network: Network
     target: Target
     estimate: Estimate
+    aids: Aids = field(default_factory=Aids)
+    budget: int = 0
+    cycles_now: float = math.inf
     known: dict[Trial, float] = field(default_factory=dict)
     asked: set[Trial] = field(default_factory=set)  # for what was saved, too, that did not have to be tried
+    outlines: dict[Trial, str] = field(default_factory=dict)
+    elsewhere: Callable[[Sequence[Trial]], list[Found]] = _nothing
 
     def __post_init__(self) -> None:
         self.storage = plan_storage(self.network)
@@ -85,28 +100,53 @@ class Trials:
         key = (first, last, cascades)
         self.asked.add(key)
         if key not in self.known:
-            try:
-                program = bare_program(self.lowered(range(first, last + 1), cascades))
-                moved = float(dram_bytes(program.instructions, self.target).sum())
-                moving = moved / self.target.dram_bytes_per_cycle
-                self.known[key] = float(self.estimate(program).max()) + DRAM_WEIGHT * moving
-            except (CascadeDoesNotFit, LayerDoesNotFit):
-                self.known[key] = math.inf
+            cost = self.find(key)[1]
+            self.known[key] = cost if cost >= 0 else math.inf
+            count = len(self.asked)
+            self.aids.say(f"trial {count:,}, {self.cycles_now:,.0f} cycles", min(count / self.budget, 1))
         return self.known[key]
 
-    def lowered(self, part: range, cascades: tuple[Cascade, ...]) -> Scheduled:
-        """Some layers, lowered as ``schedule`` does it, but for exact addresses: where a cascade does not fit beside what
-        stays in SRAM, the largest of that moves to DRAM."""
-        never = frozenset[str]()
+    def find(self, trial: Trial) -> Found:
+        """A trial's outline and what it costs, which is the same for all of this outline.
+
+        Layers are lowered as ``schedule`` does it, but for exact addresses: where a cascade does not fit beside what stays
+        in SRAM, the largest of that moves to DRAM.
+        """
+        remembered = self.aids.remembered
+        if trial in self.outlines:
+            return self.outlines[trial], remembered[self.outlines[trial]]
+        first, last, cascades = trial
+        part, never = range(first, last + 1), frozenset[str]()
         while True:
             plan = make_plan(self.network, self.target, self.storage, cascades, never)
-            try:
-                return lower(plan, part)
-            except CascadeDoesNotFit as problem:
-                around = stays_around(plan, problem.cascade)
-                if not around:
-                    raise
-                never |= {around[-1]}
+            alike = outline(plan, part)
+            if alike not in remembered:
+                remembered[alike] = self._lowered(plan, part, cascades)
+            cost = remembered[alike]
+            around = stays_around(plan, cascades[int(-1 - cost)]) if cost < 0 else []
+            if not around:
+                self.outlines[trial] = alike
+                return alike, cost
+            never |= {around[-1]}
+
+    def _lowered(self, plan: Plan, part: range, cascades: tuple[Cascade, ...]) -> float:
+        """Cycles; -1 - i: the i-th cascade does not fit."""
+        try:
+            program = bare_program(lower(plan, part))
+        except CascadeDoesNotFit as problem:
+            return -1 - cascades.index(problem.cascade)
+        except LayerDoesNotFit:
+            return math.inf
+        moved = float(dram_bytes(program.instructions, self.target).sum())
+        return float(self.estimate(program).max()) + DRAM_WEIGHT * moved / self.target.dram_bytes_per_cycle
+
+    def try_ahead(self, cascades: Iterable[Cascade | None]) -> None:
+        """Have other processes try what is likely to be asked for."""
+        trials = [(c.first, c.last, way) for c in cascades if c is not None for way in ((), (c,))]
+        trials = [trial for trial in dict.fromkeys(trials) if trial not in self.known]
+        for trial, (alike, cost) in zip(trials, self.elsewhere(trials), strict=False):
+            self.outlines[trial] = alike
+            self.aids.remembered.setdefault(alike, cost)
 
     def saved(self, cascade: Cascade) -> float:
         """Cycles that a cascade saves; if it is unfit, its layers one by one need no trial."""
@@ -140,33 +180,41 @@ def priced(
     return Priced(made, cascades, program, estimate(program))
 
 
-def choose_cascades(network: Network, target: Target, estimate: Estimate, budgets: Sequence[int]) -> Priced:
+def choose_cascades(
+    network: Network, target: Target, estimate: Estimate, budgets: Sequence[int], aids: Aids | None = None
+) -> Priced:
     """The network with cascades that make it faster: the best of what is found in so many trials, for each budget."""
     best = plain = priced(network, target, estimate)
-    if len(network.layers) > 1:
-        trials = Trials(network, target, estimate)
-        lost = _lost(plain.program, rooflines(plain.made), plain.finish)
-        for budget in budgets:
-            if found := _search(trials, lost, plain.cost[1], budget):
+    if len(network.layers) < 2:
+        return plain
+    aids = aids or Aids()
+    trials = Trials(network, target, estimate, aids)
+    lost = _lost(plain.program, rooflines(plain.made), plain.finish)
+    apart = replace(trials, aids=Aids(dict(aids.remembered)))  # for a process of its own
+    with elsewhere(apart.find, aids.processes) as trials.elsewhere:
+        for trials.budget in budgets:
+            if found := _search(trials, lost, plain.cost[1]):
                 other = priced(network, target, estimate, found)
                 best = min(best, other, key=lambda each: each.cost)
     return best
 
 
-def _search(trials: Trials, lost: list[float], cycles: float, budget: int) -> tuple[Cascade, ...]:
+def _search(trials: Trials, lost: list[float], cycles: float) -> tuple[Cascade, ...]:
     """Cascades around the layers that lose most, as long as trials are left."""
     chosen: list[Cascade] = []
     done: set[int] = set()
+    trials.cycles_now = cycles
     for seed in sorted(range(len(lost)), key=lambda i: -lost[i]):
-        if lost[seed] < LEAST_GAIN * cycles or len(trials.asked) >= budget:
+        if lost[seed] < LEAST_GAIN * cycles or len(trials.asked) >= trials.budget:
             break
         if seed in done:
             continue
         done.add(seed)
-        gain, best = _grow(trials, seed, chosen, budget)
+        gain, best = _grow(trials, seed, chosen)
         if gain > LEAST_GAIN * cycles:
             chosen.append(best)
             done |= set(range(best.first, best.last + 1))
+            trials.cycles_now -= gain
     return neighbours(trials, sorted(chosen, key=lambda c: c.first))
 
 
@@ -207,30 +255,36 @@ def _lost(program: Program, roofline: Sequence[float], finish: Array) -> list[fl
     return lost
 
 
-def _grow(trials: Trials, seed: int, chosen: list[Cascade], budget: int) -> tuple[float, Cascade]:
+def _grow(trials: Trials, seed: int, chosen: list[Cascade]) -> tuple[float, Cascade]:
     """What the best cascade found around a layer saves, and it; nothing is saved by the layer alone."""
     taken = {i for c in chosen for i in range(c.first, c.last + 1)}
     best = (0.0, Cascade(seed, seed, trials.height(seed)))
 
-    def with_trial(first: int, last: int, stripes: int) -> tuple[float, Cascade]:
-        if taken & set(range(first, last + 1)) or not is_cascadable(
-            trials.network, trials.storage, first, last
-        ):
-            return best
-        cascade = Cascade(first, last, max(1, -(-trials.height(last) // stripes)))
-        return max(best, (trials.saved(cascade), cascade), key=lambda pair: pair[0])
+    def around(of: Cascade, left: int, right: int, stripes: int) -> Cascade | None:
+        """One with so many layers more on either side, where there can be one."""
+        first, last = of.first - left, of.last + right
+        possible = is_cascadable(trials.network, trials.storage, first, last)
+        if taken & set(range(first, last + 1)) or not possible:
+            return None
+        return Cascade(first, last, max(1, -(-trials.height(last) // stripes)))
 
-    for left, right in ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)):
-        for stripes in (1, 4, 14) if best[0] else (1, 4, 14, 40):  # so many only for what does not fit
-            best = with_trial(seed - left, seed + right, stripes)
+    def with_trial(cascade: Cascade | None) -> tuple[float, Cascade]:
+        return max(best, (trials.saved(cascade), cascade), key=lambda pair: pair[0]) if cascade else best
+
+    alone = best[1]
+    trials.try_ahead(around(alone, *side, stripes) for side in SIDES for stripes in FIRST_STRIPES[:-1])
+    for side in SIDES:
+        for stripes in FIRST_STRIPES[:-1] if best[0] else FIRST_STRIPES:
+            best = with_trial(around(alone, *side, stripes))
     moved = best[0] > 0
-    while moved and len(trials.asked) < budget:
+    while moved and len(trials.asked) < trials.budget:
         before = best[1]
         stripes = math.ceil(trials.height(before.last) / before.each)
-        for left, right, fewer in GROWTH:
-            best = with_trial(best[1].first - left, best[1].last + right, -(-stripes // fewer))
         place = min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
-        for near in STRIPES[max(place - 2, 0) : place + 3]:
-            best = with_trial(best[1].first, best[1].last, near)
+        growth = [(left, right, -(-stripes // fewer)) for left, right, fewer in GROWTH]
+        growth += [(0, 0, near) for near in STRIPES[max(place - 2, 0) : place + 3]]
+        trials.try_ahead(around(before, *way) for way in growth)
+        for way in growth:
+            best = with_trial(around(best[1], *way))
         moved = best[1] != before
     return best

@@ -180,7 +180,7 @@ def _job(model: str, chip: Target, options: dict[str, Any], optimize: int) -> Jo
 def compute(job: Job, network: Network) -> tuple[str, dict[str, Any]]:
     """A point's key and figures; what cannot be compiled has the reason instead."""
     try:
-        result = profile(compile_network(network, job.target, job.optimize))
+        result = profile(compile_network(network, job.target, job.optimize, processes=1))
     except (CompileError, TargetError) as error:
         return job.key, {"reason": str(error)}
     energy = sum(result.energy_uj.values())

@@ -1,0 +1,133 @@
+"""Trials that are remembered, or made by other processes, change nothing but the time that a search takes."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from ommatid.compiler.aids import Aids
+from ommatid.compiler.cascade import Cascade
+from ommatid.compiler.layers import Conv, Network
+from ommatid.compiler.outline import outline
+from ommatid.compiler.schedule import make_plan
+from ommatid.compiler.storage import plan_storage
+from ommatid.compiler.trial import Trials, choose_cascades
+from ommatid.isa.target import Target
+from ommatid.runtime.compile import finish_cycles
+from ommatid.runtime.trials import StoredTrials
+from tests.compiler.nets import Net
+from tests.compiler.test_cascade import SMALL, filled, networks, three_layers
+
+TARGET = replace(SMALL, sram_kib=128)
+BUDGET = (30,)
+
+
+def chosen(network: Network, aids: Aids | None = None, target: Target = TARGET) -> tuple[Cascade, ...]:
+    return choose_cascades(network, target, finish_cycles, BUDGET, aids).cascades
+
+
+#: Of all networks that hypothesis draws.
+SHARED: dict[str, float] = {}
+
+
+@given(networks())
+@settings(max_examples=10, deadline=None)
+def test_what_other_networks_left_changes_nothing(network: Network) -> None:
+    """Trials of layers that only look alike would cost something else."""
+    alone = choose_cascades(network, SMALL, finish_cycles, (20,))
+    assert choose_cascades(network, SMALL, finish_cycles, (20,), Aids(SHARED)).cascades == alone.cascades
+
+
+def trained_anew(network: Network) -> Network:
+    """Other weights and scales in the same layers, under other names."""
+    copy: Network = pickle.loads(pickle.dumps(network))
+    for layer in copy.layers:
+        if isinstance(layer.operation, Conv):
+            layer.operation.weights[:] = np.roll(layer.operation.weights, 1)
+            layer.operation.multipliers[:] *= np.float32(0.9)
+    return copy
+
+
+def test_again_nothing_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the same network, nor for one trained anew."""
+    network, remembered = three_layers(kernel=1), dict[str, float]()
+    first = chosen(network, Aids(remembered))
+    assert first and len(remembered) > 5
+    monkeypatch.setattr(Trials, "_lowered", lambda *_: pytest.fail("a trial was made again"))
+    for other in (network, trained_anew(network)):
+        assert chosen(other, Aids(remembered)) == first
+
+
+def test_a_changed_network_tries_what_changed() -> None:
+    """A layer that is added behind those of the first costs only the trials that it is in."""
+
+    def chain(layers: int) -> Network:
+        net = Net(x=(1, 61, 61, 16))
+        for i in range(layers):
+            net.conv(f"a{i - 1}" if i else "x", f"a{i}", 64, kernel=1)
+        filled(net)
+        return net.network(f"a{layers - 1}")
+
+    def lowered(network: Network, remembered: dict[str, float]) -> int:
+        before = len(remembered)
+        chosen(network, Aids(remembered))
+        return len(remembered) - before
+
+    remembered: dict[str, float] = {}
+    lowered(chain(3), remembered)
+    assert 0 < lowered(chain(4), remembered) < lowered(chain(4), {})
+
+
+def test_outlines_differ_where_cycles_may() -> None:
+    network = three_layers()
+    storage, part = plan_storage(network), range(3)
+
+    def of(network: Network, target: Target, *cascades: Cascade) -> str:
+        return outline(make_plan(network, target, storage, cascades), part)
+
+    plain = of(network, TARGET)
+    assert plain == of(trained_anew(network), TARGET)
+    others = [
+        of(network, replace(TARGET, sram_kib=129)), of(network, TARGET, Cascade(0, 2, 8)), of(network, TARGET, Cascade(0, 1, 8)),
+        of(network, TARGET, Cascade(0, 2, 4)), of(three_layers(kernel=1), TARGET), of(three_layers(side=60), TARGET),
+    ]  # fmt: skip
+    assert len({plain, *others}) == 1 + len(others)
+
+
+def test_two_processes_find_the_same() -> None:
+    network, remembered = three_layers(kernel=1), dict[str, float]()
+    assert chosen(network, Aids(remembered, processes=2)) == chosen(network)
+    ahead = Trials(network, TARGET, finish_cycles)
+    assert any(remembered[alike] == cost for alike, cost in [ahead.find((0, 1, ()))])
+
+
+def test_the_search_tells_how_far_it_is() -> None:
+    told: list[tuple[str, float]] = []
+    chosen(three_layers(kernel=1), Aids(say=lambda doing, share: told.append((doing, share))))
+    shares = [share for _, share in told]
+    assert len(told) > 5 and shares == sorted(shares) and shares[-1] <= 1
+    assert "cycles" in told[0][0] and told[0][0] != told[-1][0]
+
+
+def test_a_file_of_trials(tmp_path: Path) -> None:
+    """A search that was stopped goes on; damaged lines and a folder that cannot be written do no harm."""
+    path, network = tmp_path / "trials.txt", three_layers(kernel=1)
+    found = chosen(network, Aids(StoredTrials(path)))
+    lines = path.read_text().splitlines()
+    assert len(lines) == len(dict(StoredTrials(path))) > 5
+    path.write_bytes(
+        b"\n".join(
+            [*(line.encode() for line in lines[:4]), b"\xff\x00 1", b"cut off", lines[5].encode()[:-9]]
+        )
+    )
+    stored = StoredTrials(path)
+    assert {line.split()[0] for line in lines[:4]} <= set(stored)
+    assert chosen(network, Aids(stored)) == found
+    nowhere = StoredTrials(tmp_path / "file" / "trials.txt")
+    (tmp_path / "file").write_text("")
+    assert chosen(network, Aids(nowhere)) == found
