@@ -80,10 +80,11 @@ print(hashlib.sha256(to_bytes(compiled(sys.argv[1]))).hexdigest())
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", grouped(("squeezenet", "detector")))
-def test_two_processes_make_the_same_bytes(name: str) -> None:
+def test_two_processes_make_the_same_bytes(name: str, tmp_path: Path) -> None:
+    """The other remembers no trial of a search."""
     other = subprocess.run(
         [sys.executable, "-c", SCRIPT, name],
-        env=os.environ | {"PYTHONHASHSEED": "1"}, check=True, capture_output=True, text=True,
+        env=os.environ | {"PYTHONHASHSEED": "1", "OMMATID_CACHE_DIR": str(tmp_path)}, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     assert other.strip() == hashlib.sha256(to_bytes(compiled(name))).hexdigest()
 

@@ -89,10 +89,10 @@ print(sha256(to_bytes(compile_model(networks.with_host_part(), calibration=sampl
 """
 
 
-def test_the_same_bytes_whatever_the_hash_seed() -> None:
+def test_the_same_bytes_whatever_the_hash_seed(tmp_path: Path) -> None:
     made = [to_bytes(compile_model(networks.with_host_part(), calibration=SAMPLES)) for _ in range(2)]
     assert made[0] == made[1]
-    environment = os.environ | {"PYTHONHASHSEED": "12345"}
+    environment = os.environ | {"PYTHONHASHSEED": "12345", "OMMATID_CACHE_DIR": str(tmp_path)}
     process = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env=environment,
