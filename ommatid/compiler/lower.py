@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,9 +66,9 @@ class Region(NamedTuple):
         """These rows and columns; a single one of either is repeated, and so always there."""
         part = self
         if self.rows > 1:
-            part = replace(part, address=part.at(first), first=first, rows=after - first)
+            part = part._replace(address=part.at(first), first=first, rows=after - first)
         if self.columns > 1:
-            part = replace(part, address=part.address + left * part.pixel, columns=right - left)
+            part = part._replace(address=part.address + left * part.pixel, columns=right - left)
         return part
 
 
