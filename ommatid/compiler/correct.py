@@ -63,8 +63,8 @@ def shift(conv: ir.Node, seen: Observed) -> Array:
 
     Padding at the edges counts as if it had the channel's mean.
     """
-    weights = weights_of(conv)
-    error = (rounded_weights(weights) - weights).reshape(*weights.shape[:2], -1).sum(axis=2, dtype=np.float64)
+    weights = numbers(conv.inputs[1])
+    error = (rounded_weights(weights) - weights).reshape(*weights.shape[:2], -1).sum(axis=2)
     by_group = error.reshape(group(conv), -1, error.shape[1]) * seen.channel_mean.reshape(group(conv), 1, -1)
     return np.asarray(by_group.sum(axis=2).reshape(-1))
 

@@ -71,8 +71,9 @@ def scales(weights: Array, axis: int) -> Array:
 
 def codes(weights: Array, scale: Array, axis: int) -> Array:
     """The codes (int8) of weights (float32)."""
-    by_channel = scale.reshape(-1, *[1] * (weights.ndim - 1 - axis))
-    return np.clip(np.rint(weights / by_channel), -128, 127).astype(np.int8)
+    result = weights / scale.reshape(-1, *[1] * (weights.ndim - 1 - axis))
+    np.rint(result, out=result)  # no code is beyond 127: a scale is off by less than one in 2**23
+    return np.asarray(result.astype(np.int8))
 
 
 def _fits(bias: Array, scale: Array, read: Choice | None) -> bool:
