@@ -20,7 +20,7 @@ PIXELS, UNEVEN, EVEN = 64, 3.0, 2.0
 
 
 def pitched(network: Network, storage: Storage, target: Target, buffers: Set[str]) -> Storage:
-    """The storage with pixels of those of the ``buffers`` farther apart whose banks are uneven."""
+    """The storage with pixels of those of the ``buffers`` farther apart whose banks are uneven; itself if there are none."""
     dense = _must_stay(network, storage)
     spots, sizes = dict(storage.spots), dict(storage.buffer_bytes)
     for buffer in buffers - dense:
@@ -32,24 +32,24 @@ def pitched(network: Network, storage: Storage, target: Target, buffers: Set[str
             continue
         pixel = old.pop()
         new = pitch(pixel, target)
-        for name in names:
+        for name in names if new > pixel else ():
             offset, strides = storage.spots[name].offset, storage.spots[name].strides
             moved = tuple(step // pixel * new for step in strides[:3])
             spots[name] = Spot(buffer, offset // pixel * new + offset % pixel, (*moved, strides[3]))
         sizes[buffer] = sizes[buffer] // pixel * new
-    return replace(storage, spots=spots, buffer_bytes=sizes)
+    return replace(storage, spots=spots, buffer_bytes=sizes) if sizes != storage.buffer_bytes else storage
 
 
 def _must_stay(network: Network, storage: Storage) -> set[str]:
     """Buffers whose pixels stay side by side: of tensors that the host sees, that operations touch which see their bytes
     as one run, and of images of which a convolution reads rows as runs of bytes because channels do not fill the array."""
-    names = network.fed | network.kept
+    names = set(network.fed | network.kept)
     for layer in network.layers:
         if layer.name not in storage.free_layers and type(layer.operation) not in (*BY_ROWS, Concat):
-            names = names.union(operands(layer), (layer.output,))
+            names.update(operands(layer), (layer.output,))
         conv = layer.operation
         if isinstance(conv, Conv) and conv.groups == 1 and conv.window.kernel[1] > 1:
-            names = names.union((layer.input_name,))
+            names.add(layer.input_name)
     return {storage.spots[name].buffer for name in names}
 
 

@@ -158,9 +158,13 @@ def make_plan(
         spans, sizes = _held(network, storage, parts, target)
         resident = choose_resident(network, sizes, lives, target, never, sending[1])
     assert resident is not None
+    dense = storage
     storage = pitched(network, storage, target, resident.union(*inner.values()) - (lives.keys() - resident))
-    spans, sizes = _held(network, storage, parts, target)
-    resident = choose_resident(network, sizes, lives, target, never | (lives.keys() - resident), sending[1])
+    if storage is not dense:
+        spans, sizes = _held(network, storage, parts, target)
+        resident = choose_resident(
+            network, sizes, lives, target, never | (lives.keys() - resident), sending[1]
+        )
     rolling = {c: names - resident for c, names in inner.items()}
     outside = place_in_dram(storage.buffer_bytes, lives, resident, steps[0])
     inside = (
@@ -293,7 +297,8 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         low.emitter.layer = -1
         low.share(None)
         low.emitter.emit("end", {})
-        partitions.append(_partition(network, stage.layers, begin, len(low.emitter.rows)))
+        made = network.layers[todo.start : todo.stop]
+        partitions.append(_partition(network, made, begin, len(low.emitter.rows)))
     placed = _with_until(low, network) if part is None else ()
     return Scheduled(plan, low, placed, tuple(partitions))
 

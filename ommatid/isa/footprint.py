@@ -54,10 +54,10 @@ def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, An
                 part["n"][:, i], part["s"][:, i] = count, stride
             if operand.cores is not None:
                 part = _in_cores(part, operand.cores(records))
-            parts.append(_merged(part[part["run"] > 0]))
+            parts.append(part[part["run"] > 0])
     if not parts:
         return np.zeros(0, ACCESS)
-    table = np.concatenate(parts)
+    table = _merged(np.concatenate(parts))
     return table[np.lexsort((table["core"], table["slot"], table["instruction"]))]
 
 
