@@ -69,7 +69,7 @@ class Trials:
     target: Target
     estimate: Estimate
     aids: Aids = field(default_factory=Aids)
-    budget: int = 0
+    budget: int = 1
     cycles_now: float = math.inf
     known: dict[Trial, float] = field(default_factory=dict)
     asked: set[Trial] = field(default_factory=set)  # for what was saved, too, that did not have to be tried
