@@ -78,7 +78,7 @@ def _absorbed(
             conv, other = convolutions(conv, other, perm)
             output = depthwise.output + SHUFFLED
             tensors[output] = replace(tensors[depthwise.output], name=output)
-            nodes = tuple(node for layer in (*moved, depthwise) for node in layer.nodes)
+            nodes = tuple(dict.fromkeys(node for layer in (*moved, depthwise) for node in layer.nodes))
             changed |= {layer.name: None for layer in moved}
             changed[depthwise.name] = replace(
                 depthwise, operation=conv, inputs=(source,), output=output, nodes=nodes

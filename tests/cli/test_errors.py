@@ -374,7 +374,7 @@ def test_interruption_of_a_compilation_leaves_nothing(files: Path, tmp_path: Pat
         "import os, signal, time, ommatid.compiler.pipeline as p\n"
         "from ommatid.cli.main import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
-        "p.schedule = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
+        "p.compile_network = lambda *_: (os.kill(os.getpid(), signal.SIGINT), time.sleep(9))\n"
         f"main(['compile', {str(files / 'model.onnx')!r}, '-o', 'm.omm'])\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
