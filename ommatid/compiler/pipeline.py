@@ -34,7 +34,7 @@ from ommatid.isa.target import Target, load_target
 from ommatid.isa.verifier import verify
 
 #: How many schedules are tried, by the level of optimisation; the best of all lower levels counts, too.
-TRIALS = {2: (300,), 3: (300, 3000)}
+TRIALS = {2: (300, 500), 3: (300, 500, 3000)}
 #: Steps of the searches for addresses in DRAM and in SRAM that -O3 tries; of what is as fast, the first.
 ADDRESSES = ((EXACT, EXACT), (EXACT, 0), (0, 0))
 

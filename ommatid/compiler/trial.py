@@ -191,11 +191,13 @@ def choose_cascades(
     trials = Trials(network, target, estimate, aids)
     lost = _lost(plain.program, rooflines(plain.made), plain.finish)
     apart = replace(trials, aids=Aids(dict(aids.remembered)))  # for a process of its own
+    tried: set[tuple[Cascade, ...]] = {()}
     with elsewhere(apart.find, aids.processes) as trials.elsewhere:
         for trials.budget in budgets:
-            if found := _search(trials, lost, plain.cost[1]):
-                other = priced(network, target, estimate, found)
-                best = min(best, other, key=lambda each: each.cost)
+            found = _search(trials, lost, plain.cost[1])
+            if found not in tried:
+                best = min(best, priced(network, target, estimate, found), key=lambda each: each.cost)
+            tried.add(found)
     return best
 
 
