@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from ommatid.compiler.front import build_network
-from ommatid.compiler.pipeline import compile_model, compile_network
+from ommatid.compiler.pipeline import compile_network
 from ommatid.isa.target import Target, load_target
 from ommatid.profiler.baseline import (
     TOLERANCE,
@@ -26,6 +26,7 @@ from ommatid.profiler.baseline import (
 from ommatid.profiler.ci_report import ci_markdown, github_annotations, junit_xml
 from ommatid.profiler.measure import measure
 from ommatid.profiler.regression import Verdict, judge, measured_entry
+from ommatid.runtime.compile import compile_model
 from ommatid.simulator.kernels.multiply import available
 from tests import networks
 from tests.profiler.regressions import FRONT, REGRESSIONS, chain, residual

@@ -43,8 +43,8 @@ def compilations(monkeypatch: Any) -> list[Any]:
 
 
 def entries() -> list[Path]:
-    """What lies in the cache."""
-    return sorted(cache_folder().glob("*"))
+    """Programs that lie in the cache."""
+    return sorted(cache_folder().glob("*.omm"))
 
 
 def test_compiled_once(model: Path, compilations: list[Any]) -> None:
