@@ -178,7 +178,7 @@ def compile_command(
             front = choose_precision(model, target, optimize, given, shapes, min_sqnr_db, working.say)
         program = compile_model(
             model, target, optimize, {"preprocess": how.to_dict(), "model": Path(model).name}, shapes=shapes,
-            save_qdq=save_qdq, plan=front.plan if front is not None else None, **options,
+            save_qdq=save_qdq, plan=front.plan if front is not None else None, searching=working.say, **options,
         )  # fmt: skip
     seconds = time.perf_counter() - begin
     save(program, path)

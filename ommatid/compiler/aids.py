@@ -17,7 +17,7 @@ from typing import Any
 Found = tuple[str, float]
 
 
-def _to_nobody(doing: str, share: float | None = None) -> None:
+def _to_nobody(doing: str, share: float) -> None:
     """Says nothing."""
 
 
@@ -27,7 +27,7 @@ class Aids:
     processes try what the search is likely to ask for next."""
 
     remembered: MutableMapping[str, float] = field(default_factory=dict)
-    say: Callable[..., None] = _to_nobody
+    say: Callable[[str, float], None] = _to_nobody
     processes: int = 1
 
 

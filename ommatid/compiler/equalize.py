@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler.observe import Observed
+from ommatid.compiler.weight_codes import codes, scales
 
 Array = np.ndarray[Any, Any]
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
@@ -132,14 +133,8 @@ def weights_of(conv: ir.Node) -> Array:
 
 def rounded_weights(weights: Array) -> Array:
     """Weights as int8 by output channel keeps them, of the same type."""
-    flat = weights.reshape(len(weights), -1)
-    largest = np.maximum(flat.max(axis=1), -flat.min(axis=1))
-    scale = np.where(largest > 0, largest / 127, 1).astype(weights.dtype)
-    scale = scale.reshape(-1, *[1] * (weights.ndim - 1))
-    result = weights / scale
-    np.rint(result, out=result)
-    result *= scale
-    return np.asarray(result)
+    scale = scales(weights, 0)
+    return codes(weights, scale, 0) * scale.reshape(-1, *[1] * (weights.ndim - 1)).astype(weights.dtype)
 
 
 def set_constant(model: ir.Model, node: ir.Node, index: int, array: Array) -> None:

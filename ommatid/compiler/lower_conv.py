@@ -68,7 +68,7 @@ def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
         yield from _stripe(low, job, images, first // up, -(-rows // up), chunks[core], keep.get(core), turn)
 
     def cycles(rows: int) -> Cycles:
-        return stripe_cycles(job.shape, job.plan, low.target, -(-rows // up))
+        return stripe_cycles(job.shape, job.plan, low.target, -(-rows // up))[:2]
 
     result = Rows(1 if together else n, out_h, job.plan.stripe_rows * up, needs, emit, cycles, up)
     shared = low.parts is not None and not by_channels(low.parts)

@@ -1,7 +1,8 @@
 """What the cycles of some layers depend on, as a digest: layers alike, of this network or another, take as many.
 
 That is what their lowering goes by: operations, shapes, how tensors lie, what stays in SRAM. Names, scales and the
-values of constants do not count, so that a network that was trained anew has the same.
+values of constants do not count (but for those that say what is read of a map that is resized), so that a network
+that was trained anew has the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.layers import Binary
+from ommatid.compiler.layers import Binary, Resize
 from ommatid.compiler.schedule import Plan, settled
 from ommatid.compiler.storage import operands
 
@@ -59,6 +60,8 @@ def outline(plan: Plan, part: range) -> str:
 def _form(value: Any) -> Any:
     """What is left of part of a layer without numbers that only results depend on."""
     match value:
+        case Resize():  # its tables say which rows a stripe reads
+            return "Resize", value.rows.tobytes(), value.columns.tobytes(), value.taps
         case np.ndarray():
             return value.dtype.str, value.shape
         case float():

@@ -223,21 +223,12 @@ def block_pixel_counts(rows: int, columns: int, pixels: int, flat: bool) -> list
     return row * rows
 
 
-def _mx_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> tuple[float, int]:
-    """Array cycles and instructions of one stripe of ``rows`` rows."""
-    blocks = block_pixel_counts(rows, shape.columns, plan.block_pixels, shape.flat)
-    channels = min(plan.block_channels, shape.channels)
-    cycles = sum(block_cycles(target, shape, block, channels)[0] for block in blocks)
-    channel_blocks = _blocks(shape, plan)
-    return cycles * channel_blocks, len(blocks) * channel_blocks
-
-
-def stripe_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> tuple[int, int]:
-    """Cycles of mx and of vx of one stripe of ``rows`` rows."""
+def stripe_cycles(shape: ConvShape, plan: ConvPlan, target: Target, rows: int) -> tuple[int, int, int]:
+    """Cycles of mx and of vx of one stripe of ``rows`` rows, and its blocks."""
     blocks = block_pixel_counts(rows, shape.columns, plan.block_pixels, shape.flat)
     each = [block_cycles(target, shape, block, min(plan.block_channels, shape.channels)) for block in blocks]
     count = _blocks(shape, plan)
-    return count * sum(mx for mx, _ in each), count * sum(vx for _, vx in each)
+    return count * sum(mx for mx, _ in each), count * sum(vx for _, vx in each), count * len(blocks)
 
 
 def block_cycles(target: Target, shape: ConvShape, pixels: tuple[int, int], channels: int) -> tuple[int, int]:
@@ -277,8 +268,8 @@ def _price(shape: ConvShape, plan: ConvPlan, target: Target) -> float:
     """Estimated cycles of the layer with its neighbours overlapping half of the first load and last store."""
     whole, rest = divmod(shape.rows, plan.stripe_rows)
     stripes = shape.images * (whole + (rest > 0))
-    array, instructions = _mx_cycles(shape, plan, target, plan.stripe_rows)
-    array = shape.images * (array * whole + (_mx_cycles(shape, plan, target, rest)[0] if rest else 0))
+    array, _, instructions = stripe_cycles(shape, plan, target, plan.stripe_rows)
+    array = shape.images * (array * whole + (stripe_cycles(shape, plan, target, rest)[0] if rest else 0))
     drains, drained = _drains(shape, plan.block_channels, target)
     elements = shape.images * shape.rows * shape.columns * shape.channels * shape.widest
     vector = (

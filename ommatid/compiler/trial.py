@@ -63,7 +63,8 @@ def _nothing(trials: Sequence[Trial]) -> list[Found]:
 
 @dataclass
 class Trials:
-    """The state of a search: what was asked for, by ``Trial``; ``cycles_now`` are those of all, with what is chosen."""
+    """The state of a search: what is known, and what was asked for, which counts for its budget; ``cycles_now`` are those
+    of all layers, with what is chosen."""
 
     network: Network
     target: Target
@@ -73,7 +74,6 @@ class Trials:
     cycles_now: float = math.inf
     known: dict[Trial, float] = field(default_factory=dict)
     asked: set[Trial] = field(default_factory=set)  # for what was saved, too, that did not have to be tried
-    outlines: dict[Trial, str] = field(default_factory=dict)
     elsewhere: Callable[[Sequence[Trial]], list[Found]] = _nothing
 
     def __post_init__(self) -> None:
@@ -97,14 +97,14 @@ class Trials:
     def cycles(self, first: int, last: int, *cascades: Cascade) -> float:
         """Cycles of layers ``first`` to ``last``, one by one but for those in cascades, and a share of those in which the
         DRAM moves what they move; infinite if unfit."""
-        key = (first, last, cascades)
-        self.asked.add(key)
-        if key not in self.known:
-            cost = self.find(key)[1]
-            self.known[key] = cost if cost >= 0 else math.inf
+        trial = (first, last, cascades)
+        if trial not in self.asked:
+            self.asked.add(trial)
             count = len(self.asked)
             self.aids.say(f"trial {count:,}, {self.cycles_now:,.0f} cycles", min(count / self.budget, 1))
-        return self.known[key]
+        if trial not in self.known:
+            self.known[trial] = self.find(trial)[1]
+        return self.known[trial] if self.known[trial] >= 0 else math.inf
 
     def find(self, trial: Trial) -> Found:
         """A trial's outline and what it costs, which is the same for all of this outline.
@@ -112,11 +112,8 @@ class Trials:
         Layers are lowered as ``schedule`` does it, but for exact addresses: where a cascade does not fit beside what stays
         in SRAM, the largest of that moves to DRAM.
         """
-        remembered = self.aids.remembered
-        if trial in self.outlines:
-            return self.outlines[trial], remembered[self.outlines[trial]]
         first, last, cascades = trial
-        part, never = range(first, last + 1), frozenset[str]()
+        part, never, remembered = range(first, last + 1), frozenset[str](), self.aids.remembered
         while True:
             plan = make_plan(self.network, self.target, self.storage, cascades, never)
             alike = outline(plan, part)
@@ -125,7 +122,6 @@ class Trials:
             cost = remembered[alike]
             around = stays_around(plan, cascades[int(-1 - cost)]) if cost < 0 else []
             if not around:
-                self.outlines[trial] = alike
                 return alike, cost
             never |= {around[-1]}
 
@@ -145,7 +141,7 @@ class Trials:
         trials = [(c.first, c.last, way) for c in cascades if c is not None for way in ((), (c,))]
         trials = [trial for trial in dict.fromkeys(trials) if trial not in self.known]
         for trial, (alike, cost) in zip(trials, self.elsewhere(trials), strict=False):
-            self.outlines[trial] = alike
+            self.known[trial] = cost
             self.aids.remembered.setdefault(alike, cost)
 
     def saved(self, cascade: Cascade) -> float:

@@ -26,10 +26,14 @@ def finish_cycles(program: Program) -> Array:
 
 
 def compile_model(
-    model: Any, target: Any = DEFAULT_TARGET, optimize: int = 2, info: dict[str, Any] | None = None, **options: Any
+    model: Any, target: Any = DEFAULT_TARGET, optimize: int = 2, info: dict[str, Any] | None = None,
+    searching: Callable[[str, float], None] | None = None, **options: Any,
 ) -> Program:  # fmt: skip
-    """``compiler.pipeline.compile_model``, which see, with cycles estimated by the timing executor."""
-    aids = _aids(optimize, options.get("progress"))
+    """``compiler.pipeline.compile_model``, which see, with cycles estimated by the timing executor.
+
+    ``searching`` is told what the search of schedules has come to, and how much of it is done at most (0 to 1).
+    """
+    aids = _aids(optimize, searching)
     return pipeline.compile_model(model, target, optimize, info, estimate=finish_cycles, aids=aids, **options)
 
 
@@ -41,7 +45,9 @@ def compile_network(
     return pipeline.compile_network(network, target, optimize, estimate=finish_cycles, aids=aids)
 
 
-def _aids(optimize: int, say: Callable[..., None] | None = None, processes: int | None = None) -> Aids:
+def _aids(
+    optimize: int, say: Callable[[str, float], None] | None = None, processes: int | None = None
+) -> Aids:
     """Below -O3 a search takes less time than other processes need to begin."""
     many = (processes or len(os.sched_getaffinity(0))) if optimize > 2 else 1
     told = {} if say is None else {"say": say}

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 
 from ommatid.compiler.aids import Aids
 from ommatid.compiler.cascade import Cascade
-from ommatid.compiler.layers import Conv, Network
+from ommatid.compiler.layers import Conv, Network, Resize
 from ommatid.compiler.outline import outline
-from ommatid.compiler.schedule import make_plan
+from ommatid.compiler.schedule import Plan, make_plan
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.trial import Trials, choose_cascades
 from ommatid.isa.target import Target
@@ -99,11 +99,32 @@ def test_outlines_differ_where_cycles_may() -> None:
     assert len({plain, *others}) == 1 + len(others)
 
 
-def test_two_processes_find_the_same() -> None:
-    network, remembered = three_layers(kernel=1), dict[str, float]()
-    assert chosen(network, Aids(remembered, processes=2)) == chosen(network)
-    ahead = Trials(network, TARGET, finish_cycles)
-    assert any(remembered[alike] == cost for alike, cost in [ahead.find((0, 1, ()))])
+def test_what_a_map_is_resized_from_counts() -> None:
+    """Two that differ in the rows that they read, not in shape."""
+
+    def resized(rows: np.ndarray) -> str:  # type: ignore[type-arg]
+        net = Net(x=(1, 16, 16, 16))
+        table = np.stack([rows, rows, np.full(16, 2048), np.zeros(16)], 1).astype(np.uint16)
+        net.add(Resize(table, table, taps=1, factor=1 / 2**22), ["x"], "y", (1, 16, 16, 16))
+        network = net.network("y")
+        return outline(make_plan(network, TARGET, plan_storage(network)), range(1))
+
+    assert resized(np.arange(16)) != resized(np.arange(16)[::-1])
+
+
+def test_two_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the others found this one does not lower."""
+    network, lowered, here = three_layers(kernel=1), list[range](), Trials._lowered
+
+    def counted(self: Trials, plan: Plan, part: range, cascades: tuple[Cascade, ...]) -> float:
+        lowered.append(part)
+        return here(self, plan, part, cascades)
+
+    monkeypatch.setattr(Trials, "_lowered", counted)
+    alone = chosen(network)
+    count = len(lowered)
+    assert chosen(network, Aids(processes=2)) == alone
+    assert len(lowered) - count < count / 2
 
 
 def test_the_search_tells_how_far_it_is() -> None:
