@@ -15,6 +15,7 @@ from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Transpose, View, Window
+from ommatid.compiler.lower_cascade import _fair
 from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
@@ -222,6 +223,19 @@ def test_trials_find_a_cascade() -> None:
     assert found[0] and found[0] == found[1]
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in ((), found[0]))
     assert after < before
+
+
+def test_weights_that_do_not_all_fit_come_in_parts() -> None:
+    """Those of three layers take 108 KiB of 96."""
+    net = Net(x=(1, 24, 24, 64))
+    for source, name in ("xa", "ab", "by"):
+        net.conv(source, name, 64, kernel=3)
+    filled(net)
+    network, target, cascade = net.network("y"), replace(SMALL, sram_kib=96), Cascade(0, 2, 2)
+    assert [*schedule(network, target, (cascade,)).plan.inner] == [cascade]
+    together = program_of(network, target, cascade)
+    assert outputs(together, network) == outputs(program_of(network, target), network)
+    assert _fair([100, 10, 100], 110) == [50, 10, 50] and _fair([7, 5], -3) == [0, 0]
 
 
 def test_a_cascade_that_does_not_fit_is_left_out() -> None:

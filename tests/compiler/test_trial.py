@@ -20,7 +20,7 @@ from ommatid.compiler.trial import Trials, choose_cascades
 from ommatid.isa.target import Target
 from ommatid.runtime.compile import finish_cycles
 from ommatid.runtime.trials import StoredTrials
-from tests.compiler.nets import Net
+from tests.compiler.nets import Net, binary
 from tests.compiler.test_cascade import SMALL, filled, networks, three_layers
 
 TARGET = replace(SMALL, sram_kib=128)
@@ -91,12 +91,33 @@ def test_outlines_differ_where_cycles_may() -> None:
         return outline(make_plan(network, target, storage, cascades), part)
 
     plain = of(network, TARGET)
+    plan = make_plan(network, TARGET, storage)
+    resident, a = min(plan.resident), storage.spots["a"]
+    apart = replace(storage, spots={**storage.spots, "a": replace(a, strides=(*a.strides[:2], 80, 1))})
     assert plain == of(trained_anew(network), TARGET)
     others = [
         of(network, replace(TARGET, sram_kib=129)), of(network, TARGET, Cascade(0, 2, 8)), of(network, TARGET, Cascade(0, 1, 8)),
         of(network, TARGET, Cascade(0, 2, 4)), of(three_layers(kernel=1), TARGET), of(three_layers(side=60), TARGET),
+        outline(make_plan(network, TARGET, storage, never=frozenset({resident})), part),
+        outline(replace(plan, storage=apart), part),
     ]  # fmt: skip
     assert len({plain, *others}) == 1 + len(others)
+
+
+def test_what_stays_makes_room_for_a_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial moves a buffer that is read behind the cascade to DRAM, as the schedule does."""
+    net = Net(x=(1, 40, 40, 16))
+    net.conv("x", "r", 16)
+    net.conv("r", "a", 96, kernel=3)
+    net.conv("a", "b", 16, kernel=3)
+    net.map("b", "y", binary("add", "r"))
+    filled(net)
+    network, target = net.network("y"), replace(SMALL, sram_kib=96)
+    way = (1, 2, (Cascade(1, 2, 2),))
+
+    cost = Trials(network, target, finish_cycles).find(way)[1]
+    monkeypatch.setattr("ommatid.compiler.trial.stays_around", lambda *_: [])
+    assert Trials(network, target, finish_cycles).find(way)[1] == -1 and cost > 0
 
 
 def test_what_a_map_is_resized_from_counts() -> None:
