@@ -238,6 +238,17 @@ def test_weights_that_do_not_all_fit_come_in_parts() -> None:
     assert _fair([100, 10, 100], 110) == [50, 10, 50] and _fair([7, 5], -3) == [0, 0]
 
 
+def test_weights_are_packed_for_each_chip() -> None:
+    """One network in one process, on chips with as many bytes of K and other lanes."""
+    net = Net(x=(1, 9, 9, 40))
+    net.conv("x", "y", 80, kernel=3)
+    filled(net)
+    network = net.network("y")
+    wide = replace(SMALL, name="wide", mx_channels=2 * SMALL.mx_channels)
+    made = [outputs(program_of(network, target), network) for target in (SMALL, wide)]
+    assert made[0] == made[1]
+
+
 def test_a_cascade_that_does_not_fit_is_left_out() -> None:
     network = three_layers()
     assert np.array_equal(

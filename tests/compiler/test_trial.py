@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from ommatid.compiler.schedule import Plan, make_plan
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.trial import Trials, choose_cascades
 from ommatid.isa.target import Target
+from ommatid.runtime import trials
 from ommatid.runtime.compile import finish_cycles
 from ommatid.runtime.trials import StoredTrials
 from tests.compiler.nets import Net, binary
@@ -173,3 +175,15 @@ def test_a_file_of_trials(tmp_path: Path) -> None:
     nowhere = StoredTrials(tmp_path / "file" / "trials.txt")
     (tmp_path / "file").write_text("")
     assert chosen(network, Aids(nowhere)) == found
+
+
+def test_a_file_of_trials_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "trials.txt"
+    monkeypatch.setattr(trials, "KEPT", 3)
+    first = StoredTrials(path)
+    for i in range(6):
+        first[f"{i}"] = i
+    assert [*StoredTrials(path)] == ["3", "4", "5"] and len(path.read_text().splitlines()) == 6
+    first["6"] = math.inf
+    assert [*StoredTrials(path).items()] == [("4", 4), ("5", 5), ("6", math.inf)]
+    assert len(path.read_text().splitlines()) == 3
