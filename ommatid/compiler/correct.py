@@ -23,6 +23,7 @@ from ommatid.compiler.equalize import (
     set_constant,
     weights_of,
 )
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.ranges import fake_quantized
 
@@ -91,10 +92,8 @@ def convolution(node: ir.Node) -> Callable[[Array, Array], Array]:
         [helper.make_tensor_value_info("y", kind, None)],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        model.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"]
     )
     return lambda x, w: session.run(None, {"x": x.astype(np.float32), "w": w.astype(np.float32)})[0]
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
@@ -115,11 +116,8 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     all_names = [n for n in names if n in made]
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in all_names if n not in have)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options = exact_options()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tensors are counted in between
-    # activations of 16 bits by int8 weights in float32
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

@@ -35,7 +35,7 @@ def outline(plan: Plan, part: range) -> str:
     def about(buffer: str) -> tuple[Any, ...]:
         life, at = plan.lives.get(buffer), plan.dram_address.get(buffer)
         return (
-            storage.buffer_bytes[buffer], buffer in plan.resident, buffer in network.constants,
+            storage.buffer_bytes[buffer], buffer in network.constants,
             life and (moment(life.first), moment(life.last)), at is not None and at - lowest,
             [(moment(cascade.first), buffer in inner) for cascade, inner in plan.inner.items()],
         )  # fmt: skip

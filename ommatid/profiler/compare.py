@@ -17,6 +17,7 @@ import onnx
 
 from ommatid.compiler.calibration import samples
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.model import import_model, to_proto
 from ommatid.isa.program import Placed, Program, Quantization
 from ommatid.runtime.host import CpuPartition, to_memory, to_onnx
@@ -140,11 +141,7 @@ def make_reference(model: onnx.ModelProto, names: Iterable[str]) -> Reference:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-        # activations of 16 bits by int8 weights in float32, not rounded to 8 bits on the way
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options = exact_options()
         # one level below all: layouts stay ONNX's, so that the kernels' outputs keep their names
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.compiler.exact_session import exact_options
 from ommatid.isa.compiled import entry
 from ommatid.isa.program import Partition, Quantization, Tensor
 
@@ -61,13 +62,8 @@ class CpuPartition:
         if self._session is None:
             import onnxruntime
 
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            options.add_session_config_entry("session.qdqisint8allowed", "1")
-            # activations of 16 bits by int8 weights in float32
-            options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
             self._session = onnxruntime.InferenceSession(
-                self.partition.model, options, providers=["CPUExecutionProvider"]
+                self.partition.model, exact_options(), providers=["CPUExecutionProvider"]
             )
         feeds = {name: values[name] for name in self.partition.inputs}
         return dict(

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Program
 from tests import networks
@@ -29,8 +30,7 @@ def both(model: onnx.ModelProto, folder: Path) -> Both:
     path = folder / "qdq.onnx"
     samples = [networks.inputs(seed) for seed in range(4)]
     program = compile_model(model, calibration=samples, save_qdq=str(path))
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options = exact_options()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return Both(program, onnx.load(path), session)
 

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from ommatid.compiler.cache_folder import cache_folder
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.pipeline import compile_model
 from ommatid.isa.program import Port, Program, empty_program
 from ommatid.isa.program_file import load, to_bytes
@@ -42,8 +43,7 @@ class Compiled:
 def made(model: onnx.ModelProto, shapes: list[tuple[int, ...]], folder: Path) -> Compiled:
     """Compile a model for several shapes."""
     program = compile_model(model, shapes={"x": shapes}, save_qdq=str(folder / "q.onnx"))
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options = exact_options()
     files = [folder / name for name in ("q.onnx", *(f"q-{n}.onnx" for n in range(1, len(shapes))))]
     references = [onnxruntime.InferenceSession(f, options, providers=["CPUExecutionProvider"]) for f in files]
     return Compiled(load(to_bytes(program)), references)
