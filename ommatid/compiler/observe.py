@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -57,6 +57,12 @@ class Observed:
         )
         self.channel_sum = self.channel_sum + self.histogram.add(rows)
         self.count += rows.shape[1]
+
+    def divided(self, gain: Array, shape: Histogram) -> Observed:
+        """As it is with each channel divided by its gain; ``shape`` is a histogram of some of these values."""
+        low, high = self.channel_low / gain, self.channel_high / gain
+        histogram = replace(shape, low=float(low.min()), high=float(high.max()))
+        return Observed(histogram, low, high, self.channel_sum / gain, self.count)
 
     @property
     def channel_mean(self) -> Array:

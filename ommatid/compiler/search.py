@@ -121,7 +121,7 @@ class Search:
         wanted, asked = self._wanted(pairs(self.model), lambda p: self.recipe.layer(p.second.name).equalize)
         tried = [(pair, gains(pair, best.observed[pair.read])) for pair in wanted]
         tried = [(pair, gain) for pair, gain in tried if (gain < 1).any()]
-        windows, seen = self._look_again(tried) if tried else ([], {})
+        windows, seen = self._look_again(tried, best.observed) if tried else ([], {})
         helpful = [
             (pair, gain)
             for (pair, gain), x in zip(tried, windows, strict=True)
@@ -136,26 +136,31 @@ class Search:
         model = adjusted(self.model, found, {})
         return Candidate(model, observed, self._ranges(model, observed), found), asked
 
-    def _look_again(self, tried: list[tuple[Pair, Array]]) -> tuple[list[Array], dict[str, Observed]]:
-        """Of pairs with gains: windows of what the second reads on the samples that judge, and the tensors between as
-        they are with gains, by their new names."""
+    def _look_again(
+        self, tried: list[tuple[Pair, Array]], observed: Mapping[str, Observed]
+    ) -> tuple[list[Array], dict[str, Observed]]:
+        """On the samples that judge, of pairs with gains: windows of what the second reads, and the tensors between as
+        they are with gains, by their new names; their limits are those of all samples."""
         by_name = {v.name or "": gain.astype(np.float32) for pair, gain in tried for v in pair.between}
         outputs = self._outputs()
         windows: list[list[Array]] = [[] for _ in tried]
 
         def stream() -> Iterator[dict[str, Array]]:
-            for number, feeds in enumerate(self.feeds()):
+            for feeds in self._judges():
                 tensors = self.run(feeds, {*by_name, *outputs})
-                if number < JUDGES:
-                    self._real.append({name: tensors[name] for name in outputs})
-                    for kept, (pair, _) in zip(windows, tried, strict=True):
-                        kept.append(window(tensors[pair.read], pair.second).copy())
+                self._real.append({name: tensors[name] for name in outputs})
+                for kept, (pair, _) in zip(windows, tried, strict=True):
+                    kept.append(window(tensors[pair.read], pair.second).copy())
                 yield {
                     f"{name}{EQUALIZED}": tensors[name] / gain.reshape(1, -1, *[1] * (tensors[name].ndim - 2))
                     for name, gain in by_name.items()
                 }
 
-        seen = count(stream())
+        shapes = count(stream())
+        seen = {
+            (new := f"{name}{EQUALIZED}"): observed[name].divided(gain, shapes[new].histogram)
+            for name, gain in by_name.items()
+        }
         return [np.concatenate(kept) for kept in windows], seen
 
     def _corrected(self, best: Candidate) -> tuple[Candidate | None, bool]:
