@@ -30,7 +30,7 @@ from ommatid.compiler.ranges import fake_quantized
 Array = np.ndarray[Any, Any]
 
 #: So many positions of a convolution's output along each axis judge whether equalised channels help it.
-WINDOW = 16
+WINDOW = 8
 
 
 def window(x: Array, conv: ir.Node) -> Array:
@@ -64,8 +64,8 @@ def shift(conv: ir.Node, seen: Observed) -> Array:
 
     Padding at the edges counts as if it had the channel's mean.
     """
-    weights = numbers(conv.inputs[1])
-    error = (rounded_weights(weights) - weights).reshape(*weights.shape[:2], -1).sum(axis=2)
+    weights = weights_of(conv)
+    error = (rounded_weights(weights) - weights).reshape(*weights.shape[:2], -1).sum(axis=2, dtype=np.float64)
     by_group = error.reshape(group(conv), -1, error.shape[1]) * seen.channel_mean.reshape(group(conv), 1, -1)
     return np.asarray(by_group.sum(axis=2).reshape(-1))
 
@@ -93,7 +93,7 @@ def convolution(node: ir.Node) -> Callable[[Array, Array], Array]:
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), exact_options(), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), exact_options(model), providers=["CPUExecutionProvider"]
     )
     return lambda x, w: session.run(None, {"x": x.astype(np.float32), "w": w.astype(np.float32)})[0]
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Where onnxruntime would otherwise compute something else, and what turns that off.
-EXACT = {
-    # int8 activations would be computed in float32
-    "session.qdqisint8allowed": "1",
-    # without VNNI, sums of two products of uint8 by int8 would saturate at 16 bits
-    "session.x64quantprecision": "1",
-    # activations of 16 bits by int8 weights would be rounded to 8 bits on the way
-    "session.qdq_matmulnbits_accuracy_level": "1",
-}
+import onnx
 
 
-def exact_options() -> Any:
-    """New ``SessionOptions``, silent but for errors."""
+def exact_options(model: onnx.ModelProto) -> Any:
+    """New ``SessionOptions`` for a model, silent but for errors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    for key, value in EXACT.items():
-        options.add_session_config_entry(key, value)
+    # activations of 16 bits by int8 weights would be rounded to 8 bits on the way
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if _has_int8(model):  # else they would be computed in float32
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    else:  # sums of two products of uint8 by int8 would saturate at 16 bits on a CPU without VNNI
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+def _has_int8(model: onnx.ModelProto) -> bool:
+    """Whether there are activations of int8."""
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    zeros = [n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
+    return any(kinds.get(name) == onnx.TensorProto.INT8 for name in zeros)

@@ -18,7 +18,7 @@ from ommatid.compiler.model import QUANTIZERS, fixed_shape, import_model, infer_
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
 from ommatid.compiler.origins import renamed, sources_of, stand_for
 from ommatid.compiler.partition import make_stages
-from ommatid.compiler.plan import Plan, make_plan
+from ommatid.compiler.plan import Plan, make_plan, plan_and_form
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.quantized import Walk
 from ommatid.compiler.ranges import PERCENTILE
@@ -188,8 +188,8 @@ def _walk(
         names = {o.name for o in model.graph.outputs}
         model = canonicalize(model, explain)
         dump("canonical", lambda: graph_text(model))
-        plan = options.plan or make_plan(model, options)
-        model = quantize(model, plan, options.save_qdq)
+        plan, form = (options.plan, None) if options.plan else plan_and_form(model, options)
+        model = quantize(model, plan, options.save_qdq, form)
         dump("quantized", lambda: graph_text(model))
         assert names == {o.name for o in model.graph.outputs}
     elif options.recipe is not None:

@@ -50,10 +50,14 @@ class Histogram:
         rows = np.require(values, np.float32, ["C", "W"]).reshape(-1, values.shape[-1])
         sums = np.zeros(len(rows))
         if rows.size:
-            self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+            self.hold(float(rows.min()), float(rows.max()))
             self._widen(max(-self.low, self.high))
             _count(rows, BINS / 2 / self.reach, self.counts, self.sums, sums)
         return sums
+
+    def hold(self, low: float, high: float) -> None:
+        """Know of values from ``low`` to ``high``."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
 
     def _widen(self, limit: float) -> None:
         """Let the bins reach ``limit``."""

@@ -39,8 +39,8 @@ class Observed:
     channel_sum: Array = field(default_factory=lambda: np.zeros(1))
     count: int = 0  # values of each channel
 
-    def add(self, array: Array) -> None:
-        """Count one sample's tensor.
+    def add(self, array: Array, whole: bool = True) -> None:
+        """Count one sample's tensor, or, if not ``whole``, note its limits alone.
 
         Raises:
             OverflowError: it holds NaN or infinity.
@@ -55,7 +55,10 @@ class Observed:
             np.minimum(self.channel_low, low),
             np.maximum(self.channel_high, high),
         )
-        self.channel_sum = self.channel_sum + self.histogram.add(rows)
+        if whole:
+            self.channel_sum = self.channel_sum + self.histogram.add(rows)
+        else:
+            self.histogram.hold(float(low.min()), float(high.max()))
         self.count += rows.shape[1]
 
     def divided(self, gain: Array, shape: Histogram) -> Observed:
@@ -71,22 +74,25 @@ class Observed:
 
 
 def observe(
-    model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None
-) -> dict[str, Observed]:
-    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one.
+    model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None,
+    limits: Collection[str] = (),
+) -> dict[str, Observed]:  # fmt: skip
+    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of ``limits``
+    only these.
 
     Raises:
         CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
     """
     names = list(dict.fromkeys(names))
     run = run or runner(model, names)
-    return count(
+    stream = (
         {n: a for n, a in (*feeds.items(), *run(feeds, names).items()) if n in names} for feeds in samples
     )
+    return count(stream, limits)
 
 
-def count(stream: Iterable[Mapping[str, Array]]) -> dict[str, Observed]:
-    """What is known of tensors by name after a stream of their values, one of each for a sample.
+def count(stream: Iterable[Mapping[str, Array]], limits: Collection[str] = ()) -> dict[str, Observed]:
+    """What is known of tensors by name after a stream of their values, one of each for a sample; of ``limits`` only these.
 
     Raises:
         CompileError: a tensor becomes infinite or NaN.
@@ -95,7 +101,7 @@ def count(stream: Iterable[Mapping[str, Array]]) -> dict[str, Observed]:
 
     def add(name: str, array: Array) -> None:
         try:
-            found[name].add(array)
+            found[name].add(array, name not in limits)
         except OverflowError:
             raise CompileError(
                 f"tensor {name!r} becomes infinite on the calibration data", node=name
@@ -122,7 +128,7 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     all_names = [n for n in names if n in made]
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in all_names if n not in have)
-    options = exact_options()
+    options = exact_options(model)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tensors are counted in between
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

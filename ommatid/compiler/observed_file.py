@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ommatid.isa.program_file import write_whole
 Array = np.ndarray[Any, Any]
 
 #: Raised when what is observed, or how it is stored, changes.
-VERSION = 1
+VERSION = 2
 
 
 def observed_once(
@@ -30,18 +30,19 @@ def observed_once(
     names: Iterable[str],
     samples: Callable[[], Iterable[Feeds]],
     run: Run | None = None,
+    limits: Collection[str] = (),
 ) -> dict[str, Observed]:
     """As ``observe``, but from the cache if it holds this model with these samples. ``samples`` begins anew.
 
     Raises:
         CompileError: the samples cannot be used, or onnxruntime cannot run the model.
     """
-    names = list(names)
-    path = cache_folder() / f"observed-{_key(model, names, samples())}.npz"
+    names = sorted(names)
+    path = cache_folder() / f"observed-{_key(model, [*names, '', *sorted(limits)], samples())}.npz"
     if path.exists():
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
             return read(path)
-    found = observe(model, names, samples(), run)
+    found = observe(model, names, samples(), run, limits)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_bytes(found))
@@ -49,7 +50,7 @@ def observed_once(
 
 
 def _key(model: onnx.ModelProto, names: list[str], samples: Iterable[Feeds]) -> str:
-    digest = hashlib.sha256(f"{VERSION} {BINS} {sorted(names)}".encode())
+    digest = hashlib.sha256(f"{VERSION} {BINS} {names}".encode())
     digest.update(model.SerializeToString(deterministic=True))
     for feeds in samples:
         for name, array in sorted(feeds.items()):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.calibration import samples
@@ -18,6 +19,7 @@ from ommatid.compiler.observe import Feeds, Observed, Run, observe, when_needed
 from ommatid.compiler.observed_file import observed_once
 from ommatid.compiler.qdq import QUANTISED, activations, stays_apart
 from ommatid.compiler.ranges import Choice
+from ommatid.compiler.readers import rectified
 from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe, read_recipe, to_toml
 from ommatid.compiler.search import Candidate, Search, adjusted
 
@@ -49,6 +51,15 @@ class Plan:
 def make_plan(model: ir.Model, options: FrontOptions) -> Plan:
     """How to quantise a canonical float model, which stays as it is.
 
+    Raises:
+        CompileError: the calibration data or the recipe cannot be used, or onnxruntime cannot run the model.
+    """
+    return plan_and_form(model, options)[0]
+
+
+def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.ModelProto | None]:
+    """As ``make_plan``, and the QDQ model of that plan, if it was made to judge it.
+
     Without calibration data there is nothing to judge by: ranges are from the least to the greatest value.
 
     Raises:
@@ -71,7 +82,7 @@ def make_plan(model: ir.Model, options: FrontOptions) -> Plan:
     look = observed_once if isinstance(data, str | Path) else _observe
     proto, names = proto_of(model), activations(model)
     run = when_needed(proto, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
-    observed = look(proto, names, feeds, run)
+    observed = look(proto, names, feeds, run, rectified(model))
     method = "minmax" if data is None and options.method == "auto" else options.method
     search = Search(model, run, feeds, given, method, options.percentile)
     found = search.best(observed) if data is not None else search.plain(observed)
@@ -79,13 +90,14 @@ def make_plan(model: ir.Model, options: FrontOptions) -> Plan:
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}
     choices = {name: choice for name, choice in found.choices.items() if name not in without}
     findings = lint(found.model, found.observed if data is not None else {}, choices)
-    return Plan(choices, found.gains, found.shifts, apart, _recipe(found, given), tuple(findings))
+    form = None if apart else search.forms.get(found)
+    return Plan(choices, found.gains, found.shifts, apart, _recipe(found, given), tuple(findings)), form
 
 
 def _observe(
-    model: Any, names: Iterable[str], feeds: Callable[[], Iterable[Feeds]], run: Run
+    model: Any, names: Iterable[str], feeds: Callable[[], Iterable[Feeds]], run: Run, limits: Collection[str]
 ) -> dict[str, Observed]:
-    return observe(model, names, feeds(), run)
+    return observe(model, names, feeds(), run, limits)
 
 
 def prepared(model: ir.Model, plan: Plan) -> ir.Model:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,8 @@ QUANTISED = sorted(
 
 #: Operators that onnxruntime's quantiser takes for a rounding's own clamps.
 CLAMPS = ("Relu", "Clip")
+#: Operators whose results it rounds in any case.
+CLAMPED = ("Conv", "Gemm", "Add")
 #: Operators of two operands alike, of which one may be constant.
 PAIRED = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Concat", "Where")
 
@@ -183,6 +186,7 @@ def to_qdq(
     left_out = sorted(apart.union(_left_out(proto)))
     # at this version ONNX's own roundings have no codes of 16 bits: the quantiser takes onnxruntime's
     weights = round_weights(proto, choices, left_out, "com.microsoft" if overrides else "")
+    _take_out_clamps(proto.graph, choices, left_out)
     add_infer_metadata(proto)  # all shapes are known
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
@@ -213,6 +217,32 @@ def to_qdq(
     _restore(result.graph, *kept)
     _move_back(result.graph, {node.name for node in weights})
     return result
+
+
+def _take_out_clamps(
+    graph: onnx.GraphProto, choices: Mapping[str, Choice], left_out: Collection[str]
+) -> None:
+    """Let a rounding clamp what Relu and Clip do, as the quantiser would, which looks through the graph for each."""
+    makers = {name: node for node in graph.node for name in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    outputs = {o.name for o in graph.output}
+    kept = []
+    for node in graph.node:
+        maker = makers.get(node.input[0]) if node.op_type in CLAMPS else None
+        if (
+            maker is not None
+            and maker.op_type in CLAMPED
+            and uses[node.input[0]] == 1
+            and node.input[0] not in outputs
+            and {node.input[0], node.output[0]} <= choices.keys()
+            and not {node.name, maker.name}.intersection(left_out)
+        ):
+            maker.output[0] = node.output[0]
+            makers[node.output[0]] = maker
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 def _clamps_more(proto: onnx.ModelProto, node: onnx.NodeProto, choices: Mapping[str, Choice]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -12,14 +13,17 @@ from ommatid.compiler.rounding import drop_inner_roundings
 from ommatid.isa.program_file import write_whole
 
 
-def quantize(model: ir.Model, plan: Plan, save_qdq: str | None = None) -> ir.Model:
-    """The canonical model in QDQ form as planned: int8 weights by channel, activations by tensor.
+def quantize(
+    model: ir.Model, plan: Plan, save_qdq: str | None = None, form: onnx.ModelProto | None = None
+) -> ir.Model:
+    """The canonical model in QDQ form as planned: int8 weights by channel, activations by tensor. ``form`` is that model as
+    ``to_qdq`` made it, if it did already.
 
     Raises:
         CompileError: the plan is of another graph.
     """
-    real = prepared(model, plan)
-    result = ir.from_proto(to_qdq(real, plan.choices, plan.recipe, plan.apart))
+    form = form or to_qdq(prepared(model, plan), plan.choices, plan.recipe, plan.apart)
+    result = ir.from_proto(form)
     drop_inner_roundings(result)
     result.metadata_props.clear()  # the quantiser leaves a mark of its own
     result.metadata_props.update(model.metadata_props)

@@ -40,6 +40,16 @@ def limits(value: ir.Value) -> tuple[float, float]:
     return -math.inf, math.inf
 
 
+def rectified(model: ir.Model) -> dict[str, str]:
+    """Tensors that a Relu alone reads, and what it makes of them: their ranges are the same."""
+    found = {}
+    for node in model.graph:
+        value = node.inputs[0] if node.op_type == "Relu" and node.domain in ("", "ai.onnx") else None
+        if value is not None and _only_reader(value) is node:
+            found[value.name or ""] = node.outputs[0].name or ""
+    return found
+
+
 def views(value: ir.Value) -> list[Callable[[Array], Array]]:
     """A function of the values for each kind of reader: that of one value which it is, or the values themselves."""
     found: dict[str, Callable[[Array], Array]] = {}

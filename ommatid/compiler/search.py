@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.correct import correct_bias, helps, shift, window
@@ -21,14 +22,14 @@ from ommatid.compiler.errors import CompileError
 from ommatid.compiler.observe import Feeds, Observed, Run, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
-from ommatid.compiler.readers import limits, views
+from ommatid.compiler.readers import limits, rectified, views
 from ommatid.compiler.recipe import Recipe, TensorRecipe
 
 #: So many samples judge whether equalisation and bias correction help.
 JUDGES = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Candidate:
     """A float model with the weights and biases to quantise, its tensors as observed, and their ranges.
 
@@ -71,6 +72,9 @@ class Search:
     method: str
     percent: float
     proposed: dict[str, Choice] = field(default_factory=dict)
+    forms: dict[Candidate, onnx.ModelProto] = field(
+        default_factory=dict
+    )  # QDQ models of those that were judged
     _real: list[dict[str, Array]] = field(default_factory=list)  # outputs on the samples that judge
 
     def __post_init__(self) -> None:
@@ -102,14 +106,15 @@ class Search:
         """A range for every tensor observed: the recipe's, or by the method; alike where tensors share one."""
         values = ir.convenience.create_value_mapping(model.graph)
         wide = sixteen(model, self.recipe)
-        for name in observed.keys() - self.proposed.keys():
+        same = rectified(model)
+        for name in observed.keys() - self.proposed.keys() - same.keys():
             entry = self.recipe.tensors.get(name, TensorRecipe())
             by = self.method if entry.method == "auto" else entry.method
             d = observed[name].histogram.distribution(*limits(values[name]))
             # 16 bits hold all of a range: there is nothing to cut off
             methods = (by,) if by != "auto" else ("minmax",) if name in wide else METHODS
             self.proposed[name] = choose(d, views(values[name]), methods, self.percent)
-        choices = {name: self.proposed[name] for name in observed}
+        choices = {name: self.proposed[same.get(name, name)] for name in observed}
         share_ranges(model, choices)
         for name, entry in self.recipe.tensors.items():
             if entry.low is not None and entry.high is not None and name in choices:
@@ -156,7 +161,7 @@ class Search:
                     for name, gain in by_name.items()
                 }
 
-        shapes = count(stream())
+        shapes = count(stream(), {f"{name}{EQUALIZED}" for name in rectified(self.model)})
         seen = {
             (new := f"{name}{EQUALIZED}"): observed[name].divided(gain, shapes[new].histogram)
             for name, gain in by_name.items()
@@ -189,7 +194,8 @@ class Search:
         names = self._outputs()
         if not self._real:
             self._real = [self.run(feeds, names) for feeds in self._judges()]
-        run = runner(to_qdq(candidate.model, candidate.choices, self.recipe), names, optimize=True)
+        self.forms[candidate] = form = to_qdq(candidate.model, candidate.choices, self.recipe)
+        run = runner(form, names, optimize=True)
         errors = []
         for feeds, a in zip(self._judges(), self._real, strict=True):
             b = run(feeds)

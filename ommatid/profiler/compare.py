@@ -141,7 +141,7 @@ def make_reference(model: onnx.ModelProto, names: Iterable[str]) -> Reference:
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
-        options = exact_options()
+        options = exact_options(model)
         # one level below all: layouts stay ONNX's, so that the kernels' outputs keep their names
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.exact_session import exact_options
 from ommatid.isa.compiled import entry
 from ommatid.isa.program import Partition, Quantization, Tensor
 
@@ -60,10 +59,14 @@ class CpuPartition:
     def run(self, values: dict[str, Array]) -> dict[str, Array]:
         """Its outputs by name, from values by name."""
         if self._session is None:
+            import onnx
             import onnxruntime
 
+            from ommatid.compiler.exact_session import exact_options
+
+            options = exact_options(onnx.load_model_from_string(self.partition.model))
             self._session = onnxruntime.InferenceSession(
-                self.partition.model, exact_options(), providers=["CPUExecutionProvider"]
+                self.partition.model, options, providers=["CPUExecutionProvider"]
             )
         feeds = {name: values[name] for name in self.partition.inputs}
         return dict(

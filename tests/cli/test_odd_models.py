@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.pipeline import compile_model
 from ommatid.runtime.session import InferenceSession
 from tests import networks
@@ -85,7 +86,8 @@ def test_odd_models(make: Any, tmp_path: Path) -> None:
         assert any("com.microsoft" in reason for p in program.partitions for reason in p.reasons)
     given = feeds(model, 9)
     ours = InferenceSession(program).run(None, given)
-    reference = onnxruntime.InferenceSession(str(qdq), providers=["CPUExecutionProvider"])
+    options = exact_options(onnx.load(qdq))
+    reference = onnxruntime.InferenceSession(str(qdq), options, providers=["CPUExecutionProvider"])
     theirs = reference.run(None, {i.name: given[i.name] for i in reference.get_inputs()})
     for a, b in zip(ours, theirs, strict=True):
         assert a.shape == b.shape and np.abs(a - b).max() <= 1.01 / 255 * max(np.ptp(b), 4.0)

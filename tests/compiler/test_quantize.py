@@ -17,8 +17,10 @@ from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import contributed_quantizers, import_model
-from ommatid.compiler.plan import make_plan
+from ommatid.compiler.observe import observe
+from ommatid.compiler.plan import make_plan, plan_and_form
 from ommatid.compiler.quantize import quantize
+from ommatid.compiler.readers import rectified
 from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
 from tests import networks
 
@@ -174,3 +176,25 @@ def test_a_relu_stays_where_its_range_reaches_below_zero() -> None:
         assert "Relu" in [n.op_type for n in made.graph.node]
         real, rounded = run(source, SAMPLES[0]), run(made, SAMPLES[0])
         assert abs(real - rounded).max() < 0.03 * abs(real).max()
+
+
+def test_the_form_that_was_judged_is_that_of_the_plan() -> None:
+    model = canonicalize(import_model(networks.convolution()))
+    plan, form = plan_and_form(model, FrontOptions(calibration=SAMPLES))
+    assert form is not None
+    judged, anew = (ir.to_proto(quantize(model, plan, form=each)) for each in (form, None))
+    assert judged.SerializeToString(deterministic=True) == anew.SerializeToString(deterministic=True)
+
+
+def test_what_a_relu_alone_reads_has_the_range_of_its_result() -> None:
+    """It is not counted; its limits are known nevertheless."""
+    model = canonicalize(import_model(networks.convolution()))
+    proto = ir.to_proto(model)
+    assert rectified(model) == {"c": "r"}
+    whole, limits = (observe(proto, ["c", "r"], SAMPLES, limits=names) for names in ([], ["c"]))
+    assert limits["c"].histogram.counts.sum() == 0 < whole["c"].histogram.counts.sum()
+    assert limits["c"].histogram.low == whole["c"].histogram.low < 0
+    for name in ("channel_low", "channel_high"):
+        np.testing.assert_array_equal(getattr(limits["c"], name), getattr(whole["c"], name))
+    choices = make_plan(model, FrontOptions(calibration=SAMPLES, method="mse")).choices
+    assert choices["c"] == choices["r"] and choices["c"].low == 0

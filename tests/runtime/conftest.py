@@ -30,7 +30,7 @@ def both(model: onnx.ModelProto, folder: Path) -> Both:
     path = folder / "qdq.onnx"
     samples = [networks.inputs(seed) for seed in range(4)]
     program = compile_model(model, calibration=samples, save_qdq=str(path))
-    options = exact_options()
+    options = exact_options(onnx.load(path))
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return Both(program, onnx.load(path), session)
 

@@ -18,6 +18,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
 
 import ommatid
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.operators import table
 from tests.node_cases import cases_of
 
@@ -111,7 +112,7 @@ def _fixed(
 def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     """onnxruntime's outputs; without its optimiser where that makes a quantised AveragePool with dilations, which it
     does not have."""
-    options = onnxruntime.SessionOptions()
+    options = exact_options(model)
     options.log_severity_level = 4
     data, providers = model.SerializeToString(), ["CPUExecutionProvider"]
     try:

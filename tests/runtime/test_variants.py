@@ -43,7 +43,7 @@ class Compiled:
 def made(model: onnx.ModelProto, shapes: list[tuple[int, ...]], folder: Path) -> Compiled:
     """Compile a model for several shapes."""
     program = compile_model(model, shapes={"x": shapes}, save_qdq=str(folder / "q.onnx"))
-    options = exact_options()
+    options = exact_options(onnx.load(folder / "q.onnx"))
     files = [folder / name for name in ("q.onnx", *(f"q-{n}.onnx" for n in range(1, len(shapes))))]
     references = [onnxruntime.InferenceSession(f, options, providers=["CPUExecutionProvider"]) for f in files]
     return Compiled(load(to_bytes(program)), references)
