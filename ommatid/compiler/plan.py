@@ -82,9 +82,9 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.Mo
     look = observed_once if isinstance(data, str | Path) else _observe
     proto, names = proto_of(model), activations(model)
     run = when_needed(proto, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
-    observed = look(proto, names, feeds, run, rectified(model))
     method = "minmax" if data is None and options.method == "auto" else options.method
     search = Search(model, run, feeds, given, method, options.percentile)
+    observed = look(proto, names, feeds, search.watched, rectified(model))
     found = search.best(observed) if data is not None else search.plain(observed)
     apart = stays_apart(found.model, found.observed, found.choices) if options.cpu else frozenset()
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}

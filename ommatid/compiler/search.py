@@ -7,7 +7,8 @@ the error of the network's outputs, measured in onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from ommatid.compiler.correct import correct_bias, helps, shift, window
 from ommatid.compiler.equalize import EQUALIZED, Array, Pair, equalize, gains, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.histogram import Histogram
 from ommatid.compiler.observe import Feeds, Observed, Run, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
@@ -72,16 +74,35 @@ class Search:
     method: str
     percent: float
     proposed: dict[str, Choice] = field(default_factory=dict)
-    forms: dict[Candidate, onnx.ModelProto] = field(
-        default_factory=dict
-    )  # QDQ models of those that were judged
-    _real: list[dict[str, Array]] = field(default_factory=list)  # outputs on the samples that judge
+    forms: dict[Candidate, onnx.ModelProto] = field(default_factory=dict)  # QDQ models, of what was judged
+    _kept: list[dict[str, Array]] = field(default_factory=list)  # by name, on the samples that judge
 
     def __post_init__(self) -> None:
         if self.method not in ("auto", *METHODS):
             raise CompileError(
                 f"unknown calibration method {self.method!r}", f"use one of auto, {', '.join(METHODS)}"
             )
+
+    @functools.cached_property
+    def _names_kept(self) -> set[str]:
+        """What is looked at twice: outputs, and what lies between pairs that may be equalised, but for what a Relu alone
+        reads."""
+        between = {value.name or "" for pair in self._pairs()[0] for value in pair.between}
+        return {*self._outputs(), *(between - rectified(self.model).keys())}
+
+    def watched(self, feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
+        """As ``run``; of the samples that judge, what is looked at twice is kept."""
+        if len(self._kept) >= JUDGES:
+            return self.run(feeds, some)
+        tensors = self.run(feeds, None if some is None else {*some, *self._names_kept})
+        self._kept.append({name: tensors[name] for name in self._names_kept})
+        return tensors
+
+    def _looked_at(self) -> list[dict[str, Array]]:
+        """What was kept of the samples that judge; if others counted the tensors, they are run now."""
+        for feeds in () if self._kept else islice(self.feeds(), JUDGES):
+            self.watched(feeds, ())
+        return self._kept
 
     def plain(self, observed: Mapping[str, Observed]) -> Candidate:
         """Ranges alone."""
@@ -123,7 +144,7 @@ class Search:
 
     def _equalized(self, best: Candidate) -> tuple[Candidate | None, bool]:
         """With equalised pairs of convolutions, if any help, and whether the recipe asks for it."""
-        wanted, asked = self._wanted(pairs(self.model), lambda p: self.recipe.layer(p.second.name).equalize)
+        wanted, asked = self._pairs()
         tried = [(pair, gains(pair, best.observed[pair.read])) for pair in wanted]
         tried = [(pair, gain) for pair, gain in tried if (gain < 1).any()]
         windows, seen = self._look_again(tried, best.observed) if tried else ([], {})
@@ -147,26 +168,28 @@ class Search:
         """On the samples that judge, of pairs with gains: windows of what the second reads, and the tensors between as
         they are with gains, by their new names; their limits are those of all samples."""
         by_name = {v.name or "": gain.astype(np.float32) for pair, gain in tried for v in pair.between}
-        outputs = self._outputs()
-        windows: list[list[Array]] = [[] for _ in tried]
-
-        def stream() -> Iterator[dict[str, Array]]:
-            for feeds in self._judges():
-                tensors = self.run(feeds, {*by_name, *outputs})
-                self._real.append({name: tensors[name] for name in outputs})
-                for kept, (pair, _) in zip(windows, tried, strict=True):
-                    kept.append(window(tensors[pair.read], pair.second).copy())
-                yield {
-                    f"{name}{EQUALIZED}": tensors[name] / gain.reshape(1, -1, *[1] * (tensors[name].ndim - 2))
-                    for name, gain in by_name.items()
-                }
-
-        shapes = count(stream(), {f"{name}{EQUALIZED}" for name in rectified(self.model)})
+        kept = self._looked_at()
+        shapes = count(
+            {
+                name: tensors[name] / gain.reshape(1, -1, *[1] * (tensors[name].ndim - 2))
+                for name, gain in by_name.items()
+                if name in tensors
+            }
+            for tensors in kept
+        )
         seen = {
-            (new := f"{name}{EQUALIZED}"): observed[name].divided(gain, shapes[new].histogram)
+            f"{name}{EQUALIZED}": observed[name].divided(
+                gain, shapes[name].histogram if name in shapes else Histogram()
+            )
             for name, gain in by_name.items()
         }
-        return [np.concatenate(kept) for kept in windows], seen
+        windows = [
+            np.concatenate([window(tensors[pair.read], pair.second) for tensors in kept]) for pair, _ in tried
+        ]
+        return windows, seen
+
+    def _pairs(self) -> tuple[list[Pair], bool]:
+        return self._wanted(pairs(self.model), lambda pair: self.recipe.layer(pair.second.name).equalize)
 
     def _corrected(self, best: Candidate) -> tuple[Candidate | None, bool]:
         """With corrected biases, and whether the recipe asks for it."""
@@ -183,21 +206,16 @@ class Search:
         asked = [each for each in found if says(each)]
         return asked or [each for each in found if says(each) is None and self.method == "auto"], bool(asked)
 
-    def _judges(self) -> Iterable[Feeds]:
-        return islice(self.feeds(), JUDGES)
-
     def _outputs(self) -> list[str]:
         return [o.name or "" for o in self.model.graph.outputs]
 
     def _error(self, candidate: Candidate) -> float:
         """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
         names = self._outputs()
-        if not self._real:
-            self._real = [self.run(feeds, names) for feeds in self._judges()]
         self.forms[candidate] = form = to_qdq(candidate.model, candidate.choices, self.recipe)
         run = runner(form, names, optimize=True)
         errors = []
-        for feeds, a in zip(self._judges(), self._real, strict=True):
+        for a, feeds in zip(self._looked_at(), self.feeds(), strict=False):
             b = run(feeds)
             both = [(np.asarray(a[n], np.float64), np.asarray(b[n], np.float64)) for n in names]
             errors += [((x - y) ** 2).sum() / max((x**2).sum(), 1e-30) for x, y in both]
