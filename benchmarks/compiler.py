@@ -28,6 +28,8 @@ from tests.workloads import SHAPES, SIX, images, input_name, source
 TARGETS = ("ommatid-256", "ommatid-1k", "ommatid-4k")
 NETWORKS = (*SIX, "shufflenet", "detector", "reader")
 LEVELS = (0, 1, 2, 3)
+#: Those with weights that were trained: of random ones nothing can be said.
+TRAINED = ("detector", "reader")
 
 
 def main() -> None:
@@ -42,6 +44,7 @@ def main() -> None:
     for target in TARGETS:
         console.print(yardsticks(networks, target))
     console.print(batches())
+    console.print(compressed({name: networks[name] for name in TRAINED if name in networks}))
     if options.levels:
         console.print(levels(networks))
 
@@ -106,6 +109,31 @@ def batched(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
             tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
     del model.graph.value_info[:]
     return model
+
+
+def compressed(networks: dict[str, Any]) -> Table:
+    """What weights compressed without loss would buy at most: those of a layer at their entropy, and the DRAM busy with
+    nothing else while it would move the rest."""
+    table = Table(
+        "network", "bits a weight", *TARGETS, title="cycles that compressed weights would save at most"
+    )
+    for name, network in networks.items():
+        weights = [layer.operation.weights for layer in network.layers if hasattr(layer.operation, "weights")]
+        all_bytes = sum(array.nbytes for array in weights)
+        least_bytes = sum(array.nbytes * entropy_bits(array) / 8 for array in weights)
+        shares = []
+        for target in map(load_target, TARGETS):
+            cycles = measured(compile_network(network, target))[0]
+            shares.append((all_bytes - least_bytes) / target.dram_bytes_per_cycle / cycles)
+        table.add_row(name, f"{8 * least_bytes / all_bytes:.2f}", *(f"{share:.1%}" for share in shares))
+    return table
+
+
+def entropy_bits(weights: np.ndarray[Any, Any]) -> float:
+    """Bits that a code for each byte has at least on the average (Shannon, 1948)."""
+    counts = np.unique(weights, return_counts=True)[1]
+    shares = counts / counts.sum()
+    return float(-(shares * np.log2(shares)).sum())
 
 
 def levels(networks: dict[str, Any]) -> Table:
