@@ -84,23 +84,30 @@ def load_chain(low: Lowering, layer: Layer, parameters: Array | None = None) -> 
     return chain, ChainConstants(address, symbol, fields, dict.fromkeys(offsets, symbol))
 
 
+#: The fields of ``chain_operand``.
+OPERAND = ("operand", "operand_row", "operand_pixel", "operand_c")
+
+
+def chain_operand(
+    operand: Region | None, shape: tuple[int, ...] | None, at: tuple[int, int, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The values of OPERAND and the symbol of the second operand of a ``map``, if it has one; ``at`` is (row, column,
+    channel) of its first element, ``shape`` the operand's (n, h, w, c)."""
+    if operand is None or shape is None:
+        return (), ()
+    _, h, w, c = shape
+    address = operand.at(at[0] if h > 1 else 0, at[1] if w > 1 else 0, at[2] if c > 1 else 0)
+    steps = operand.row if h > 1 else 0, operand.pixel if w > 1 else 0
+    return (address, *steps, int(c > 1)), (operand.symbol,)
+
+
 def chain_fields(
     constants: ChainConstants, operand: Region | None, shape: tuple[int, ...] | None, at: tuple[int, int, int]
 ) -> tuple[dict[str, Any], dict[str, int]]:
-    """The fields and symbols of a ``map`` that steps 2 to 4 need; ``at`` is (row, column, channel) of its first
-    element, ``shape`` the operand's (n, h, w, c)."""
-    fields, symbols = {**constants.fields}, {**constants.symbols}
-    if operand is not None and shape is not None:
-        _, h, w, c = shape
-        address = operand.at(at[0] if h > 1 else 0, at[1] if w > 1 else 0, at[2] if c > 1 else 0)
-        fields |= {
-            "operand": address,
-            "operand_row": operand.row if h > 1 else 0,
-            "operand_pixel": operand.pixel if w > 1 else 0,
-            "operand_c": int(c > 1),
-        }
-        symbols["operand"] = operand.symbol
-    return fields, symbols
+    """The fields and symbols of a ``map`` that steps 2 to 4 need."""
+    values, symbols = chain_operand(operand, shape, at)
+    fields = {**constants.fields, **dict(zip(OPERAND, values, strict=False))}
+    return fields, {**constants.symbols, **dict(zip(["operand"], symbols, strict=False))}
 
 
 def binary_fields(step: Binary) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ommatid.compiler.blocks import Block, Call, Phase, is_pointwise, runs_of
-from ommatid.compiler.chain import Chain, ChainConstants, chain_fields
+from ommatid.compiler.chain import Chain, ChainConstants, chain_operand
+from ommatid.compiler.emit import Form
 from ommatid.compiler.layers import Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
-from ommatid.compiler.rows import Pieces
-from ommatid.compiler.tile import ConvPlan, ConvShape, block_cycles, block_pixel_counts
+from ommatid.compiler.rows import Cycles, Pieces
+from ommatid.compiler.tile import ConvPlan, ConvShape, block_pixel_counts
 
 Array = np.ndarray[Any, Any]
 
@@ -47,11 +48,24 @@ class Job:
     weight_symbol: int
     weight_bytes: int
     acc_bytes: int
-    multiply: Mapping[str, Any]  # fields that are the same in all its instructions of mx, and of vx
-    drain: Mapping[str, Any]
+    multiply: Form  # of its instructions of mx, and of vx
+    drain: Form
+    under: Callable[[int, int], tuple[int, int]]  # the rows of the input that some of its rows read
+    places: Callable[[int, int, int, bool], list[Place]]
+    cycles: Callable[[int, int, int], Cycles]  # of a block of rows, columns and channels
     brought: dict[tuple[int, int], Region] = field(default_factory=dict)  # of the input, for all cores
     loaded: dict[tuple[int, int], Weights] = field(default_factory=dict)  # by turn and block, for all cores
 
+
+#: Fields of its instructions that differ from block to block: ``_window`` gives those of the input.
+WINDOW = (
+    "src", "src_row", "src_pixel", "in_h", "in_w", "pad_top", "pad_left", "kh", "kw", "out_h", "out_w",
+)  # fmt: skip
+CONV = (*WINDOW, "weights", "acc", "acc_pixel", "cout", "cin", "accumulate", "row_mode")
+DWCONV = (*CONV[: CONV.index("cout")], "c", "weights_tap", "accumulate")
+DRAIN = (
+    "h", "w", "c", "src", "src_row", "src_pixel", "parameters", "dst", "dst_row", "dst_pixel",
+)  # fmt: skip
 
 #: Blocks with their numbers, whose weights are loaded as one.
 Chunk = tuple[tuple[int, Block], ...]
@@ -75,14 +89,15 @@ def _is_flat(job: Job, source: Region, target: Region, operand: Region | None) -
     return operand.flat and (operand.rows, operand.columns) == (target.rows, target.columns)
 
 
-def _places(job: Job, flat: bool, first: int, rows: int, columns: int) -> Iterator[Place]:
-    """The blocks of pixels of a stripe of one phase, row by row."""
-    row, column = 0, 0
-    for height, width in block_pixel_counts(rows, columns, job.plan.block_pixels, flat):
-        yield Place(first + row, column, height, width, flat)
+def places(rows: int, columns: int, pixels: int, flat: bool) -> list[Place]:
+    """The blocks of at most so many pixels of a stripe of one phase, row by row from row 0 on."""
+    found, row, column = [], 0, 0
+    for height, width in block_pixel_counts(rows, columns, pixels, flat):
+        found.append(Place(row, column, height, width, flat))
         column += width
         if not flat and column == columns:
             row, column = row + height, 0
+    return found
 
 
 def compute(
@@ -99,11 +114,12 @@ def compute(
         if phase_rows <= 0 or columns <= 0:
             continue
         _, kh, kw, cin = phase.weights.shape
-        for place in _places(job, flat, first, phase_rows, columns):
-            window = _window_fields(job, phase, (kh, kw), phase.pad_top, place, source)
+        for row, column, height, width, _ in job.places(phase_rows, columns, job.plan.block_pixels, flat):
+            place = Place(first + row, column, height, width, flat)
+            window = _window(job, phase, (kh, kw), phase.pad_top, place, source)
             for at, block in chunk:
                 channels = block.high - block.low
-                yield block_cycles(low.target, job.shape, (place.height, place.width), channels)
+                yield job.cycles(place.height, place.width, channels)
                 acc = low.accumulators(place.height * place.width * channels * job.acc_bytes)
                 for offset, call in zip(job.weight_offsets[at][index], block.calls, strict=True):
                     address = weights.address + offset - weights.offset
@@ -111,58 +127,43 @@ def compute(
                 _drain(low, job, phase, block, place, acc, operand, target, chunk[0][1].low)
 
 
-def _window_fields(
+def _window(
     job: Job, phase: Phase, kernel: tuple[int, int], pad_top: int, place: Place, source: Region
-) -> dict[str, Any]:
-    """The input window of a block: where it starts, what of it exists, what is padding."""
+) -> tuple[int, ...]:
+    """The input window of a block, as WINDOW has it: where it starts, what of it exists, what is padding."""
     (stride_h, stride_w), (dil_h, dil_w) = job.conv.window.strides, job.conv.window.dilations
-    top, left = place.row * stride_h - pad_top, place.column * stride_w - phase.pad_left
-    bottom = top + (place.height - 1) * stride_h + (kernel[0] - 1) * dil_h + 1
-    right = left + (place.width - 1) * stride_w + (kernel[1] - 1) * dil_w + 1
+    row, column, height, width, flat = place
+    top, left = row * stride_h - pad_top, column * stride_w - phase.pad_left
+    bottom = top + (height - 1) * stride_h + (kernel[0] - 1) * dil_h + 1
+    right = left + (width - 1) * stride_w + (kernel[1] - 1) * dil_w + 1
     limit_h = source.first + source.rows
-    columns = source.columns * (limit_h - place.row) if place.flat else source.columns
+    columns = source.columns * (limit_h - row) if flat else source.columns
     first_row = min(max(top, source.first), limit_h - 1)
     last_row = max(min(bottom, limit_h), first_row + 1)
     first_column = min(max(left, 0), columns - 1)
     last_column = max(min(right, columns), first_column + 1)
-    return {
-        **job.multiply,
-        "src": source.at(first_row, first_column),
-        "src_row": source.row,
-        "src_pixel": source.pixel,
-        "in_h": last_row - first_row,
-        "in_w": last_column - first_column,
-        "pad_top": first_row - top,
-        "pad_left": first_column - left,
-        "kh": kernel[0],
-        "kw": kernel[1],
-        "out_h": place.height,
-        "out_w": place.width,
-    }
+    return (
+        source.at(first_row, first_column), source.row, source.pixel, last_row - first_row, last_column - first_column,
+        first_row - top, first_column - left, *kernel, height, width,
+    )  # fmt: skip
 
 
 def _multiply(
-    low: Lowering, job: Job, window: Mapping[str, Any], call: Call, cin: int, source: Region,
-    weights: tuple[int, int], acc: tuple[int, int], block: Block,
+    low: Lowering, job: Job, window: tuple[int, ...], call: Call, cin: int, source: Region,
+    weights: tuple[int, int], acc: tuple[int, int], block: Block, accumulate: int = 0, row_mode: bool | None = None,
 ) -> None:  # fmt: skip
     """One ``conv`` or ``dwconv``."""
     count = call.high - call.low
-    if job.depthwise:
-        mnemonic, channels = "dwconv", {"c": count, "weights_tap": count}
-    else:
-        mnemonic, channels = "conv", {"cin": cin, "cout": count}
-    low.emitter.emit(
-        mnemonic,
-        {"src": source.symbol, "weights": weights[1], "acc": acc[1]},
-        **{
-            **window,
-            **channels,
-            "src": window["src"] + call.source * source.kind.bytes,
-            "weights": weights[0],
-            "acc": acc[0] + (call.low - block.low) * job.acc_bytes,
-            "acc_pixel": (block.high - block.low) * job.acc_bytes,
-        },
-    )
+    row_mode = job.row_mode if row_mode is None else row_mode
+    channels = (count, count, accumulate) if job.depthwise else (count, cin, accumulate, int(row_mode))
+    low.emitter.add(
+        job.multiply,
+        (
+            window[0] + call.source * source.kind.bytes, *window[1:], weights[0],
+            acc[0] + (call.low - block.low) * job.acc_bytes, (block.high - block.low) * job.acc_bytes, *channels,
+        ),
+        (source.symbol, weights[1], acc[1]),
+    )  # fmt: skip
 
 
 def _drain(
@@ -170,27 +171,26 @@ def _drain(
     acc: tuple[int, int], operand: Region | None, target: Region, chunk_low: int,
 ) -> None:  # fmt: skip
     """The ``map`` for each run of channels that requantises a block, applies the chain and writes the output."""
-    height, width = place.height, place.width
-    channels = block.high - block.low
+    row, column, height, width, flat = place
+    pixel = (block.high - block.low) * job.acc_bytes
     up_h, up_w = job.conv.upsample
-    at = (phase.row + place.row * up_h, phase.column + place.column * up_w)
+    row, column = phase.row + row * up_h, phase.column + column * up_w
+    constants = job.constants
     shape = low.shape(job.chain.binary.other) if job.chain.binary else None
-    if shape is not None and place.flat and shape[1:3] != (1, 1):
+    if shape is not None and flat and shape[1:3] != (1, 1):
         shape = (shape[0], 2, 2, shape[3])  # its columns run on, even if a row has but one
     for first, after, channel in runs_of(job.conv, block):
-        fields, symbols = chain_fields(job.constants, operand, shape, (*at, channel))
-        if "operand" in fields:
-            fields["operand_row"] *= up_h
-            fields["operand_pixel"] *= up_w
-        begin = target.at(at[0], at[1], channel - chunk_low)
-        symbols |= {"acc": acc[1], "parameters": job.constants.symbol, "dst": target.symbol}
-        low.emitter.emit(
-            "map", symbols,
-            h=height, w=width, c=after - first, src=acc[0] + (first - block.low) * job.acc_bytes,
-            src_row=width * channels * job.acc_bytes, src_pixel=channels * job.acc_bytes,
-            parameters=job.constants.address + 8 * first,
-            dst=begin, dst_row=target.row * up_h, dst_pixel=target.pixel * up_w,
-            **job.drain, **fields,
+        beside, symbols = chain_operand(operand, shape, (row, column, channel))
+        if beside:
+            beside = beside[0], beside[1] * up_h, beside[2] * up_w, beside[3]
+        begin = target.at(row, column, channel - chunk_low)
+        low.emitter.add(
+            job.drain,
+            (
+                height, width, after - first, acc[0] + (first - block.low) * job.acc_bytes, width * pixel, pixel,
+                constants.address + 8 * first, begin, target.row * up_h, target.pixel * up_w, *beside,
+            ),
+            (acc[1], constants.symbol, target.symbol, *constants.symbols.values(), *symbols),
         )  # fmt: skip
         if low.parts and target.tile is None:
             loops = (height, target.row * up_h), (width, target.pixel * up_w)
@@ -221,12 +221,15 @@ def compute_in_parts(
             low.dma("load", weights, job.weight_symbol, address, symbol, size)
             kernel = (end - begin, kw) if along_rows else (kh, kw)
             pad_top = phase.pad_top - begin * job.conv.window.dilations[0] if along_rows else phase.pad_top
-            window = _window_fields(job, phase, kernel, pad_top, place, source)
+            window = _window(job, phase, kernel, pad_top, place, source)
+            depth = cin
             if not along_rows:
-                window |= {"src": window["src"] + begin * source.kind.bytes, "row_mode": 0}
-            window["accumulate"] = int(index > 0)
-            depth = cin if along_rows else end - begin
-            _multiply(low, job, window, call, depth, source, (address, symbol), acc, block)
+                window = window[0] + begin * source.kind.bytes, *window[1:]
+                depth = end - begin
+            row_mode = job.row_mode and along_rows
+            _multiply(
+                low, job, window, call, depth, source, (address, symbol), acc, block, int(index > 0), row_mode
+            )
             low.sram.release(address)
     _drain(low, job, phase, block, place, acc, operand, target, block.low)
 

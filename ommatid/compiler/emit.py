@@ -7,6 +7,7 @@ are relative to the end of the constants and instructions until ``finish`` knows
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,17 +28,37 @@ from ommatid.isa.program import ROLES, SYMBOL
 
 Array = np.ndarray[Any, Any]
 DRAM_ALIGN = 64
-_RELOCATED = (ROLES.index("input"), ROLES.index("output"), ROLES.index("activation"))
+_ROLE = {role: number for number, role in enumerate(ROLES)}
+_SYMBOL = SYMBOL.names or ()
+_BYTES = np.dtype((np.void, INSTRUCTION_BYTES))
+_RELOCATED = tuple(_ROLE[role] for role in ("input", "output", "activation"))
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What instructions have in common: fields of the same value, the names of the others and of operands; and a column
+    for each of these, in program order."""
+
+    mnemonic: str
+    same: Mapping[str, Any]
+    fields: tuple[str, ...]
+    operands: tuple[str, ...]
+    where: list[int] = field(default_factory=list)
+    values: list[tuple[Any, ...]] = field(default_factory=list)
+    symbols: list[tuple[int, ...]] = field(default_factory=list)
 
 
 @dataclass
 class Emitter:
-    """Instructions so far (mnemonic, fields, symbols by operand, layer, core), constants and symbols."""
+    """Instructions so far by their forms, the layer and core of each, constants and symbols."""
 
-    rows: list[tuple[str, dict[str, Any], dict[str, int], int, int]] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
+    cores: list[int] = field(default_factory=list)
     symbols: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     layer: int = -1
     core: int = 0
+    _forms: list[Form] = field(default_factory=list)
+    _plain: dict[Any, Form] = field(default_factory=dict)  # forms of ``emit``
     _blobs: list[bytes] = field(default_factory=list)
     _constant_bytes: int = 0
     _known_blobs: dict[bytes, int] = field(default_factory=dict)
@@ -45,7 +66,7 @@ class Emitter:
     def symbol(self, memory: Memory, role: str, address: int, size: int, layer: int | None = None) -> int:
         """A new symbol's number; ``layer`` is the one being lowered unless given."""
         owner = self.layer if layer is None else layer
-        self.symbols.append((int(memory), ROLES.index(role), owner, address, size))
+        self.symbols.append((int(memory), _ROLE[role], owner, address, size))
         return len(self.symbols) - 1
 
     def constant(self, data: Array | bytes) -> tuple[int, int]:
@@ -60,58 +81,80 @@ class Emitter:
         number = self._known_blobs[blob]
         return self.symbols[number][3], number
 
-    def emit(self, mnemonic: str, symbols: dict[str, int], **fields: Any) -> int:
-        """Append an instruction; its index in program order. ``symbols`` names each memory operand's symbol."""
-        self.rows.append((mnemonic, fields, symbols, self.layer, self.core))
-        return len(self.rows) - 1
+    def form(
+        self, mnemonic: str, fields: tuple[str, ...], operands: tuple[str, ...], same: Mapping[str, Any]
+    ) -> Form:
+        """A form of many instructions, for ``add``."""
+        self._forms.append(Form(mnemonic, same, fields, operands))
+        return self._forms[-1]
+
+    def add(self, form: Form, values: tuple[Any, ...], symbols: tuple[int, ...]) -> None:
+        """Append an instruction: the values of its fields, and the symbol of each memory operand."""
+        form.where.append(len(self.layers))
+        form.values.append(values)
+        form.symbols.append(symbols)
+        self.layers.append(self.layer)
+        self.cores.append(self.core)
+
+    def emit(self, mnemonic: str, symbols: dict[str, int], **fields: Any) -> None:
+        """Append an instruction of any form; ``symbols`` names each memory operand's symbol."""
+        key = mnemonic, (*fields,), (*symbols,)
+        if key not in self._plain:
+            self._plain[key] = self.form(*key, {})
+        self.add(self._plain[key], (*fields.values(),), (*symbols.values(),))
 
     @property
     def dram_base(self) -> int:
         """DRAM bytes of constants and instructions so far: where activations begin."""
-        return aligned(self._constant_bytes + len(self.rows) * INSTRUCTION_BYTES, 4096)
+        return aligned(self._constant_bytes + len(self.layers) * INSTRUCTION_BYTES, 4096)
 
     def finish(self) -> Finished:
         """The arrays of the program; see Finished."""
         constants = np.frombuffer(b"".join(self._blobs), np.uint8)
-        base = self.dram_base
-        symbols = np.array(self.symbols, SYMBOL) if self.symbols else np.zeros(0, SYMBOL)
+        base, count = self.dram_base, len(self.layers)
+        symbols = np.zeros(len(self.symbols), SYMBOL)
+        columns = np.array(self.symbols, np.int64).reshape(-1, len(_SYMBOL)).T
+        for name, column in zip(_SYMBOL, columns, strict=True):
+            symbols[name] = column
         moved = (symbols["memory"] == Memory.DRAM) & np.isin(symbols["role"], _RELOCATED)
         symbols["address"][moved] += np.uint32(base)
-        stream = np.zeros(len(self.rows), STREAM)
-        operands = np.full((len(self.rows), MAX_OPERANDS), -1, np.int32)
-        alike: dict[Any, list[int]] = {}  # instructions that give the same fields and operands
-        for i, (mnemonic, fields, named, _, _) in enumerate(self.rows):
-            alike.setdefault((mnemonic, tuple(fields), tuple(named)), []).append(i)
-        for (mnemonic, fields, named), where in alike.items():
-            rows = [self.rows[i] for i in where]
-            records = np.zeros(len(rows), DTYPES[mnemonic])
-            records["core"] = [row[4] for row in rows]
-            _fill(records, mnemonic, fields, np.array([(*row[1].values(),) for row in rows]))
-            for operand, numbers in zip(
-                named, np.array([(*row[2].values(),) for row in rows]).T, strict=True
-            ):
-                slot, field = _SLOTS[mnemonic][operand]
-                operands[where, slot] = numbers
-                records[field][(numbers >= 0) & moved[numbers]] += np.uint32(base)
-            stream[where] = records.view(STREAM)
-        layer_of = np.array([row[3] for row in self.rows], np.int32)
-        return Finished(stream, operands, layer_of, constants, symbols, base)
+        stream = np.zeros(count, STREAM)
+        operands = np.full((count, MAX_OPERANDS), -1, np.int32)
+        for form in self._forms:
+            if not form.where:
+                continue
+            records = _records(form)
+            numbers = np.array(form.symbols, np.int32).reshape(len(records), -1)
+            for name, symbol in zip(form.operands, numbers.T, strict=True):
+                slot, operand = _SLOTS[form.mnemonic][name]
+                operands[form.where, slot] = symbol
+                if operand.memory == Memory.DRAM:
+                    records[operand.field][(symbol >= 0) & moved[symbol]] += np.uint32(base)
+            stream.view(_BYTES)[form.where] = records.view(_BYTES)
+        stream["core"] = self.cores
+        return Finished(stream, operands, np.array(self.layers, np.int32), constants, symbols, base)
 
 
-def _fill(records: Array, mnemonic: str, names: tuple[str, ...], values: Array) -> None:
-    """Set these fields of records to the columns of ``values``, and the others to their defaults."""
-    row = BY_MNEMONIC[mnemonic]
+def _records(form: Form) -> Array:
+    """The instructions of a form, fields that it does not name with their defaults."""
+    row, limits = BY_MNEMONIC[form.mnemonic], _LIMITS[form.mnemonic]
+    records = np.zeros(len(form.where), DTYPES[form.mnemonic])
     records["opcode"] = row.opcode
     for spec in row.fields:
-        if spec.low is not None and spec.low > 0 and spec.name not in names:
+        if spec.low is not None and spec.low > 0 and spec.name not in form.fields:
             records[spec.name] = spec.low
-    smallest, largest = values.min(axis=0).tolist(), values.max(axis=0).tolist()
-    for name, low, high, column in zip(names, smallest, largest, values.T, strict=True):
-        least, most = _LIMITS[mnemonic][name]
-        for value in (low, high):
+    values = np.array(form.values).reshape(len(records), -1)
+    columns = [
+        *zip(form.fields, values.min(axis=0).tolist(), values.max(axis=0).tolist(), values.T, strict=True)
+    ]
+    columns += [(name, value, value, value) for name, value in form.same.items()]
+    for name, smallest, largest, column in columns:
+        least, most = limits[name]
+        for value in (smallest, largest):
             if not least <= value <= most:
-                raise ValueError(f"{mnemonic}.{name} = {int(value)}: must be {least}..{most}")
+                raise ValueError(f"{form.mnemonic}.{name} = {int(value)}: must be {least}..{most}")
         records[name] = column
+    return records
 
 
 def _limits(spec: Field) -> tuple[float, float]:
@@ -124,7 +167,7 @@ def _limits(spec: Field) -> tuple[float, float]:
 
 _LIMITS = {row.mnemonic: {spec.name: _limits(spec) for spec in row.fields} for row in INSTRUCTIONS}
 _SLOTS = {
-    row.mnemonic: {operand.name: (slot, operand.field) for slot, operand in enumerate(row.operands)}
+    row.mnemonic: {operand.name: (slot, operand) for slot, operand in enumerate(row.operands)}
     for row in INSTRUCTIONS
 }
 

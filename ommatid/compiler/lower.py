@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ommatid.compiler.cores import OnCores
+from ommatid.compiler.emit import Form
 from ommatid.compiler.layers import Network, nhwc
 from ommatid.compiler.parts import by_channels, held_bytes, image_strides
 from ommatid.compiler.sram import DoesNotFit, aligned
@@ -91,6 +92,7 @@ class Lowering(OnCores):
     _stored: dict[str, Home] = field(default_factory=dict)
     _tiles: dict[str, list[int]] = field(default_factory=dict)
     _strides: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    _moves: dict[tuple[str, int, tuple[str, ...]], Form] = field(default_factory=dict)  # of ``dma``
 
     # --- what other cores hold too --------------------------------------------------------------------
 
@@ -359,12 +361,15 @@ class Lowering(OnCores):
         loops: Sequence[tuple[int, int, int]] = (), **more: int,
     ) -> None:  # fmt: skip
         """A ``load``, ``store`` or ``send``; loops are (count, source stride, destination stride), innermost first."""
-        fields: dict[str, Any] = {"src": src, "dst": dst, "run": run, **more}
         if mnemonic == "load" and len(self.cores) > 1:
-            fields["multicast"] = sum(1 << core for core in self.cores)
-        for i, (count, src_stride, dst_stride) in enumerate(loops, 1):
-            fields |= {f"n{i}": count, f"src_s{i}": src_stride, f"dst_s{i}": dst_stride}
-        self.emitter.emit(mnemonic, {"src": src_symbol, "dst": dst_symbol}, **fields)
+            more["multicast"] = sum(1 << core for core in self.cores)
+        key = mnemonic, len(loops), (*more,)
+        if key not in self._moves:
+            names = (f"{name}{i}" for i in range(1, len(loops) + 1) for name in ("n", "src_s", "dst_s"))
+            fields = ("src", "dst", "run", *more, *names)
+            self._moves[key] = self.emitter.form(mnemonic, fields, ("src", "dst"), {})
+        values = (src, dst, run, *more.values(), *itertools.chain.from_iterable(loops))
+        self.emitter.add(self._moves[key], values, (src_symbol, dst_symbol))
 
     def make_room(self, need_bytes: int) -> None:
         """Before a layer that needs much of the SRAM: begin the circle anew, so that small tiles do not

@@ -7,13 +7,16 @@ row is made twice.
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ommatid.compiler.cascade import BY_ROWS, height
-from ommatid.compiler.layers import Conv, Layer, Mean, Network, Pool
+from ommatid.compiler.layers import Conv, Layer, Mean, Network, Pool, nhwc
 from ommatid.compiler.lower import Lowering, Region
+from ommatid.compiler.parts import image_strides
 from ommatid.compiler.rows import Cycles, Pieces, Rows, Share, Window, in_pieces
 from ommatid.compiler.storage import Storage, operands
 from ommatid.isa.cost import VX_STARTUP_CYCLES
@@ -34,15 +37,11 @@ def lower_cascade(
     """
     means = [low.shape(layer.output) for _, layer in layers if isinstance(layer.operation, Mean)]
     low.begin_cascade(inner, [4 * c for n, *_, c in means for _ in range(n)])
-    heights, tile_rows = _stripe_heights(low, [layer for _, layer in layers], each)
+    alone = [layer for _, layer in layers]
+    heights, tiles = stripes(low.network, low.storage, alone, inner, each)
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
     ]
-    tiles = dict.fromkeys(inner, 0)
-    for name, rows in tile_rows.items():
-        buffer = low.storage.spots[name].buffer
-        if buffer in inner:
-            tiles[buffer] = max(tiles[buffer], rows * low.strides(name)[1])
     free = low.sram.free_bytes() - 2 * sum(tiles.values())
     kept = _fair(weights, free)
     made: list[Rows] = []
@@ -85,6 +84,18 @@ class _Member:
         stripe = wave - self.delay
         return self.spans[stripe] if 0 <= stripe < len(self.spans) else (0, 0, {})
 
+    def read_next(self, wave: int) -> Mapping[str, tuple[int, int]]:
+        """What it reads in the first wave from this on in which it reads anything."""
+        stripe = max(wave - self.delay, 0)
+        return self._read_next[stripe] if stripe < len(self.spans) else {}
+
+    @functools.cached_property
+    def _read_next(self) -> Sequence[Mapping[str, tuple[int, int]]]:
+        needs: list[Mapping[str, tuple[int, int]]] = [{}]
+        for _, _, now in reversed(self.spans):
+            needs.append(now or needs[-1])
+        return needs[:0:-1]
+
 
 def _emit(
     low: Lowering,
@@ -103,11 +114,17 @@ def _emit(
         for (number, layer), rows in zip(layers, made, strict=True)
     ]
     stripes = len(spans[layers[-1][1].output])
+    makers_of = {
+        buffer: [m for m in members if low.storage.spots[m.layer.output].buffer == buffer]
+        for buffer in sorted(inner)
+    }
     clock = _Clock()
     for image in range(made[-1].images):
         for wave in range(stripes + max(delays.values())):
             copies = [
-                copy for buffer in sorted(inner) for copy in _make_tile(low, members, buffer, image, wave)
+                copy
+                for buffer, mine in makers_of.items()
+                for copy in _make_tile(low, members, mine, buffer, image, wave)
             ]
             _interleave(low, members, copies, image, wave, clock)
             low.turn_over()
@@ -218,20 +235,20 @@ def _delays(
         delays = later
 
 
-def _make_tile(low: Lowering, members: Sequence[_Member], buffer: str, image: int, wave: int) -> list[_Work]:
-    """The tile of a buffer for what is made in this wave and what later waves still read; the latter is copied, which is
-    work for a layer of its makers."""
-    mine = [m for m in members if low.storage.spots[m.layer.output].buffer == buffer]
+def _make_tile(
+    low: Lowering, members: Sequence[_Member], mine: Sequence[_Member], buffer: str, image: int, wave: int
+) -> list[_Work]:
+    """The tile of a buffer for what ``mine``, its makers, make in this wave and what later waves still read; the latter is
+    copied, which is work for a layer of its makers."""
     made = [(begin, end) for m in mine for begin, end, _ in [m.at(wave)] if end > begin]
     if not made:
         return []
     begin, end = min(b for b, _ in made), max(e for _, e in made)
     first = begin
     for reader in members:
-        later = range(wave + 1, reader.delay + len(reader.spans))
-        needs = [needs for w in later for needs in [reader.at(w)[2]] if needs]
-        for name, span in needs[0].items() if needs else ():
-            first = min(first, span[0]) if low.storage.spots[name].buffer == buffer else first
+        for name, span in reader.read_next(wave + 1).items():
+            if span[0] < first and low.storage.spots[name].buffer == buffer:
+                first = span[0]
     old = low.row_region(mine[0].layer.output, image, first, begin - first) if first < begin else None
     low.hold(mine[0].layer.output, image, first, end - first)
     if old is None:
@@ -280,26 +297,24 @@ class _Clock:
 
 class _Work:
     """The pieces of a layer; ``next`` is what the one to come takes, or, if only vx does it, what all that is left takes.
-    None: there is none, or nobody has looked yet."""
+    None: there is none, or nobody has looked yet. ``share`` is the part of ``total`` cycles that is emitted with it."""
 
     def __init__(self, low: Lowering, number: int, pieces: Pieces, total: int = 0) -> None:
         self._low, self._number, self._pieces, self._total = low, number, pieces, total
-        self._done = 0
+        self._looked = 0
         self.next: Cycles | None = None
-
-    @property
-    def share(self) -> float:
-        """The part of ``total`` cycles that is emitted with the next piece."""
-        return (self._done + sum(self.next or ())) / self._total
+        self.share = 0.0
 
     def step(self, cycles: int | None = None) -> None:
         """Emit the next piece, if somebody has looked, one of vx of about so many cycles; look at the one after it."""
-        self._done += sum(self.next or ())
         self._low.emitter.layer = self._number
         try:
             self.next = self._pieces.send(cycles)
         except StopIteration:
             self.next = None
+        else:
+            self._looked += sum(self.next)
+            self.share = self._looked / self._total if self._total else 0.0
 
 
 def _interleave(
@@ -318,7 +333,7 @@ def _interleave(
     for work in mx:
         work.step()
     while mx := [work for work in mx if work.next is not None]:
-        block = min(mx, key=lambda work: work.share)
+        block = min(mx, key=_share)
         assert block.next is not None
         array, vector = block.next
         end = max(clock.mx, clock.drained[0]) + array
@@ -327,6 +342,9 @@ def _interleave(
         clock.drained = clock.drained[1], clock.vx
         block.step()
     _fill(vx, clock, None)
+
+
+_share = operator.attrgetter("share")
 
 
 def _fill(waiting: list[_Work], clock: _Clock, until: int | None) -> None:
@@ -343,12 +361,12 @@ def _fill(waiting: list[_Work], clock: _Clock, until: int | None) -> None:
             waiting.pop(0)
 
 
-def _stripe_heights(
-    low: Lowering, layers: Sequence[Layer], each: float
+def stripes(
+    network: Network, storage: Storage, layers: Sequence[Layer], inner: frozenset[str], each: float
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """How many rows of each layer's output a stripe makes, and about how many of it a tile has."""
-    last = height(low.network, layers[-1])
-    made = {layer.output: math.ceil(each * height(low.network, layer) / last) for layer in layers}
+    """How many rows of each layer's output a stripe makes, and about the bytes of a tile of each inner buffer."""
+    last = height(network, layers[-1])
+    made = {layer.output: math.ceil(each * height(network, layer) / last) for layer in layers}
     there = dict(made)
     for layer in layers:
         source = layer.input_name
@@ -356,5 +374,10 @@ def _stripe_heights(
             window, up = layer.operation.window, getattr(layer.operation, "upsample", (1, 1))[0]
             span = (window.kernel[0] - 1) * window.dilations[0] + 1
             under = ((made[layer.output] - 1) * window.strides[0] + span) // up + (up > 1)
-            there[source] = min(max(there[source], under), low.shape(source)[1])
-    return made, there
+            there[source] = min(max(there[source], under), nhwc(network.tensors[source].shape)[1])
+    tiles = dict.fromkeys(inner, 0)
+    for name, rows in there.items():
+        buffer = storage.spots[name].buffer
+        if buffer in inner:
+            tiles[buffer] = max(tiles[buffer], rows * image_strides(network, storage, name)[1])
+    return made, tiles

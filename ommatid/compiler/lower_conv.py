@@ -6,6 +6,7 @@ A transposed convolution is one plain convolution for each phase of its output g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +22,18 @@ from ommatid.compiler.blocks import (
     weight_unit,
 )
 from ommatid.compiler.bounds import is_depthwise
-from ommatid.compiler.chain import bring_operand, load_chain
-from ommatid.compiler.conv_blocks import Chunk, Job, Weights, compute, compute_in_parts
+from ommatid.compiler.chain import OPERAND, bring_operand, load_chain
+from ommatid.compiler.conv_blocks import (
+    CONV,
+    DRAIN,
+    DWCONV,
+    Chunk,
+    Job,
+    Weights,
+    compute,
+    compute_in_parts,
+    places,
+)
 from ommatid.compiler.layers import Binary, Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
 from ommatid.compiler.parts import by_channels, rows_read, rows_under
@@ -51,9 +62,6 @@ def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
     missing = list(dict.fromkeys(keep.values()))
     turns: dict[int, int] = {}
 
-    def needs(first: int, rows: int) -> dict[str, tuple[int, int]]:
-        return rows_read(low.network, layer, first, rows)
-
     def emit(image: int, first: int, rows: int) -> Pieces:
         mine = low.cores
         while missing:  # loaded when they are first needed
@@ -70,6 +78,7 @@ def conv_rows(low: Lowering, layer: Layer, share: Share | None = None) -> Rows:
     def cycles(rows: int) -> Cycles:
         return stripe_cycles(job.shape, job.plan, low.target, -(-rows // up))[:2]
 
+    needs = rows_read(low.network, layer)
     result = Rows(1 if together else n, out_h, job.plan.stripe_rows * up, needs, emit, cycles, up)
     shared = low.parts is not None and not by_channels(low.parts)
     alike = shared and len({len(result.stripes(low.parts, core)) for core in low.cores}) == 1
@@ -128,14 +137,19 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
     )
     chain, constants = load_chain(low, layer, parameters)
     quantization, acc_bytes = low.quantization(layer.input_name), 4 * shape.element
-    multiply = {
+    same = {
         "src_zero": quantization.zero_point, "src_type": NUMBER[quantization.dtype], "acc_bytes": acc_bytes,
         "stride_h": conv.window.strides[0], "stride_w": conv.window.strides[1],
         "dilation_h": conv.window.dilations[0], "dilation_w": conv.window.dilations[1],
-    } | ({} if depthwise else {"row_mode": int(row_mode), "weights_type": 1})  # fmt: skip
-    drain = {
-        "source": 1, "acc_bytes": acc_bytes, "mid_zero": conv.mid[0], "mid_type": NUMBER[conv.mid[1]],
+    } | ({} if depthwise else {"weights_type": 1})  # fmt: skip
+    read = ("src", "weights", "acc")
+    multiply = low.emitter.form(*(("dwconv", DWCONV) if depthwise else ("conv", CONV)), read, same)
+    same = {
+        "source": 1, "acc_bytes": acc_bytes, "mid_zero": conv.mid[0], "mid_type": NUMBER[conv.mid[1]], **constants.fields,
     }  # fmt: skip
+    beside, symbols = (OPERAND, ("operand",)) if chain.binary else ((), ())
+    touched = ("acc", "parameters", "dst", *constants.symbols, *symbols)
+    drain = low.emitter.form("map", (*DRAIN, *beside), touched, same)
     return Job(
         layer,
         conv,
@@ -154,6 +168,9 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
         acc_bytes,
         multiply,
         drain,
+        rows_under(layer, low.shape(layer.input_name)[1]),
+        functools.cache(places),
+        functools.cache(lambda h, w, channels: block_cycles(target, shape, (h, w), channels)),
     )
 
 
@@ -292,7 +309,7 @@ def _stripe(
     layer, up = job.layer, job.conv.upsample[0]
     out_h = low.shape(layer.output)[1]
     out_first, out_rows = first * up, min(rows * up, out_h - first * up)
-    begin, end = rows_under(layer, out_first, out_rows, low.shape(layer.input_name)[1])
+    begin, end = job.under(out_first, out_rows)
     narrow = job.plan.narrow
     read = []
     for image in images:
@@ -308,7 +325,7 @@ def _stripe(
             assert source is not None
             target = low.open(layer.output, image, out_first, out_rows, channel, channels)
             if job.plan.k_parts > 1:
-                yield block_cycles(low.target, job.shape, (rows, target.columns), channels)
+                yield job.cycles(rows, target.columns, channels)
                 compute_in_parts(low, job, chunk[0], source, operand, target, (first, rows))
             else:
                 weights = weights or _chunk_weights(low, job, chunk, turn)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ommatid.compiler.layers import Binary, Resize
+from ommatid.compiler.layers import Binary, Layer, Resize
 from ommatid.compiler.schedule import Plan, settled
 from ommatid.compiler.storage import operands
 
@@ -43,7 +44,7 @@ def outline(plan: Plan, part: range) -> str:
     facts = (
         plan.target,
         [
-            (_form(layer.operation), _form(layer.steps), layer.name in storage.free_layers, i in plan.single)
+            (_form_of(layer), layer.name in storage.free_layers, i in plan.single)
             for i, layer in zip(part, layers, strict=True)
         ],
         [tensors[name] for name in touched],
@@ -55,6 +56,16 @@ def outline(plan: Plan, part: range) -> str:
         [(moment(cascade.first), moment(cascade.last), cascade.each) for cascade in plan.inner],
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+#: By layer its form: a search outlines it for each of its trials.
+_FORMS: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
+
+
+def _form_of(layer: Layer) -> str:
+    if layer not in _FORMS:
+        _FORMS[layer] = repr((_form(layer.operation), _form(layer.steps)))
+    return _FORMS[layer]
 
 
 def _form(value: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,49 +148,52 @@ def _price(
 # --- what parts read, and what cores hold ------------------------------------------------------------------
 
 
-def rows_read(network: Network, layer: Layer, first: int, rows: int) -> dict[str, Range]:
-    """For tensors that a layer reads by rows, the rows under output rows ``first`` to before ``first + rows``."""
-    spans: dict[str, Range] = {}
-    for name in operands(layer):
-        height = nhwc(network.tensors[name].shape)[1]
-        main = name == layer.input_name and not any(
-            name == step.other for step in layer.steps if isinstance(step, Binary)
-        )
-        span = (first, first + rows) if height > 1 else (0, 1)
-        if name == layer.input_name:
-            under = rows_under(layer, first, rows, height)
-            span = under if main else (min(span[0], under[0]), max(span[1], under[1]))
-        spans[name] = span
-    return spans
+def rows_read(network: Network, layer: Layer) -> Callable[[int, int], dict[str, Range]]:
+    """For tensors that a layer reads by rows, the rows under output rows ``first`` to before ``first + rows``, which are
+    the arguments."""
+    main = layer.input_name
+    heights = {name: nhwc(network.tensors[name].shape)[1] for name in operands(layer)}
+    under = rows_under(layer, heights[main])
+    twice = any(main == step.other for step in layer.steps if isinstance(step, Binary))
+
+    def read(first: int, rows: int) -> dict[str, Range]:
+        spans = {name: (first, first + rows) if height > 1 else (0, 1) for name, height in heights.items()}
+        low, high = under(first, rows)
+        spans[main] = (min(low, spans[main][0]), max(high, spans[main][1])) if twice else (low, high)
+        return spans
+
+    return read
 
 
-def rows_under(layer: Layer, first: int, rows: int, height: int) -> Range:
-    """The rows of the main input under output rows; at least one."""
+def rows_under(layer: Layer, height: int) -> Callable[[int, int], Range]:
+    """The rows of the main input, at least one, under output rows ``first`` to before ``first + rows``, which are the
+    arguments."""
     operation = layer.operation
     if isinstance(operation, Resize):
-        table = operation.rows[first : first + rows, :2]
-        return int(table.min()), int(table.max()) + 1
+        table = operation.rows[:, :2]
+
+        def resized(first: int, rows: int) -> Range:
+            part = table[first : first + rows]
+            return int(part.min()), int(part.max()) + 1
+
+        return resized
+    if not isinstance(operation, Conv | Pool):
+        return lambda first, rows: (first, first + rows) if height > 1 else (0, 1)
+    up, window = 1, operation.window
+    phases = [(window.pads[0], window.kernel[0])]
     if isinstance(operation, Conv):
-        up, stride, dilation = (
-            operation.upsample[0],
-            operation.window.strides[0],
-            operation.window.dilations[0],
-        )
+        up = operation.upsample[0]
         phases = [(p.pad_top, p.weights.shape[1]) for p in phases_of(operation)]
-        first, rows = first // up, -(-rows // up)
-    elif isinstance(operation, Pool):
-        window = operation.window
-        stride, dilation, phases = (
-            window.strides[0],
-            window.dilations[0],
-            [(window.pads[0], window.kernel[0])],
-        )
-    else:
-        return (first, first + rows) if height > 1 else (0, 1)
-    low = min(first * stride - pad for pad, _ in phases)
-    high = max((first + rows - 1) * stride - pad + (kernel - 1) * dilation + 1 for pad, kernel in phases)
-    begin = min(max(low, 0), height - 1)
-    return begin, max(min(high, height), begin + 1)
+    stride, dilation = window.strides[0], window.dilations[0]
+    above = max(pad for pad, _ in phases)
+    below = max((kernel - 1) * dilation + 1 - pad for pad, kernel in phases)
+
+    def under(first: int, rows: int) -> Range:
+        begin, after = first // up, first // up - (-rows // up)
+        low = min(max(begin * stride - above, 0), height - 1)
+        return low, max(min((after - 1) * stride + below, height), low + 1)
+
+    return under
 
 
 def image_strides(network: Network, storage: Storage, name: str) -> tuple[int, int, int]:
@@ -218,7 +221,7 @@ def held(
         for core, part in enumerate(mine or [Part((0, n), (0, h), (0, c))]):
             if not part.pixel_rows:
                 continue
-            reads = rows_read(network, layer, part.rows[0], _length(part.rows)) if mine else {}
+            reads = rows_read(network, layer)(part.rows[0], _length(part.rows)) if mine else {}
             for name in (*operands(layer), layer.output):
                 buffer = storage.spots[name].buffer
                 span = (0, storage.buffer_bytes[buffer])

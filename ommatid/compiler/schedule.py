@@ -278,7 +278,7 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         todo = range(at, index) if part is None else range(max(at, part.start), min(index, part.stop))
         if not todo:
             continue
-        begin, at = len(low.emitter.rows), todo.start
+        begin, at = len(low.emitter.layers), todo.start
         while at in todo:
             cascade = cascades.get(at)
             inner = plan.inner[cascade] if cascade else frozenset()
@@ -298,7 +298,7 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         low.share(None)
         low.emitter.emit("end", {})
         made = network.layers[todo.start : todo.stop]
-        partitions.append(_partition(network, made, begin, len(low.emitter.rows)))
+        partitions.append(_partition(network, made, begin, len(low.emitter.layers)))
     placed = _with_until(low, network) if part is None else ()
     return Scheduled(plan, low, placed, tuple(partitions))
 
@@ -375,7 +375,7 @@ def _end_group(
     """
     for index, layer in layers:
         if low.storage.spots[layer.output].buffer not in homeless:
-            low.place(layer.output, max(len(low.emitter.rows) - 1, begin), index)
+            low.place(layer.output, max(len(low.emitter.layers) - 1, begin), index)
         for buffer in plan.read_last.get(index, ()):
             if buffer in low.homes:
                 low.everywhere.release(low.homes[buffer].address)
@@ -397,12 +397,12 @@ def _partition(network: Network, layers: tuple[Layer, ...], begin: int, end: int
 def _with_until(low: Lowering, network: Network) -> tuple[Placed, ...]:
     """The placed tensors with the index of the instruction before which each may still be read."""
     layers = network.layers
-    last_instruction: dict[int, int] = {row[3]: i for i, row in enumerate(low.emitter.rows)}
+    last_instruction: dict[int, int] = {layer: i for i, layer in enumerate(low.emitter.layers)}
     last_read: dict[str, int] = {}
     for i, layer in enumerate(layers):
         for name in operands(layer):
             last_read[name] = max(last_read.get(name, 0), last_instruction.get(i, 0))
-    everything = len(low.emitter.rows)
+    everything = len(low.emitter.layers)
     return tuple(
         replace(
             placed,

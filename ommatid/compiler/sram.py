@@ -7,8 +7,6 @@ the load engine can then run far ahead. Tensors that stay are put at the top, ou
 from __future__ import annotations
 
 import bisect
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 ALIGN = 64
@@ -49,20 +47,16 @@ class Sram:
             DoesNotFit: no free range is large enough.
         """
         size = aligned(size)
-        for low, high in itertools.chain(self._gaps_from(self.pointer), self._gaps_from(0)):
-            if high - low >= size:
+        for start in (self.pointer, 0):
+            at = bisect.bisect_right(self.taken, (start, self.size))
+            low = max(start, self.taken[at - 1][1]) if at else start
+            while at < len(self.taken) and self.taken[at][0] - low < size:
+                low = self.taken[at][1]
+                at += 1
+            if at < len(self.taken) or self.size - low >= size:
                 self.pointer = low + size
                 return self.take(low, size)
         raise DoesNotFit(size)
-
-    def _gaps_from(self, address: int) -> Iterator[tuple[int, int]]:
-        """The free ranges from an address on, some of them empty."""
-        at = bisect.bisect_right(self.taken, (address, self.size))
-        low = max(address, self.taken[at - 1][1]) if at else address
-        for begin, end in self.taken[at:]:
-            yield low, begin
-            low = end
-        yield low, self.size
 
     def stay(self, size: int, at: int | None = None) -> int:
         """The address of a buffer of ``size`` bytes: the one planned for it, or one as high as possible.

@@ -18,6 +18,7 @@ from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
 
 TOKEN_CAPACITY = 15
+WORD_BITS = WORD_BYTES.bit_length() - 1
 ENGINES = len(Engine)
 
 
@@ -74,37 +75,43 @@ def _conflicts(
         for i3 in range(n[k, 3]):
             for i2 in range(n[k, 2]):
                 for i1 in range(n[k, 1]):
-                    for i0 in range(n[k, 0]):
-                        first = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                        piece[first // 16] = 1
-                        piece[(first + run[k] - 1) // 16 + 1] = 1
-    piece = piece.cumsum()  # the number of each word's
-    last_write = np.full(piece[-1] + 1, -1, np.int32)
+                    first = address[k] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
+                    for _ in range(n[k, 0]):
+                        piece[first >> WORD_BITS] = 1
+                        piece[(first + run[k] - 1 >> WORD_BITS) + 1] = 1
+                        first += s[k, 0]
+    for word in range(words):  # the number of each word's
+        piece[word + 1] += piece[word]
     queues = need.shape[1]
+    last_write = np.full(piece[words] + 1, -1, np.int32)
     last_read = np.full((len(last_write), queues), -1, np.int32)
     for k in range(len(instruction)):
-        i = instruction[k]
-        mine = owner[i]
+        i, mine = instruction[k], owner[instruction[k]]
+        last = i  # whose writes were looked at last
         for i3 in range(n[k, 3]):
             for i2 in range(n[k, 2]):
                 for i1 in range(n[k, 1]):
-                    for i0 in range(n[k, 0]):
-                        first = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                        for p in range(piece[first // 16], piece[(first + run[k] - 1) // 16 + 1]):
+                    first = address[k] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
+                    for _ in range(n[k, 0]):
+                        for p in range(
+                            piece[first >> WORD_BITS], piece[(first + run[k] - 1 >> WORD_BITS) + 1]
+                        ):
                             writer = last_write[p]
-                            if writer >= 0 and writer != i:
+                            if writer >= 0 and writer != last:
+                                last = writer
                                 queue = owner[writer]
                                 if queue != mine and writer > need[i, queue]:
                                     need[i, queue] = writer
-                            if mode[k] >= 2:
-                                for queue in range(queues):
-                                    reader = last_read[p, queue]
-                                    if reader > need[i, queue] and queue != mine:
-                                        need[i, queue] = reader
-                                    last_read[p, queue] = -1
-                                last_write[p] = i
-                            else:
+                            if mode[k] < 2:
                                 last_read[p, mine] = i
+                                continue
+                            for queue in range(queues):
+                                reader = last_read[p, queue]
+                                if reader > need[i, queue] and queue != mine:
+                                    need[i, queue] = reader
+                                last_read[p, queue] = -1
+                            last_write[p] = i
+                        first += s[k, 0]
 
 
 def _fence(owner: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:

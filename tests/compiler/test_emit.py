@@ -58,3 +58,23 @@ def test_a_field_outside_its_limits(fields: dict[str, int], message: str) -> Non
     emitter.emit("fill", {}, **fields)
     with pytest.raises(ValueError, match=message):
         emitter.finish()
+
+
+def test_a_form_makes_what_emit_makes() -> None:
+    """Fields that all have are named once, and kept within their limits too."""
+    one, other = Emitter(layer=3), Emitter(layer=3)
+    fields = {"dst": 64, "run": 16, "n1": 2, "dst_s1": 32, "value": 7}
+    form = one.form("fill", ("dst", "run", "dst_s1"), ("dst",), {"n1": 2, "value": 7})
+    for emitter in (one, other):
+        tile = emitter.symbol(Memory.SRAM, "tile", 64, 96)
+    for dst in (64, 96):
+        one.add(form, (dst, 16, 32), (tile,))
+        one.emit("end", {})
+        other.emit("fill", {"dst": tile}, **fields | {"dst": dst})
+        other.emit("end", {})
+    made = one.finish(), other.finish()
+    assert made[0].stream.tobytes() == made[1].stream.tobytes()
+    assert made[0].operands.tolist() == made[1].operands.tolist() and made[0].operands[2, 0] == tile
+    one.add(one.form("fill", ("run",), (), {"value": 256}), (1,), ())
+    with pytest.raises(ValueError, match=r"fill.value = 256: must be 0..255"):
+        one.finish()
