@@ -55,10 +55,12 @@ class Observed:
             np.minimum(self.channel_low, low),
             np.maximum(self.channel_high, high),
         )
+        sums = np.zeros(len(rows))
         if whole:
-            self.channel_sum = self.channel_sum + self.histogram.add(rows)
+            sums = self.histogram.add(rows)
         else:
             self.histogram.hold(float(low.min()), float(high.max()))
+        self.channel_sum = self.channel_sum + sums
         self.count += rows.shape[1]
 
     def divided(self, gain: Array, shape: Histogram) -> Observed:

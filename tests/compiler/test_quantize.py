@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import contributed_quantizers, import_model
-from ommatid.compiler.observe import observe
+from ommatid.compiler.observe import Feeds, Run, observe, when_needed
 from ommatid.compiler.plan import make_plan, plan_and_form
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.readers import rectified
 from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
+from ommatid.compiler.search import JUDGES
 from tests import networks
 
 Array = np.ndarray[Any, Any]
@@ -198,3 +200,28 @@ def test_what_a_relu_alone_reads_has_the_range_of_its_result() -> None:
         np.testing.assert_array_equal(getattr(limits["c"], name), getattr(whole["c"], name))
     choices = make_plan(model, FrontOptions(calibration=SAMPLES, method="mse")).choices
     assert choices["c"] == choices["r"] and choices["c"].low == 0
+
+
+def test_each_sample_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If observations are on disk, only those that judge are; the plan is the same."""
+    monkeypatch.setenv("OMMATID_CACHE_DIR", str(tmp_path / "cache"))
+    ran: list[int] = []
+
+    def counting(*args: Any) -> Run:
+        run = when_needed(*args)
+
+        def counted(feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
+            ran.append(1)
+            return run(feeds, some)
+
+        return counted
+
+    monkeypatch.setattr("ommatid.compiler.plan.when_needed", counting)
+    samples = tmp_path / "samples"
+    samples.mkdir()
+    for seed in range(JUDGES + 2):
+        np.save(samples / f"{seed}.npy", networks.inputs(seed)["x"])
+    model = canonicalize(import_model(networks.convolution()))
+    plans = [make_plan(model, FrontOptions(calibration=samples)) for _ in range(2)]
+    assert len(ran) == (JUDGES + 2) + JUDGES
+    assert plans[0].choices == plans[1].choices and plans[0].recipe == plans[1].recipe
