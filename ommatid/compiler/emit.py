@@ -116,6 +116,8 @@ class Emitter:
         columns = np.array(self.symbols, np.int64).reshape(-1, len(_SYMBOL)).T
         for name, column in zip(_SYMBOL, columns, strict=True):
             symbols[name] = column
+            if (symbols[name] != column).any():
+                raise ValueError(f"a symbol's {name} is beyond what its field holds")
         moved = (symbols["memory"] == Memory.DRAM) & np.isin(symbols["role"], _RELOCATED)
         symbols["address"][moved] += np.uint32(base)
         stream = np.zeros(count, STREAM)

@@ -15,6 +15,7 @@ def exact_options(model: onnx.ModelProto) -> Any:
     options.log_severity_level = 3
     # activations of 16 bits by int8 weights would be rounded to 8 bits on the way
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    # the two exclude each other: the second would turn int8 weights of int8 activations into uint8
     if _has_int8(model):  # else they would be computed in float32
         options.add_session_config_entry("session.qdqisint8allowed", "1")
     else:  # sums of two products of uint8 by int8 would saturate at 16 bits on a CPU without VNNI

@@ -16,7 +16,7 @@ from ommatid.isa.compiled import entry
 
 Array = np.ndarray[Any, Any]
 
-#: Of each histogram: at least an eighth of them lie between a tensor's least and greatest value.
+#: Of each histogram: at least an eighth of them lie between the least and the greatest value that was counted.
 BINS = 8192
 #: Values that are counted at a time.
 BLOCK = 512
@@ -36,7 +36,7 @@ class Distribution:
 class Histogram:
     """How often (int64) and with which sum (float64) values fell into each of BINS bins from ``-reach`` to ``reach``.
 
-    ``low`` and ``high`` are the least and the greatest value.
+    ``low`` and ``high`` are the least and the greatest value, of those that were not counted as well.
     """
 
     reach: float = 0.0

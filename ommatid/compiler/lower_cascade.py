@@ -38,7 +38,7 @@ def lower_cascade(
     means = [low.shape(layer.output) for _, layer in layers if isinstance(layer.operation, Mean)]
     low.begin_cascade(inner, [4 * c for n, *_, c in means for _ in range(n)])
     alone = [layer for _, layer in layers]
-    heights, tiles = stripes(low.network, low.storage, alone, inner, each)
+    heights, tiles = _stripes_and_tiles(low.network, low.storage, alone, inner, each)
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
     ]
@@ -361,7 +361,7 @@ def _fill(waiting: list[_Work], clock: _Clock, until: int | None) -> None:
             waiting.pop(0)
 
 
-def stripes(
+def _stripes_and_tiles(
     network: Network, storage: Storage, layers: Sequence[Layer], inner: frozenset[str], each: float
 ) -> tuple[dict[str, int], dict[str, int]]:
     """How many rows of each layer's output a stripe makes, and about the bytes of a tile of each inner buffer."""

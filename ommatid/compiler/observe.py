@@ -30,7 +30,8 @@ class Run(Protocol):
 class Observed:
     """A tensor over all samples: histogram; least, greatest and mean value of each channel (axis 1; float64).
 
-    Tensors of fewer than three dimensions count as one channel.
+    Tensors of fewer than three dimensions count as one channel. Where limits are all that is noted, the histogram is empty
+    but for these, and sums are 0.
     """
 
     histogram: Histogram = field(default_factory=Histogram)
@@ -71,16 +72,16 @@ class Observed:
 
     @property
     def channel_mean(self) -> Array:
-        """The mean value of each channel."""
+        """The mean value of each channel, if it was counted."""
         return self.channel_sum / max(self.count, 1)
 
 
 def observe(
     model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None,
-    limits: Collection[str] = (),
+    only_limits: Collection[str] = (),
 ) -> dict[str, Observed]:  # fmt: skip
-    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of ``limits``
-    only these.
+    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of
+    ``only_limits`` these.
 
     Raises:
         CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
@@ -90,11 +91,12 @@ def observe(
     stream = (
         {n: a for n, a in (*feeds.items(), *run(feeds, names).items()) if n in names} for feeds in samples
     )
-    return count(stream, limits)
+    return count(stream, only_limits)
 
 
-def count(stream: Iterable[Mapping[str, Array]], limits: Collection[str] = ()) -> dict[str, Observed]:
-    """What is known of tensors by name after a stream of their values, one of each for a sample; of ``limits`` only these.
+def count(stream: Iterable[Mapping[str, Array]], only_limits: Collection[str] = ()) -> dict[str, Observed]:
+    """What is known of tensors by name after a stream of their values, one of each for a sample; of
+    ``only_limits`` these.
 
     Raises:
         CompileError: a tensor becomes infinite or NaN.
@@ -103,7 +105,7 @@ def count(stream: Iterable[Mapping[str, Array]], limits: Collection[str] = ()) -
 
     def add(name: str, array: Array) -> None:
         try:
-            found[name].add(array, name not in limits)
+            found[name].add(array, name not in only_limits)
         except OverflowError:
             raise CompileError(
                 f"tensor {name!r} becomes infinite on the calibration data", node=name

@@ -30,7 +30,7 @@ def observed_once(
     names: Iterable[str],
     samples: Callable[[], Iterable[Feeds]],
     run: Run | None = None,
-    limits: Collection[str] = (),
+    only_limits: Collection[str] = (),
 ) -> dict[str, Observed]:
     """As ``observe``, but from the cache if it holds this model with these samples. ``samples`` begins anew.
 
@@ -38,11 +38,11 @@ def observed_once(
         CompileError: the samples cannot be used, or onnxruntime cannot run the model.
     """
     names = sorted(names)
-    path = cache_folder() / f"observed-{_key(model, [*names, '', *sorted(limits)], samples())}.npz"
+    path = cache_folder() / f"observed-{_key(model, [*names, '', *sorted(only_limits)], samples())}.npz"
     if path.exists():
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
             return read(path)
-    found = observe(model, names, samples(), run, limits)
+    found = observe(model, names, samples(), run, only_limits)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_bytes(found))

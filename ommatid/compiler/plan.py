@@ -95,9 +95,13 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.Mo
 
 
 def _observe(
-    model: Any, names: Iterable[str], feeds: Callable[[], Iterable[Feeds]], run: Run, limits: Collection[str]
+    model: Any,
+    names: Iterable[str],
+    feeds: Callable[[], Iterable[Feeds]],
+    run: Run,
+    only_limits: Collection[str],
 ) -> dict[str, Observed]:
-    return observe(model, names, feeds(), run, limits)
+    return observe(model, names, feeds(), run, only_limits)
 
 
 def prepared(model: ir.Model, plan: Plan) -> ir.Model:
@@ -123,7 +127,7 @@ def prepared(model: ir.Model, plan: Plan) -> ir.Model:
 def _recipe(found: Candidate, given: Recipe) -> Recipe:
     """The recipe that makes this plan again from the same data."""
     tensors = {
-        name: TensorRecipe(c.method, c.low, c.high, given.tensors.get(name, TensorRecipe()).precision)
+        name: TensorRecipe(c.method, c.low, c.high, given.precision(name))
         for name, c in found.choices.items()
     }
     layers = {

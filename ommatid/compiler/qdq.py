@@ -134,9 +134,10 @@ def sixteen(model: ir.Model, recipe: Recipe) -> frozenset[str]:
     for node in model.graph:
         if node.op_type in QUANTISED and recipe.has_16_bits(node.name):
             found |= _read_and_written(node)
-    for name, entry in recipe.tensors.items():
-        if entry.precision is not None:
-            (found.add if entry.precision == "int16" else found.discard)(name)
+    values = (value for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None)
+    for name in {value.name or "" for value in values}:
+        if (precision := recipe.precision(name)) is not None:
+            (found.add if precision == "int16" else found.discard)(name)
     return with_moved(model, found)
 
 
@@ -188,10 +189,23 @@ def to_qdq(
     weights = round_weights(proto, choices, left_out, "com.microsoft" if overrides else "")
     _take_out_clamps(proto.graph, choices, left_out)
     add_infer_metadata(proto)  # all shapes are known
+    shown = {o.name for o in proto.graph.output} & {
+        n.input[0] for n in proto.graph.node if n.op_type in CLAMPS
+    }
+
+    class Quantizer(QDQQuantizer):  # type: ignore[misc]
+        """With ranges of their own for outputs that a clamp reads as well."""
+
+        def adjust_tensor_ranges(self) -> None:
+            own = {name: self.tensors_range[name] for name in shown if name in self.tensors_range}
+            super().adjust_tensor_ranges()
+            for name, data in own.items():
+                self.tensors_range[name] = data
+
     level = logging.getLogger().level
     logging.getLogger().setLevel(logging.ERROR)
     try:
-        quantizer = QDQQuantizer(
+        quantizer = Quantizer(
             proto,
             True,
             False,
@@ -226,6 +240,8 @@ def _take_out_clamps(
     makers = {name: node for node in graph.node for name in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
     outputs = {o.name for o in graph.output}
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
+    rounded = {name for name in choices if types.get(name) == onnx.TensorProto.FLOAT}
     kept = []
     for node in graph.node:
         maker = makers.get(node.input[0]) if node.op_type in CLAMPS else None
@@ -234,7 +250,7 @@ def _take_out_clamps(
             and maker.op_type in CLAMPED
             and uses[node.input[0]] == 1
             and node.input[0] not in outputs
-            and {node.input[0], node.output[0]} <= choices.keys()
+            and {node.input[0], node.output[0]} <= rounded
             and not {node.name, maker.name}.intersection(left_out)
         ):
             maker.output[0] = node.output[0]

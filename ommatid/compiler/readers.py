@@ -25,8 +25,6 @@ def limits(value: ir.Value) -> tuple[float, float]:
     node = _only_reader(value)
     if node is None or node.domain not in ("", "ai.onnx"):
         return -math.inf, math.inf
-    if node.op_type == "Relu":
-        return 0.0, math.inf
     if node.op_type == "HardSwish":
         return -3.0, math.inf
     if node.op_type == "Sigmoid":
@@ -41,12 +39,13 @@ def limits(value: ir.Value) -> tuple[float, float]:
 
 
 def rectified(model: ir.Model) -> dict[str, str]:
-    """Tensors that a Relu alone reads, and what it makes of them: their ranges are the same."""
-    found = {}
-    for node in model.graph:
+    """Tensors that a Relu alone reads, and what it, or the last of several, makes of them: they are clamped to that."""
+    found: dict[str, str] = {}
+    for node in reversed(model.graph):
         value = node.inputs[0] if node.op_type == "Relu" and node.domain in ("", "ai.onnx") else None
         if value is not None and _only_reader(value) is node:
-            found[value.name or ""] = node.outputs[0].name or ""
+            result = node.outputs[0].name or ""
+            found[value.name or ""] = found.get(result, result)
     return found
 
 

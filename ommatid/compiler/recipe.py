@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ommatid.compiler.equalize import EQUALIZED
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.ranges import METHODS
 
@@ -60,6 +61,11 @@ class Recipe:
     def has_16_bits(self, name: str | None) -> bool:
         """Whether a layer's activations have 16 bits."""
         return (self.layer(name).precision or self.activations) == "int16"
+
+    def precision(self, name: str) -> str | None:
+        """What is said of a tensor's precision; an equalised one has that of the tensor that it was."""
+        entry = self.tensors.get(name) or self.tensors.get(name.removesuffix(EQUALIZED))
+        return entry.precision if entry is not None else None
 
     def layer(self, name: str | None) -> LayerRecipe:
         """A layer's entry, or one that leaves all to the error."""

@@ -99,7 +99,7 @@ class Search:
         return tensors
 
     def _looked_at(self) -> list[dict[str, Array]]:
-        """What was kept of the samples that judge; if others counted the tensors, they are run now."""
+        """What was kept of the samples that judge; if observations came from disk, they are run now."""
         for feeds in () if self._kept else islice(self.feeds(), JUDGES):
             self.watched(feeds, ())
         return self._kept
@@ -186,6 +186,9 @@ class Search:
         windows = [
             np.concatenate([window(tensors[pair.read], pair.second) for tensors in kept]) for pair, _ in tried
         ]
+        self._kept = [
+            {name: tensors[name] for name in self._outputs()} for tensors in kept
+        ]  # the rest is large
         return windows, seen
 
     def _pairs(self) -> tuple[list[Pair], bool]:
@@ -207,7 +210,7 @@ class Search:
         return asked or [each for each in found if says(each) is None and self.method == "auto"], bool(asked)
 
     def _outputs(self) -> list[str]:
-        return [o.name or "" for o in self.model.graph.outputs]
+        return [o.name or "" for o in self.model.graph.outputs if o.producer() is not None]
 
     def _error(self, candidate: Candidate) -> float:
         """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
@@ -219,7 +222,7 @@ class Search:
             b = run(feeds)
             both = [(np.asarray(a[n], np.float64), np.asarray(b[n], np.float64)) for n in names]
             errors += [((x - y) ** 2).sum() / max((x**2).sum(), 1e-30) for x, y in both]
-        return float(np.mean(errors))
+        return float(np.mean(errors)) if errors else 0.0
 
 
 def _read(conv: ir.Node) -> str:

@@ -19,11 +19,13 @@ from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import contributed_quantizers, import_model
 from ommatid.compiler.observe import Feeds, Run, observe, when_needed
+from ommatid.compiler.pipeline import compile_model
 from ommatid.compiler.plan import make_plan, plan_and_form
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.readers import rectified
 from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
 from ommatid.compiler.search import JUDGES
+from ommatid.runtime.session import InferenceSession
 from tests import networks
 
 Array = np.ndarray[Any, Any]
@@ -193,7 +195,7 @@ def test_what_a_relu_alone_reads_has_the_range_of_its_result() -> None:
     model = canonicalize(import_model(networks.convolution()))
     proto = ir.to_proto(model)
     assert rectified(model) == {"c": "r"}
-    whole, limits = (observe(proto, ["c", "r"], SAMPLES, limits=names) for names in ([], ["c"]))
+    whole, limits = (observe(proto, ["c", "r"], SAMPLES, only_limits=names) for names in ([], ["c"]))
     assert limits["c"].histogram.counts.sum() == 0 < whole["c"].histogram.counts.sum()
     assert limits["c"].histogram.low == whole["c"].histogram.low < 0
     for name in ("channel_low", "channel_high"):
@@ -225,3 +227,58 @@ def test_each_sample_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plans = [make_plan(model, FrontOptions(calibration=samples)) for _ in range(2)]
     assert len(ran) == (JUDGES + 2) + JUDGES
     assert plans[0].choices == plans[1].choices and plans[0].recipe == plans[1].recipe
+
+
+def judged(made: onnx.ModelProto, **options: Any) -> list[float]:
+    """By output, the greatest error of a compiled network over the greatest value."""
+    program = compile_model(made, calibration=SAMPLES, **options)
+    ours = InferenceSession(program).run(None, SAMPLES[0])
+    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    theirs = session.run(None, SAMPLES[0])
+    return [float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True)]
+
+
+def test_a_relu_of_a_relu() -> None:
+    made = networks.convolution()
+    at = [node.op_type for node in made.graph.node].index("Relu")
+    made.graph.node.insert(at, node("Relu", "c", "c1"))
+    made.graph.node[at + 1].input[0] = "c1"
+    assert rectified(import_model(made)) == {"c": "r", "c1": "r"}
+    assert max(judged(made)) < 0.05
+
+
+def test_an_output_that_a_relu_reads_is_not_clamped() -> None:
+    made = networks.convolution()
+    made.graph.output.append(networks.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, None))
+    assert max(judged(made)) < 0.05
+
+
+@pytest.mark.parametrize("op", ["Relu", "Clip"])
+def test_clamps_of_doubles_stay(op: str) -> None:
+    """They are not rounded, so that no rounding can clamp them."""
+    half = numpy_helper.from_array(np.array(-0.5), "half")
+    nodes = [
+        node("Cast", "x", "wide", to=onnx.TensorProto.DOUBLE), node("Add", "wide half", "sum"),
+        node(op, "sum half" if op == "Clip" else "sum", "clamped"), node("Cast", "clamped", "y", to=onnx.TensorProto.FLOAT),
+    ]  # fmt: skip
+    made = networks.model(nodes, {"x": [1, 3, 8, 8]}, {"y": [1, 3, 8, 8]})
+    made.graph.initializer.append(half)
+    assert max(judged(made)) < 0.05
+
+
+@pytest.mark.parametrize(("name", "count"), [("c", 0), ("r", 1)])
+def test_16_bits_of_a_tensor_that_is_equalised(name: str, count: int) -> None:
+    """What a Relu alone reads is not rounded at all."""
+    made = networks.convolution()
+    recipe = Recipe("uint8", {name: TensorRecipe(precision="int16")}, {"second": LayerRecipe(equalize=True)})
+    model = canonicalize(import_model(made))
+    plan = make_plan(model, FrontOptions(calibration=SAMPLES, recipe=recipe))
+    assert "r__equalized" in plan.choices
+    result = ir.to_proto(quantize(model, plan))
+    kinds = {i.name: i.data_type for i in result.graph.initializer}
+    wide = [
+        n
+        for n in result.graph.node
+        if n.op_type == "QuantizeLinear" and kinds[n.input[2]] == onnx.TensorProto.INT16
+    ]
+    assert len(wide) == count
