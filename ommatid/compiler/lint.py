@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ommatid.compiler.equalize import is_fixed, rounded_weights, weights_of
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.ranges import STEPS, Choice
-from ommatid.compiler.readers import limits, rectified, views
+from ommatid.compiler.readers import limits, views
 
 Array = np.ndarray[Any, Any]
 
@@ -90,11 +90,12 @@ def step_of(choice: Choice) -> float:
 
 def _saturating(s: Subject) -> Iterator[Finding]:
     """A tensor whose range leaves out many of its values."""
-    same = rectified(s.model)  # found at the Relu
     for node in s.model.graph:
         for value in node.outputs:
             seen, choice = s.observed.get(value.name or ""), s.choices.get(value.name or "")
-            if seen is None or choice is None or value.name in same:
+            if seen is None or choice is None:
+                continue
+            if not seen.histogram.counts.any():  # found at the Relu that alone reads it
                 continue
             d = seen.histogram.distribution(*limits(value))
             inside = np.clip(d.values, min(choice.low, 0), max(choice.high, 0))

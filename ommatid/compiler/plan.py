@@ -19,7 +19,6 @@ from ommatid.compiler.observe import Feeds, Observed, Run, observe, when_needed
 from ommatid.compiler.observed_file import observed_once
 from ommatid.compiler.qdq import QUANTISED, activations, stays_apart
 from ommatid.compiler.ranges import Choice
-from ommatid.compiler.readers import rectified
 from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe, read_recipe, to_toml
 from ommatid.compiler.search import Candidate, Search, adjusted
 
@@ -84,7 +83,7 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.Mo
     run = when_needed(proto, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
     method = "minmax" if data is None and options.method == "auto" else options.method
     search = Search(model, run, feeds, given, method, options.percentile)
-    observed = look(proto, names, feeds, search.watched, rectified(model))
+    observed = look(proto, names, feeds, search.watched, search.rectified(model).keys())
     found = search.best(observed) if data is not None else search.plain(observed)
     apart = stays_apart(found.model, found.observed, found.choices) if options.cpu else frozenset()
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}

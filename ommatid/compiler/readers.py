@@ -25,6 +25,8 @@ def limits(value: ir.Value) -> tuple[float, float]:
     node = _only_reader(value)
     if node is None or node.domain not in ("", "ai.onnx"):
         return -math.inf, math.inf
+    if node.op_type == "Relu":
+        return 0.0, math.inf
     if node.op_type == "HardSwish":
         return -3.0, math.inf
     if node.op_type == "Sigmoid":

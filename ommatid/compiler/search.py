@@ -88,7 +88,7 @@ class Search:
         """What is looked at twice: outputs, and what lies between pairs that may be equalised, but for what a Relu alone
         reads."""
         between = {value.name or "" for pair in self._pairs()[0] for value in pair.between}
-        return {*self._outputs(), *(between - rectified(self.model).keys())}
+        return {*self._outputs(), *(between - self.rectified(self.model).keys())}
 
     def watched(self, feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
         """As ``run``; of the samples that judge, what is looked at twice is kept."""
@@ -123,11 +123,15 @@ class Search:
                 best, error = trial, lower
         return best
 
+    def rectified(self, model: ir.Model) -> dict[str, str]:
+        """Tensors whose range is that of what a Relu makes of them, and that: the recipe says nothing of them."""
+        return {a: b for a, b in rectified(model).items() if a not in self.recipe.tensors}
+
     def _ranges(self, model: ir.Model, observed: Mapping[str, Observed]) -> dict[str, Choice]:
         """A range for every tensor observed: the recipe's, or by the method; alike where tensors share one."""
         values = ir.convenience.create_value_mapping(model.graph)
         wide = sixteen(model, self.recipe)
-        same = rectified(model)
+        same = self.rectified(model)
         for name in observed.keys() - self.proposed.keys() - same.keys():
             entry = self.recipe.tensors.get(name, TensorRecipe())
             by = self.method if entry.method == "auto" else entry.method
