@@ -36,7 +36,9 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("networks", nargs="*", default=NETWORKS, help=", ".join(NETWORKS))
-    parser.add_argument("--levels", action="store_true", help="also -O0 to -O3, which takes half an hour for all")
+    parser.add_argument(
+        "--levels", action="store_true", help="also -O0 to -O3, which takes half an hour for all"
+    )
     options = parser.parse_args()
     console = Console(width=120)
     shapes = {n: {"x": SHAPES[n]} if n in SHAPES else {} for n in options.networks}

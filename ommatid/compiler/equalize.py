@@ -16,12 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ommatid.compiler.observe import Observed
+from ommatid.compiler.recipe import EQUALIZED
 from ommatid.compiler.weight_codes import codes, scales
 
 Array = np.ndarray[Any, Any]
 HOMOGENEOUS = ("Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
-#: At the end of a tensor's name: its values are no longer those of the model that was given.
-EQUALIZED = "__equalized"
 #: Gains stay within these, so that a channel that was hardly observed keeps room.
 LIMIT = 64.0
 

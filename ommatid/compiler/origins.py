@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import onnx
 import onnx_ir as ir
 
-from ommatid.compiler.equalize import EQUALIZED
+from ommatid.compiler.recipe import EQUALIZED
 from ommatid.isa.program import Node
 
 #: Results of these are known once shapes are fixed.

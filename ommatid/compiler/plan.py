@@ -12,14 +12,14 @@ import onnx_ir as ir
 
 from ommatid.compiler.calibration import samples
 from ommatid.compiler.correct import proto_of
-from ommatid.compiler.equalize import EQUALIZED, Array, is_fixed
+from ommatid.compiler.equalize import Array, is_fixed
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.lint import Finding, lint
 from ommatid.compiler.observe import Feeds, Observed, Run, observe, when_needed
 from ommatid.compiler.observed_file import observed_once
 from ommatid.compiler.qdq import QUANTISED, activations, stays_apart
 from ommatid.compiler.ranges import Choice
-from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe, read_recipe, to_toml
+from ommatid.compiler.recipe import EQUALIZED, LayerRecipe, Recipe, TensorRecipe, read_recipe, to_toml
 from ommatid.compiler.search import Candidate, Search, adjusted
 
 if TYPE_CHECKING:

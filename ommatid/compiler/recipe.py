@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ommatid.compiler.equalize import EQUALIZED
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.ranges import METHODS
+
+#: At the end of a tensor's name: its values are no longer those of the model that was given.
+EQUALIZED = "__equalized"
 
 SCHEMA = "ommatid.recipe/1"
 ACTIVATIONS = ("uint8", "int8", "int16")

@@ -18,14 +18,14 @@ import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.correct import correct_bias, helps, shift, window
-from ommatid.compiler.equalize import EQUALIZED, Array, Pair, equalize, gains, is_fixed, pairs
+from ommatid.compiler.equalize import Array, Pair, equalize, gains, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.histogram import Histogram
 from ommatid.compiler.observe import Feeds, Observed, Run, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
 from ommatid.compiler.readers import limits, rectified, views
-from ommatid.compiler.recipe import Recipe, TensorRecipe
+from ommatid.compiler.recipe import EQUALIZED, Recipe, TensorRecipe
 
 #: So many samples judge whether equalisation and bias correction help.
 JUDGES = 4
