@@ -7,7 +7,7 @@ are relative to the end of the constants and instructions until ``finish`` knows
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,34 +122,42 @@ class Emitter:
         symbols["address"][moved] += np.uint32(base)
         stream = np.zeros(count, STREAM)
         operands = np.full((count, MAX_OPERANDS), -1, np.int32)
+        alike: dict[Any, list[Form]] = {}  # of many layers, which differ in values alone
         for form in self._forms:
-            if not form.where:
-                continue
-            records = _records(form)
-            numbers = np.array(form.symbols, np.int32).reshape(len(records), -1)
-            for name, symbol in zip(form.operands, numbers.T, strict=True):
-                slot, operand = _SLOTS[form.mnemonic][name]
-                operands[form.where, slot] = symbol
+            if form.where:
+                alike.setdefault((form.mnemonic, form.fields, form.operands, (*form.same,)), []).append(form)
+        for (mnemonic, _, named, _), forms in alike.items():
+            records, where = _records(forms), [i for form in forms for i in form.where]
+            numbers = np.array([row for form in forms for row in form.symbols], np.int32).reshape(
+                len(where), -1
+            )
+            for name, symbol in zip(named, numbers.T, strict=True):
+                slot, operand = _SLOTS[mnemonic][name]
+                operands[where, slot] = symbol
                 if operand.memory == Memory.DRAM:
                     records[operand.field][(symbol >= 0) & moved[symbol]] += np.uint32(base)
-            stream.view(_BYTES)[form.where] = records.view(_BYTES)
+            stream.view(_BYTES)[where] = records.view(_BYTES)
         stream["core"] = self.cores
         return Finished(stream, operands, np.array(self.layers, np.int32), constants, symbols, base)
 
 
-def _records(form: Form) -> Array:
-    """The instructions of a form, fields that it does not name with their defaults."""
+def _records(forms: Sequence[Form]) -> Array:
+    """The instructions of forms that name the same fields; the others have their defaults."""
+    form = forms[0]
     row, limits = BY_MNEMONIC[form.mnemonic], _LIMITS[form.mnemonic]
-    records = np.zeros(len(form.where), DTYPES[form.mnemonic])
+    counts = [len(each.where) for each in forms]
+    records = np.zeros(sum(counts), DTYPES[form.mnemonic])
     records["opcode"] = row.opcode
     for spec in row.fields:
         if spec.low is not None and spec.low > 0 and spec.name not in form.fields:
             records[spec.name] = spec.low
-    values = np.array(form.values).reshape(len(records), -1)
+    values = np.array([row for each in forms for row in each.values]).reshape(len(records), -1)
     columns = [
         *zip(form.fields, values.min(axis=0).tolist(), values.max(axis=0).tolist(), values.T, strict=True)
     ]
-    columns += [(name, value, value, value) for name, value in form.same.items()]
+    for name in form.same:
+        same = np.array([each.same[name] for each in forms])
+        columns.append((name, same.min().item(), same.max().item(), np.repeat(same, counts)))
     for name, smallest, largest, column in columns:
         least, most = limits[name]
         for value in (smallest, largest):
