@@ -105,9 +105,12 @@ def chain_fields(
     constants: ChainConstants, operand: Region | None, shape: tuple[int, ...] | None, at: tuple[int, int, int]
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """The fields and symbols of a ``map`` that steps 2 to 4 need."""
-    values, symbols = chain_operand(operand, shape, at)
-    fields = {**constants.fields, **dict(zip(OPERAND, values, strict=False))}
-    return fields, {**constants.symbols, **dict(zip(["operand"], symbols, strict=False))}
+    fields, symbols = {**constants.fields}, {**constants.symbols}
+    values, others = chain_operand(operand, shape, at)
+    if values:
+        fields |= zip(OPERAND, values, strict=True)
+        symbols["operand"] = others[0]
+    return fields, symbols
 
 
 def binary_fields(step: Binary) -> dict[str, Any]:

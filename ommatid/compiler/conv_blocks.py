@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -51,7 +52,6 @@ class Job:
     multiply: Form  # of its instructions of mx, and of vx
     drain: Form
     under: Callable[[int, int], tuple[int, int]]  # the rows of the input that some of its rows read
-    places: Callable[[int, int, int, bool], list[Place]]
     cycles: Callable[[int, int, int], Cycles]  # of a block of rows, columns and channels
     brought: dict[tuple[int, int], Region] = field(default_factory=dict)  # of the input, for all cores
     loaded: dict[tuple[int, int], Weights] = field(default_factory=dict)  # by turn and block, for all cores
@@ -89,7 +89,8 @@ def _is_flat(job: Job, source: Region, target: Region, operand: Region | None) -
     return operand.flat and (operand.rows, operand.columns) == (target.rows, target.columns)
 
 
-def places(rows: int, columns: int, pixels: int, flat: bool) -> list[Place]:
+@functools.lru_cache(maxsize=1024)  # many stripes are alike
+def _places(rows: int, columns: int, pixels: int, flat: bool) -> tuple[Place, ...]:
     """The blocks of at most so many pixels of a stripe of one phase, row by row from row 0 on."""
     found, row, column = [], 0, 0
     for height, width in block_pixel_counts(rows, columns, pixels, flat):
@@ -97,7 +98,7 @@ def places(rows: int, columns: int, pixels: int, flat: bool) -> list[Place]:
         column += width
         if not flat and column == columns:
             row, column = row + height, 0
-    return found
+    return tuple(found)
 
 
 def compute(
@@ -114,7 +115,7 @@ def compute(
         if phase_rows <= 0 or columns <= 0:
             continue
         _, kh, kw, cin = phase.weights.shape
-        for row, column, height, width, _ in job.places(phase_rows, columns, job.plan.block_pixels, flat):
+        for row, column, height, width, _ in _places(phase_rows, columns, job.plan.block_pixels, flat):
             place = Place(first + row, column, height, width, flat)
             window = _window(job, phase, (kh, kw), phase.pad_top, place, source)
             for at, block in chunk:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ommatid.compiler.cascade import BY_ROWS, height
-from ommatid.compiler.layers import Conv, Layer, Mean, Network, Pool, nhwc
+from ommatid.compiler.layers import Conv, Layer, Mean, Network, Pool
 from ommatid.compiler.lower import Lowering, Region
-from ommatid.compiler.parts import image_strides
 from ommatid.compiler.rows import Cycles, Pieces, Rows, Share, Window, in_pieces
 from ommatid.compiler.storage import Storage, operands
 from ommatid.isa.cost import VX_STARTUP_CYCLES
@@ -38,7 +36,7 @@ def lower_cascade(
     means = [low.shape(layer.output) for _, layer in layers if isinstance(layer.operation, Mean)]
     low.begin_cascade(inner, [4 * c for n, *_, c in means for _ in range(n)])
     alone = [layer for _, layer in layers]
-    heights, tiles = _stripes_and_tiles(low.network, low.storage, alone, inner, each)
+    heights, tiles = _stripes_and_tiles(low, alone, inner, each)
     weights = [
         layer.operation.weights.nbytes if isinstance(layer.operation, Conv) else 0 for _, layer in layers
     ]
@@ -333,7 +331,7 @@ def _interleave(
     for work in mx:
         work.step()
     while mx := [work for work in mx if work.next is not None]:
-        block = min(mx, key=_share)
+        block = min(mx, key=lambda work: work.share)
         assert block.next is not None
         array, vector = block.next
         end = max(clock.mx, clock.drained[0]) + array
@@ -342,9 +340,6 @@ def _interleave(
         clock.drained = clock.drained[1], clock.vx
         block.step()
     _fill(vx, clock, None)
-
-
-_share = operator.attrgetter("share")
 
 
 def _fill(waiting: list[_Work], clock: _Clock, until: int | None) -> None:
@@ -362,11 +357,11 @@ def _fill(waiting: list[_Work], clock: _Clock, until: int | None) -> None:
 
 
 def _stripes_and_tiles(
-    network: Network, storage: Storage, layers: Sequence[Layer], inner: frozenset[str], each: float
+    low: Lowering, layers: Sequence[Layer], inner: frozenset[str], each: float
 ) -> tuple[dict[str, int], dict[str, int]]:
     """How many rows of each layer's output a stripe makes, and about the bytes of a tile of each inner buffer."""
-    last = height(network, layers[-1])
-    made = {layer.output: math.ceil(each * height(network, layer) / last) for layer in layers}
+    last = height(low.network, layers[-1])
+    made = {layer.output: math.ceil(each * height(low.network, layer) / last) for layer in layers}
     there = dict(made)
     for layer in layers:
         source = layer.input_name
@@ -374,10 +369,10 @@ def _stripes_and_tiles(
             window, up = layer.operation.window, getattr(layer.operation, "upsample", (1, 1))[0]
             span = (window.kernel[0] - 1) * window.dilations[0] + 1
             under = ((made[layer.output] - 1) * window.strides[0] + span) // up + (up > 1)
-            there[source] = min(max(there[source], under), nhwc(network.tensors[source].shape)[1])
+            there[source] = min(max(there[source], under), low.shape(source)[1])
     tiles = dict.fromkeys(inner, 0)
     for name, rows in there.items():
-        buffer = storage.spots[name].buffer
+        buffer = low.storage.spots[name].buffer
         if buffer in inner:
-            tiles[buffer] = max(tiles[buffer], rows * image_strides(network, storage, name)[1])
+            tiles[buffer] = max(tiles[buffer], rows * low.strides(name)[1])
     return made, tiles

@@ -32,7 +32,6 @@ from ommatid.compiler.conv_blocks import (
     Weights,
     compute,
     compute_in_parts,
-    places,
 )
 from ommatid.compiler.layers import Binary, Conv, Layer
 from ommatid.compiler.lower import Lowering, Region
@@ -169,7 +168,6 @@ def _prepare(low: Lowering, layer: Layer, share: Share | None) -> Job:
         multiply,
         drain,
         rows_under(layer, low.shape(layer.input_name)[1]),
-        functools.cache(places),
         functools.cache(lambda h, w, channels: block_cycles(target, shape, (h, w), channels)),
     )
 

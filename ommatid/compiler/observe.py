@@ -56,18 +56,14 @@ class Observed:
             np.minimum(self.channel_low, low),
             np.maximum(self.channel_high, high),
         )
-        sums = np.zeros(len(rows))
-        if whole:
-            sums = self.histogram.add(rows)
-        else:
-            self.histogram.hold(float(low.min()), float(high.max()))
-        self.channel_sum = self.channel_sum + sums
+        self.histogram.hold(float(low.min()), float(high.max()))
+        self.channel_sum = self.channel_sum + (self.histogram.add(rows) if whole else np.zeros(len(rows)))
         self.count += rows.shape[1]
 
-    def divided(self, gain: Array, shape: Histogram) -> Observed:
-        """As it is with each channel divided by its gain; ``shape`` is a histogram of some of these values."""
+    def divided(self, gain: Array, some: Histogram) -> Observed:
+        """As it is with each channel divided by its gain; ``some`` are counts of part of these values."""
         low, high = self.channel_low / gain, self.channel_high / gain
-        histogram = replace(shape, low=float(low.min()), high=float(high.max()))
+        histogram = replace(some, low=float(low.min()), high=float(high.max()))
         return Observed(histogram, low, high, self.channel_sum / gain, self.count)
 
     @property

@@ -37,8 +37,8 @@ def observed_once(
     Raises:
         CompileError: the samples cannot be used, or onnxruntime cannot run the model.
     """
-    names = sorted(names)
-    path = cache_folder() / f"observed-{_key(model, [*names, '', *sorted(only_limits)], samples())}.npz"
+    names = list(names)
+    path = cache_folder() / f"observed-{_key(model, names, only_limits, samples())}.npz"
     if path.exists():
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
             return read(path)
@@ -49,8 +49,10 @@ def observed_once(
     return found
 
 
-def _key(model: onnx.ModelProto, names: list[str], samples: Iterable[Feeds]) -> str:
-    digest = hashlib.sha256(f"{VERSION} {BINS} {names}".encode())
+def _key(
+    model: onnx.ModelProto, names: list[str], only_limits: Collection[str], samples: Iterable[Feeds]
+) -> str:
+    digest = hashlib.sha256(f"{VERSION} {BINS} {sorted(names)} {sorted(only_limits)}".encode())
     digest.update(model.SerializeToString(deterministic=True))
     for feeds in samples:
         for name, array in sorted(feeds.items()):

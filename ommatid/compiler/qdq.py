@@ -46,7 +46,7 @@ QUANTISED = sorted(
 
 #: Operators that onnxruntime's quantiser takes for a rounding's own clamps.
 CLAMPS = ("Relu", "Clip")
-#: Operators whose results it rounds in any case.
+#: Operators whose results the quantiser rounds in any case.
 CLAMPED = ("Conv", "Gemm", "Add")
 #: Operators of two operands alike, of which one may be constant.
 PAIRED = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Concat", "Where")
@@ -170,10 +170,8 @@ def to_qdq(
     Nodes of ``apart`` stay in float.
     """
     from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
     wide = {"quant_type": QuantType.QInt16, "symmetric": True}  # so that the zero point is 0
     overrides = {name: [dict(wide)] for name in sorted(sixteen(model, recipe))}
     proto = proto_of(model)
@@ -189,9 +187,22 @@ def to_qdq(
     weights = round_weights(proto, choices, left_out, "com.microsoft" if overrides else "")
     _take_out_clamps(proto.graph, choices, left_out)
     add_infer_metadata(proto)  # all shapes are known
-    shown = {o.name for o in proto.graph.output} & {
-        n.input[0] for n in proto.graph.node if n.op_type in CLAMPS
-    }
+    result = _quantized(proto, choices, recipe.bytes_type, overrides, left_out)
+    _restore(result.graph, *kept)
+    _move_back(result.graph, {node.name for node in weights})
+    return result
+
+
+def _quantized(
+    proto: onnx.ModelProto, choices: Mapping[str, Choice], kind: str, overrides: Mapping[str, Any], left_out: list[str]
+) -> onnx.ModelProto:  # fmt: skip
+    """What the quantiser makes of a model, with activations of a type of 8 bits but for ``overrides``."""
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    types = {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}
+    clamped = {node.input[0] for node in proto.graph.node if node.op_type in CLAMPS}
+    shown = clamped & {output.name for output in proto.graph.output}
 
     class Quantizer(QDQQuantizer):  # type: ignore[misc]
         """With ranges of their own for outputs that a clamp reads as well."""
@@ -210,7 +221,7 @@ def to_qdq(
             True,
             False,
             QuantType.QInt8,
-            types[recipe.bytes_type],
+            types[kind],
             _tensors_data(choices),
             [],
             left_out,
@@ -227,10 +238,7 @@ def to_qdq(
         quantizer.quantize_model()
     finally:
         logging.getLogger().setLevel(level)
-    result: onnx.ModelProto = quantizer.model.model
-    _restore(result.graph, *kept)
-    _move_back(result.graph, {node.name for node in weights})
-    return result
+    return quantizer.model.model
 
 
 def _take_out_clamps(

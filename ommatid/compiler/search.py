@@ -20,7 +20,6 @@ import onnx_ir as ir
 from ommatid.compiler.correct import correct_bias, helps, shift, window
 from ommatid.compiler.equalize import Array, Pair, equalize, gains, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.histogram import Histogram
 from ommatid.compiler.observe import Feeds, Observed, Run, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
@@ -173,7 +172,7 @@ class Search:
         they are with gains, by their new names; their limits are those of all samples."""
         by_name = {v.name or "": gain.astype(np.float32) for pair, gain in tried for v in pair.between}
         kept = self._looked_at()
-        shapes = count(
+        counted = count(
             {
                 name: tensors[name] / gain.reshape(1, -1, *[1] * (tensors[name].ndim - 2))
                 for name, gain in by_name.items()
@@ -182,9 +181,7 @@ class Search:
             for tensors in kept
         )
         seen = {
-            f"{name}{EQUALIZED}": observed[name].divided(
-                gain, shapes[name].histogram if name in shapes else Histogram()
-            )
+            f"{name}{EQUALIZED}": observed[name].divided(gain, counted.get(name, Observed()).histogram)
             for name, gain in by_name.items()
         }
         windows = [

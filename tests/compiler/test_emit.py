@@ -78,3 +78,24 @@ def test_a_form_makes_what_emit_makes() -> None:
     one.add(one.form("fill", ("run",), (), {"value": 256}), (1,), ())
     with pytest.raises(ValueError, match=r"fill.value = 256: must be 0..255"):
         one.finish()
+
+
+def test_forms_of_several_layers_keep_apart() -> None:
+    """They name the same fields, each with values of its own, and come in turns."""
+    emitter = Emitter()
+    forms = [emitter.form("fill", ("run",), (), {"n1": n, "value": n + 10}) for n in (1, 2, 3)]
+    order = [0, 2, 1, 0, 0, 2]
+    for emitter.layer, which in enumerate(order):
+        emitter.add(forms[which], (100 + emitter.layer,), ())
+    made = emitter.finish()
+    found = view(made.stream, "fill")
+    assert found["run"].tolist() == [100, 101, 102, 103, 104, 105] and made.layer_of.tolist() == [*range(6)]
+    assert found["n1"].tolist() == [1 + which for which in order]
+    assert found["value"].tolist() == [11 + which for which in order]
+
+
+def test_a_symbol_beyond_its_field() -> None:
+    emitter = Emitter()
+    emitter.symbol(Memory.DRAM, "activation", 0, 2**32)
+    with pytest.raises(ValueError, match="a symbol's bytes is beyond what its field holds"):
+        emitter.finish()

@@ -15,6 +15,7 @@ import pytest
 from onnx import numpy_helper
 
 from ommatid.compiler.canonicalize import canonicalize
+from ommatid.compiler.correct import proto_of
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import contributed_quantizers, import_model
@@ -27,6 +28,7 @@ from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
 from ommatid.compiler.search import JUDGES
 from ommatid.runtime.session import InferenceSession
 from tests import networks
+from tests.compiler.test_equalize import uneven
 
 Array = np.ndarray[Any, Any]
 SAMPLES = [networks.inputs(seed) for seed in range(4)]
@@ -282,3 +284,14 @@ def test_16_bits_of_a_tensor_that_is_equalised(name: str, count: int) -> None:
         if n.op_type == "QuantizeLinear" and kinds[n.input[2]] == onnx.TensorProto.INT16
     ]
     assert len(wide) == count
+
+
+def test_limits_of_what_is_equalised_are_those_of_all_samples() -> None:
+    """The last sample, which does not judge, has the greatest values."""
+    made, samples = uneven(), [networks.inputs(seed, size=16) for seed in range(JUDGES + 1)]
+    samples[-1] = {"x": 5 * samples[-1]["x"]}
+    recipe = Recipe("uint8", layers={"second": LayerRecipe(equalize=True)})
+    plan = make_plan(made, FrontOptions(calibration=samples, recipe=recipe, method="minmax"))
+    (gain,) = plan.gains.values()
+    seen = observe(proto_of(made), ["r"], samples)["r"]
+    assert plan.choices["r__equalized"].high == pytest.approx((seen.channel_high / gain).max(), rel=1e-5)
