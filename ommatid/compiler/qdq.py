@@ -185,7 +185,7 @@ def to_qdq(
     left_out = sorted(apart.union(_left_out(proto)))
     # at this version ONNX's own roundings have no codes of 16 bits: the quantiser takes onnxruntime's
     weights = round_weights(proto, choices, left_out, "com.microsoft" if overrides else "")
-    _take_out_clamps(proto.graph, choices, left_out)
+    _take_out_clamps(proto.graph, choices)
     add_infer_metadata(proto)  # all shapes are known
     result = _quantized(proto, choices, recipe.bytes_type, overrides, left_out)
     _restore(result.graph, *kept)
@@ -241,9 +241,7 @@ def _quantized(
     return quantizer.model.model
 
 
-def _take_out_clamps(
-    graph: onnx.GraphProto, choices: Mapping[str, Choice], left_out: Collection[str]
-) -> None:
+def _take_out_clamps(graph: onnx.GraphProto, choices: Collection[str]) -> None:
     """Let a rounding clamp what Relu and Clip do, as the quantiser would, which looks through the graph for each."""
     makers = {name: node for node in graph.node for name in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
@@ -259,7 +257,6 @@ def _take_out_clamps(
             and uses[node.input[0]] == 1
             and node.input[0] not in outputs
             and {node.input[0], node.output[0]} <= rounded
-            and not {node.name, maker.name}.intersection(left_out)
         ):
             maker.output[0] = node.output[0]
             makers[node.output[0]] = maker

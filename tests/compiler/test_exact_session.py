@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -13,8 +16,8 @@ CHANNELS = 64
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8])
-def test_large_products_do_not_saturate(kind: type) -> None:
-    """All codes are the greatest: what is summed in pairs would not fit into 16 bits."""
+def test_large_products_do_not_saturate(kind: type, tmp_path: Path) -> None:
+    """All codes are the greatest: what is summed in pairs would not fit into 16 bits. They are multiplied as codes."""
     total = CHANNELS * 255 * 127
     scale = np.float32(total / 200)
     constants = {
@@ -36,8 +39,12 @@ def test_large_products_do_not_saturate(kind: type) -> None:
     weights = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "large", ports[:1], ports[1:], weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = exact_options(model)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     session = onnxruntime.InferenceSession(
-        model.SerializeToString(), exact_options(model), providers=["CPUExecutionProvider"]
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    assert "QLinearConv" in {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
     (found,) = session.run(None, {"x": np.full((1, CHANNELS, 5, 5), 255, np.float32)})
     np.testing.assert_array_equal(found, np.full((1, 8, 5, 5), 200 * scale))

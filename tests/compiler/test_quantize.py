@@ -249,6 +249,13 @@ def test_a_relu_of_a_relu() -> None:
     assert max(judged(made)) < 0.05
 
 
+def test_what_not_only_a_relu_reads_is_not_clamped() -> None:
+    made = networks.convolution()
+    made.graph.node.append(node("Add", "c r", "z"))
+    made.graph.output.append(networks.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    assert rectified(import_model(made)) == {} and max(judged(made)) < 0.05
+
+
 def test_an_output_that_a_relu_reads_is_not_clamped() -> None:
     made = networks.convolution()
     made.graph.output.append(networks.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, None))
