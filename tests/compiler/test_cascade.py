@@ -15,8 +15,9 @@ from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Transpose, View, Window
-from ommatid.compiler.lower_cascade import _fair
+from ommatid.compiler.lower_cascade import _fair, _Member
 from ommatid.compiler.memory import lifetimes
+from ommatid.compiler.rows import Rows
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.trial import Trials, choose_cascades, neighbours
@@ -236,6 +237,16 @@ def test_weights_that_do_not_all_fit_come_in_parts() -> None:
     together = program_of(network, target, cascade)
     assert outputs(together, network) == outputs(program_of(network, target), network)
     assert _fair([100, 10, 100], 110) == [50, 10, 50] and _fair([7, 5], -3) == [0, 0]
+
+
+def test_what_is_read_next_may_be_waves_away() -> None:
+    """A layer makes nothing in some waves; what it reads behind them must stay."""
+    spans = ((0, 1, {"a": (0, 2)}), (1, 1, {}), (1, 1, {}), (1, 2, {"a": (1, 3)}))
+    network = three_layers()
+    member = _Member(0, network.layers[0], Rows(1, 2, 1, None, None, None), 1, spans)  # type: ignore[arg-type]
+    assert [member.read_next(wave) for wave in range(7)] == [
+        {"a": (0, 2)}, {"a": (0, 2)}, {"a": (1, 3)}, {"a": (1, 3)}, {"a": (1, 3)}, {}, {},
+    ]  # fmt: skip
 
 
 def test_weights_are_packed_for_each_chip() -> None:
