@@ -8,14 +8,15 @@ the error of the network's outputs, measured in onnxruntime.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import numpy_helper
 
 from ommatid.compiler.correct import correct_bias, helps, shift, window
 from ommatid.compiler.equalize import Array, Pair, equalize, gains, is_fixed, pairs
@@ -28,6 +29,8 @@ from ommatid.compiler.recipe import EQUALIZED, Recipe, TensorRecipe
 
 #: So many samples judge whether equalisation and bias correction help.
 JUDGES = 4
+#: Where no output is further than so many steps of its codes from what it should be, nothing is left to gain.
+NEAR = 1.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,14 @@ class Candidate:
     choices: Mapping[str, Choice]
     gains: Mapping[str, Array] = field(default_factory=dict)
     shifts: Mapping[str, Array] = field(default_factory=dict)
+
+
+class Verdict(NamedTuple):
+    """Of a candidate's outputs: noise over signal, the mean of outputs and samples; the largest error, in steps of the
+    codes of its output."""
+
+    noise: float
+    steps: float
 
 
 def adjusted(model: ir.Model, gains: Mapping[str, Array], shifts: Mapping[str, Array]) -> ir.Model:
@@ -109,17 +120,20 @@ class Search:
 
     def best(self, observed: Mapping[str, Observed]) -> Candidate:
         """The best that is found."""
-        best, error = self.plain(observed), None
-        for change in (self._equalized, self._corrected):
-            trial, asked = change(best)
-            if trial is None:
+        best, verdict = self.plain(observed), None
+        for which, change in ((self._pairs, self._equalized), (self._convolutions, self._corrected)):
+            wanted, asked = which(best)
+            if not wanted:
                 continue
-            if asked:
-                best, error = trial, None
+            if not asked:
+                verdict = verdict or self._judged(best)
+                if verdict.steps <= NEAR:
+                    continue
+            if (trial := change(best, wanted, asked)) is None:
                 continue
-            error = self._error(best) if error is None else error
-            if (lower := self._error(trial)) < error:
-                best, error = trial, lower
+            found = None if asked else self._judged(trial)
+            if found is None or verdict is None or found.noise < verdict.noise:
+                best, verdict = trial, found
         return best
 
     def rectified(self, model: ir.Model) -> dict[str, str]:
@@ -145,9 +159,8 @@ class Search:
                 choices[name] = replace(choices[name], low=entry.low, high=entry.high, method=entry.method)
         return choices
 
-    def _equalized(self, best: Candidate) -> tuple[Candidate | None, bool]:
-        """With equalised pairs of convolutions, if any help, and whether the recipe asks for it."""
-        wanted, asked = self._pairs()
+    def _equalized(self, best: Candidate, wanted: Sequence[Pair], asked: bool) -> Candidate | None:
+        """With those equalised pairs of convolutions that help, or all if they are asked for; None: none is."""
         tried = [(pair, gains(pair, best.observed[pair.read])) for pair in wanted]
         tried = [(pair, gain) for pair, gain in tried if (gain < 1).any()]
         windows, seen = self._look_again(tried, best.observed) if tried else ([], {})
@@ -157,13 +170,13 @@ class Search:
             if asked or helps(pair, gain, best.observed[pair.read], x)
         ]
         if not helpful:
-            return None, asked
+            return None
         found = {pair.second.name or "": gain for pair, gain in helpful}
         gone = [value.name or "" for pair, _ in helpful for value in pair.between]
         observed = {name: o for name, o in best.observed.items() if name not in gone}
         observed |= {(new := f"{name}{EQUALIZED}"): seen[new] for name in gone}
         model = adjusted(self.model, found, {})
-        return Candidate(model, observed, self._ranges(model, observed), found), asked
+        return Candidate(model, observed, self._ranges(model, observed), found)
 
     def _look_again(
         self, tried: list[tuple[Pair, Array]], observed: Mapping[str, Observed]
@@ -192,17 +205,17 @@ class Search:
         ]  # the rest is large
         return windows, seen
 
-    def _pairs(self) -> tuple[list[Pair], bool]:
+    def _pairs(self, best: Candidate | None = None) -> tuple[list[Pair], bool]:
         return self._wanted(pairs(self.model), lambda pair: self.recipe.layer(pair.second.name).equalize)
 
-    def _corrected(self, best: Candidate) -> tuple[Candidate | None, bool]:
-        """With corrected biases, and whether the recipe asks for it."""
+    def _convolutions(self, best: Candidate) -> tuple[list[ir.Node], bool]:
         convs = [node for node in best.model.graph if is_fixed(node) and _read(node) in best.observed]
-        wanted, asked = self._wanted(convs, lambda node: self.recipe.layer(node.name).correct_bias)
+        return self._wanted(convs, lambda node: self.recipe.layer(node.name).correct_bias)
+
+    def _corrected(self, best: Candidate, wanted: Sequence[ir.Node], asked: bool) -> Candidate:
+        """With corrected biases."""
         shifts = {node.name or "": shift(node, best.observed[_read(node)]) for node in wanted}
-        if not shifts:
-            return None, asked
-        return replace(best, model=adjusted(self.model, best.gains, shifts), shifts=shifts), asked
+        return replace(best, model=adjusted(self.model, best.gains, shifts), shifts=shifts)
 
     def _wanted(self, found: list[Any], says: Callable[[Any], bool | None]) -> tuple[list[Any], bool]:
         """Those that the recipe asks for, and True; if it asks for none, those that it leaves open, unless a method
@@ -213,17 +226,28 @@ class Search:
     def _outputs(self) -> list[str]:
         return [o.name or "" for o in self.model.graph.outputs if o.producer() is not None]
 
-    def _error(self, candidate: Candidate) -> float:
-        """Noise over signal of the network's outputs, the mean of all outputs and of the samples that judge."""
+    def _judged(self, candidate: Candidate) -> Verdict:
+        """How far a candidate's outputs are from the float model's, on the samples that judge."""
         names = self._outputs()
         self.forms[candidate] = form = to_qdq(candidate.model, candidate.choices, self.recipe)
-        run = runner(form, names, optimize=True)
-        errors = []
+        run, steps = runner(form, names, optimize=True), {name: _step(form, name) for name in names}
+        noise, most = [], 0.0
         for a, feeds in zip(self._looked_at(), self.feeds(), strict=False):
             b = run(feeds)
-            both = [(np.asarray(a[n], np.float64), np.asarray(b[n], np.float64)) for n in names]
-            errors += [((x - y) ** 2).sum() / max((x**2).sum(), 1e-30) for x, y in both]
-        return float(np.mean(errors)) if errors else 0.0
+            for name in names:
+                x = np.asarray(a[name], np.float64)
+                error = np.abs(x - b[name])
+                noise.append((error**2).sum() / max((x**2).sum(), 1e-30))
+                most = max(most, error.max(initial=0) / steps[name])
+        return Verdict(float(np.mean(noise)) if noise else 0.0, most)
+
+
+def _step(form: onnx.ModelProto, name: str) -> float:
+    """The scale of an output's codes; next to nothing if it has none."""
+    maker = next(node for node in form.graph.node if name in node.output)
+    if maker.op_type != "DequantizeLinear":
+        return 1e-30
+    return float(next(numpy_helper.to_array(i) for i in form.graph.initializer if i.name == maker.input[1]))
 
 
 def _read(conv: ir.Node) -> str:
