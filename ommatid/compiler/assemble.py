@@ -14,6 +14,7 @@ from ommatid.compiler.origins import fates
 from ommatid.compiler.schedule import Scheduled
 from ommatid.compiler.storage import operands
 from ommatid.compiler.tokens import add_tokens
+from ommatid.isa.instructions import BY_MNEMONIC
 from ommatid.isa.program import Layer as ProgramLayer
 from ommatid.isa.program import Placed, Program, empty_program
 
@@ -62,6 +63,22 @@ def bare_program(scheduled: Scheduled) -> Program:
         symbols=made.symbols,
         partitions=scheduled.partitions,
         dram_bytes=scheduled.dram_bytes,
+    )
+
+
+def excerpt(program: Program, dram_base: int, layers: range) -> Program:
+    """The instructions of some layers of a bare program, as if they were alone; ``dram_base`` is that of the program."""
+    opcodes, layer_of = program.instructions["opcode"], program.layer_of
+    mine = (layer_of >= layers.start) & (layer_of < layers.stop)
+    ends = opcodes == BY_MNEMONIC["end"].opcode
+    first, last = (int(at) for at in np.flatnonzero(mine)[[0, -1]]) if mine.any() else (0, -1)
+    behind = int(np.flatnonzero(ends[last + 1 :])[0]) + last + 1  # the end of their partition
+    mine[first : behind + 1] |= ends[first : behind + 1]
+    stream = program.instructions[mine]
+    stream["wait"] = stream["signal"] = 0
+    add_tokens(stream, program.target, dram_base)
+    return dataclasses.replace(
+        program, instructions=stream, operands=program.operands[mine], layer_of=layer_of[mine]
     )
 
 

@@ -199,20 +199,23 @@ def schedule(
         LayerDoesNotFit: a layer does not fit in the SRAM even alone.
     """
     storage = plan_storage(network)
-    wanted, never, single = tuple(cascades), frozenset[str](), frozenset[int]()
+    wanted, single = tuple(cascades), frozenset[int]()
     alone, apart = frozenset[int](), frozenset[int]()
+    moved: dict[Cascade | None, frozenset[str]] = {}  # to DRAM, for cascades and for single layers
     while True:
+        never = frozenset[str]().union(*moved.values())
         plan = make_plan(network, target, storage, wanted, never, single, alone, apart, sending, steps)
         try:
             made = lower(plan)
         except CascadeDoesNotFit as problem:
-            around = stays_around(plan, problem.cascade)
+            around, unfit = stays_around(plan, problem.cascade), problem.cascade
             if around and not steps[1]:
                 steps = (steps[0], EXACT)
             elif around:
-                never |= {around[-1]}
+                moved[unfit] = moved.get(unfit, frozenset()) | {around[-1]}
             else:
-                wanted = tuple(c for c in wanted if c != problem.cascade)
+                wanted = tuple(c for c in wanted if c != unfit)
+                moved.pop(unfit, None)  # in vain
         except LayerDoesNotFit as problem:
             at = problem.index
             if any(at == group[0] for group in plan.woven):
@@ -222,7 +225,8 @@ def schedule(
             if alive and not steps[1]:
                 steps = (steps[0], EXACT)
             elif alive:
-                never |= {max(alive, key=lambda n: (storage.buffer_bytes[n], n))}
+                largest = max(alive, key=lambda n: (storage.buffer_bytes[n], n))
+                moved[None] = moved.get(None, frozenset()) | {largest}
             elif at in plan.parts:
                 alone |= {at}
             elif at not in single:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.compiler.aids import Aids, Found, elsewhere
-from ommatid.compiler.assemble import bare_program, rooflines
+from ommatid.compiler.assemble import bare_program, excerpt, rooflines
 from ommatid.compiler.cascade import Cascade, height, is_cascadable
 from ommatid.compiler.layers import Network
 from ommatid.compiler.memory import lifetimes
@@ -64,11 +64,13 @@ def _nothing(trials: Sequence[Trial]) -> list[Found]:
 @dataclass
 class Trials:
     """The state of a search: what is known, and what was asked for, which counts for its budget; ``cycles_now`` are those
-    of all layers, with what is chosen."""
+    of all layers, with what is chosen. ``plain`` is the bare program without cascades; ``dram_base`` as in Finished."""
 
     network: Network
     target: Target
     estimate: Estimate
+    plain: Program
+    dram_base: int = 0
     aids: Aids = field(default_factory=Aids)
     budget: int = 1
     cycles_now: float = math.inf
@@ -103,11 +105,11 @@ class Trials:
             count = len(self.asked)
             self.aids.say(f"trial {count:,}, {self.cycles_now:,.0f} cycles", min(count / self.budget, 1))
         if trial not in self.known:
-            self.known[trial] = self.find(trial)[1]
+            self.known[trial] = self.find(trial)[1] if cascades else self._apart(range(first, last + 1))
         return self.known[trial] if self.known[trial] >= 0 else math.inf
 
     def find(self, trial: Trial) -> Found:
-        """A trial's outline and what it costs, which is the same for all of this outline.
+        """The outline of a trial with cascades, and what it costs, which is the same for all of this outline.
 
         Layers are lowered as ``schedule`` does it, but for exact addresses: where a cascade does not fit beside what stays
         in SRAM, the largest of that moves to DRAM.
@@ -133,13 +135,20 @@ class Trials:
             return -1 - cascades.index(problem.cascade)
         except LayerDoesNotFit:
             return math.inf
+        return self._cost(program)
+
+    def _apart(self, part: range) -> float:
+        """What layers cost one by one: those of the plain schedule, alone."""
+        return self._cost(excerpt(self.plain, self.dram_base, part))
+
+    def _cost(self, program: Program) -> float:
         moved = float(dram_bytes(program.instructions, self.target).sum())
         return float(self.estimate(program).max()) + DRAM_WEIGHT * moved / self.target.dram_bytes_per_cycle
 
     def try_ahead(self, cascades: Iterable[Cascade | None]) -> None:
         """Have other processes try what is likely to be asked for."""
-        trials = [(c.first, c.last, way) for c in cascades if c is not None for way in ((), (c,))]
-        trials = [trial for trial in dict.fromkeys(trials) if trial not in self.known]
+        trials = [(c.first, c.last, (c,)) for c in dict.fromkeys(cascades) if c is not None]
+        trials = [trial for trial in trials if trial not in self.known]
         for trial, (alike, cost) in zip(trials, self.elsewhere(trials), strict=False):
             self.known[trial] = cost
             self.aids.remembered.setdefault(alike, cost)
@@ -184,7 +193,9 @@ def choose_cascades(
     if len(network.layers) < 2:
         return plain
     aids = aids or Aids()
-    trials = Trials(network, target, estimate, aids)
+    trials = Trials(
+        network, target, estimate, plain.program, plain.made.lowering.emitter.dram_base, aids
+    )
     lost = _lost(plain.program, rooflines(plain.made), plain.finish)
     apart = replace(trials, aids=Aids(dict(aids.remembered)))  # for a process of its own
     tried: set[tuple[Cascade, ...]] = {()}
