@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -17,6 +18,9 @@ from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
+#: Types of weights that sessions are handed, and how large they are.
+_WEIGHTS = {onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.INT8: "i1", onnx.TensorProto.UINT8: "u1"}
+LARGE_BYTES = 4096
 Feeds = Mapping[str, Array]
 
 
@@ -132,15 +136,17 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tensors are counted in between
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    with _without_weights(model) as weights:
+        data = model.SerializeToString() + more.SerializeToString()  # of messages one behind the other comes their sum
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(weight) for name, weight in weights.items()}
+    options.add_external_initializers([*values], [*values.values()])
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString() + more.SerializeToString(),  # messages one behind the other are merged
-            options, providers=["CPUExecutionProvider"],
-        )  # fmt: skip
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _cannot_run(error) from None
 
     def run(feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
+        assert len(values) == len(weights)  # they live as long as the session, which does not own them
         wanted = all_names if some is None else [n for n in all_names if n in some]
         try:
             return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True)) if wanted else {}
@@ -148,6 +154,28 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
             raise _cannot_run(error) from None
 
     return run
+
+
+@contextlib.contextmanager
+def _without_weights(model: onnx.ModelProto) -> Iterator[dict[str, Array]]:
+    """Within, a model has no large weights but names of them alone: in messages they take longer than a sample does."""
+    found = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in _WEIGHTS and len(tensor.raw_data) > LARGE_BYTES:
+            found[tensor.name] = tensor, tensor.raw_data
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="memory")
+    try:
+        yield {
+            name: np.frombuffer(raw, _WEIGHTS[tensor.data_type]).reshape(tuple(tensor.dims))
+            for name, (tensor, raw) in found.items()
+        }
+    finally:
+        for tensor, raw in found.values():
+            tensor.raw_data = raw
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
 
 
 def when_needed(model: onnx.ModelProto, names: Iterable[str]) -> Run:

@@ -53,6 +53,8 @@ STRIPES = (1, 2, 3, 4, 6, 8, 11, 14, 20, 28, 40, 56, 80)
 SIDES, FIRST_STRIPES = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)), (1, 4, 14, 40)
 #: Layers behind which neighbouring cascades may meet instead, that are tried.
 MEETINGS = 2
+#: A cascade that costs so many times as much as its layers one by one is not tried in more stripes.
+HOPELESS = 1.25
 #: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
 GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
 
@@ -144,6 +146,12 @@ class Trials:
     def _cost(self, program: Program) -> float:
         moved = float(dram_bytes(program.instructions, self.target).sum())
         return float(self.estimate(program).max()) + DRAM_WEIGHT * moved / self.target.dram_bytes_per_cycle
+
+    def is_hopeless(self, cascade: Cascade) -> bool:
+        """It fits, and costs so much that more stripes, with yet more weights and rows to load again, cannot mend it."""
+        first, last = cascade.first, cascade.last
+        cycles = self.cycles(first, last, cascade)
+        return cycles < math.inf and cycles > HOPELESS * self.cycles(first, last)
 
     def try_ahead(self, cascades: Iterable[Cascade | None]) -> None:
         """Have other processes try what is likely to be asked for."""
@@ -284,7 +292,10 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade]) -> tuple[float, Casc
     trials.try_ahead(around(alone, *side, stripes) for side in SIDES for stripes in FIRST_STRIPES[:-1])
     for side in SIDES:
         for stripes in FIRST_STRIPES[:-1] if best[0] else FIRST_STRIPES:
-            best = with_trial(around(alone, *side, stripes))
+            cascade = around(alone, *side, stripes)
+            best = with_trial(cascade)
+            if cascade and trials.is_hopeless(cascade):
+                break
     moved = best[0] > 0
     while moved and len(trials.asked) < trials.budget:
         before = best[1]
