@@ -100,8 +100,8 @@ def requantisation(
     quantization = walk.tensor(name).quantization
     kind, limit = quantization.kind, most_sum(quantization)
     low, high = kind.low - quantization.zero_point, kind.high - quantization.zero_point
-    wide = weights.astype(np.int64).reshape(len(weights), -1)
-    positive, negative = np.maximum(wide, 0).sum(axis=1), np.minimum(wide, 0).sum(axis=1)
+    rows = weights.reshape(len(weights), -1)
+    positive, negative = (clamp(rows, 0).sum(axis=1, dtype=np.int64) for clamp in (np.maximum, np.minimum))
     largest = biases + positive * high + negative * low
     smallest = biases + positive * low + negative * high
     if largest.max(initial=0) >= limit or smallest.min(initial=0) < -limit:

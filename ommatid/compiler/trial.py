@@ -55,6 +55,8 @@ SIDES, FIRST_STRIPES = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)), (1, 4, 14, 40)
 MEETINGS = 2
 #: A cascade that costs so many times as much as its layers one by one is not tried in more stripes.
 HOPELESS = 1.25
+#: A cascade that saves less than this part of what one must save is not grown.
+WORTH_GROWING = 0.5
 #: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
 GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
 
@@ -296,7 +298,7 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade]) -> tuple[float, Casc
             best = with_trial(cascade)
             if cascade and trials.is_hopeless(cascade):
                 break
-    moved = best[0] > 0
+    moved = best[0] > WORTH_GROWING * LEAST_GAIN * trials.cycles_now
     while moved and len(trials.asked) < trials.budget:
         before = best[1]
         stripes = math.ceil(trials.height(before.last) / before.each)
