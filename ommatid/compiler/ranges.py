@@ -138,13 +138,30 @@ def _divergence(values: Array, shares: Array, low: float, high: float) -> float:
     begin, end = _inner(values, low, high)
     if begin == end or high <= low:
         return np.inf
-    clamped = shares[begin:end].copy()
-    clamped[0] += shares[:begin].sum()
-    clamped[-1] += shares[end:].sum()
-    code = np.rint((values[begin:end] - low) * (STEPS / (high - low))).astype(int)
-    total, bins = np.bincount(code, shares[begin:end], STEPS + 1), np.bincount(code, None, STEPS + 1)
-    spread = total[code] / bins[code]
-    return float(clamped @ np.log(clamped / (spread / spread.sum())))
+    return float(_spread_evenly(values, shares, begin, end, low, high))
+
+
+@entry
+def _spread_evenly(values: Array, shares: Array, begin: int, end: int, low: float, high: float) -> float:
+    """The divergence of values ``begin`` to ``end``, all others clamped to the first and the last of them."""
+    code = np.empty(end - begin, np.int64)
+    total, bins = np.zeros(STEPS + 1), np.zeros(STEPS + 1)
+    for i in range(begin, end):
+        c = np.int64(np.rint((values[i] - low) * (STEPS / (high - low))))
+        code[i - begin] = c
+        total[c] += shares[i]
+        bins[c] += 1
+    inside = shares[begin:end].sum()
+    divergence = 0.0
+    for i in range(begin, end):
+        clamped = shares[i]
+        if i == begin:
+            clamped += shares[:begin].sum()
+        if i == end - 1:
+            clamped += shares[end:].sum()
+        c = code[i - begin]
+        divergence += clamped * np.log(clamped * inside * bins[c] / total[c])
+    return divergence
 
 
 def mse(d: Distribution, error: Any = None) -> Range:

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import entry
-from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
+from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, pieces, places
 from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
 
 TOKEN_CAPACITY = 15
-WORD_BITS = WORD_BYTES.bit_length() - 1
 ENGINES = len(Engine)
 
 
@@ -45,10 +44,8 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int) -> 
         first, last = bounds(part)  # of a few layers, a small piece of all that the network uses
         base = int(first.min()) // WORD_BYTES * WORD_BYTES
         words = -(-(int(last.max()) - base) // WORD_BYTES)
-        _conflicts(
-            part["instruction"], part["mode"], part["address"] - base, part["run"], part["n"], part["s"], queue, words,
-            need,
-        )  # fmt: skip
+        lie = places(part, base)
+        _conflicts(part["instruction"], part["mode"], *lie, queue, pieces(*lie, words), need)
     _fence(queue, need)
     producers, consumers = _edges(queue, need)
     pairs = queue[producers] * need.shape[1] + queue[consumers]
@@ -64,26 +61,11 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int) -> 
 
 @entry
 def _conflicts(
-    instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, owner: Any, words: int, need: Any
+    instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, owner: Any, piece: Any, need: Any
 ) -> None:
-    """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with.
-
-    Words that all accesses take together are one piece: it begins where a run begins or has ended.
-    """
-    piece = np.zeros(words + 1, np.int32)
-    for k in range(len(instruction)):
-        for i3 in range(n[k, 3]):
-            for i2 in range(n[k, 2]):
-                for i1 in range(n[k, 1]):
-                    first = address[k] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                    for _ in range(n[k, 0]):
-                        piece[first >> WORD_BITS] = 1
-                        piece[(first + run[k] - 1 >> WORD_BITS) + 1] = 1
-                        first += s[k, 0]
-    for word in range(words):  # the number of each word's
-        piece[word + 1] += piece[word]
+    """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
     queues = need.shape[1]
-    last_write = np.full(piece[words] + 1, -1, np.int32)
+    last_write = np.full(piece[-1] + 1, -1, np.int32)
     last_read = np.full((len(last_write), queues), -1, np.int32)
     for k in range(len(instruction)):
         i, mine = instruction[k], owner[instruction[k]]

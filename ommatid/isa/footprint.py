@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from ommatid.isa.compiled import entry
 from ommatid.isa.instructions import BY_OPCODE, MOST_CORES, Memory, Mode, view
 from ommatid.isa.target import Target
 
 WORD_BYTES = 16
+WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 
 #: One operand of one instruction: ``run`` bytes at ``address``, repeated by four loops (count n, stride s).
 ACCESS = np.dtype(
@@ -94,3 +96,32 @@ def bounds(table: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarra
     first = table["address"] + np.minimum(steps, 0).sum(axis=1)
     last = table["address"] + np.maximum(steps, 0).sum(axis=1) + table["run"]
     return first, last
+
+
+Array = np.ndarray[Any, Any]
+
+
+def places(table: Array, base: int) -> tuple[Array, Array, Array, Array]:
+    """Address counted from ``base``, run, counts and strides of accesses, each a dense array: for ``pieces``."""
+    columns = table["address"] - base, table["run"], table["n"], table["s"]
+    address, run, n, s = (np.ascontiguousarray(column) for column in columns)
+    return address, run, n, s
+
+
+@entry
+def pieces(address: Any, run: Any, n: Any, s: Any, words: int) -> Any:
+    """Of each of so many words the number of its piece (int32, rising), and one behind: words that all accesses take
+    together are one piece, which begins where a run begins or has ended."""
+    piece = np.zeros(words + 1, np.int32)
+    for k in range(len(address)):
+        for i3 in range(n[k, 3]):
+            for i2 in range(n[k, 2]):
+                for i1 in range(n[k, 1]):
+                    first = address[k] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
+                    for _ in range(n[k, 0]):
+                        piece[first >> WORD_BITS] = 1
+                        piece[(first + run[k] - 1 >> WORD_BITS) + 1] = 1
+                        first += s[k, 0]
+    for word in range(words):
+        piece[word + 1] += piece[word]
+    return piece

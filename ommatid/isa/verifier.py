@@ -16,7 +16,7 @@ import numpy as np
 
 from ommatid.isa.compiled import entry
 from ommatid.isa.descriptors import describe, illegal_descriptors
-from ommatid.isa.footprint import WORD_BYTES, accesses, bounds
+from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, pieces, places
 from ommatid.isa.instructions import BY_OPCODE, MAX_OPERANDS, MOST_CORES, Memory, Mode
 from ommatid.isa.program import ROLES, Program
 
@@ -309,12 +309,15 @@ def _shadowed(
     base = len(program.constants) // WORD_BYTES * WORD_BYTES if memory == Memory.DRAM else 0
     part = part[(part["address"] >= base) | (part["mode"] != Mode.READ)]
     symbol = program.operands[part["instruction"], part["slot"]].astype(np.int64)
-    initial = _initial_symbols(program, memory, base)
     size = (program.dram_bytes, program.target.sram_bytes, program.target.accumulator_bytes)[memory]
+    lie = places(part, base)
+    address, run, number = _initial(program, memory, base)
+    ones, none = np.ones((len(run), 4), np.int64), np.zeros((len(run), 4), np.int64)
+    everything = zip(lie, (address, run, ones, none), strict=True)
+    piece = pieces(*map(np.concatenate, everything), (size - base) // WORD_BYTES + 1)
     found = _shadow(
-        part["instruction"].astype(np.int64), part["mode"], part["address"] - base, part["run"], part["n"], part["s"],
-        symbol, queue, clock, (size - base) // WORD_BYTES + 1, *initial,
-    )  # fmt: skip
+        part["instruction"].astype(np.int64), part["mode"], *lie, symbol, queue, clock, piece, address, run, number
+    )
     kinds = {
         0: "is not ordered after the write by",
         1: "is not ordered after the read by",
@@ -322,7 +325,8 @@ def _shadowed(
         3: "reads bytes that nothing has written",
     }
     problems = []
-    for i, kind, other, word in found.tolist():
+    for i, kind, other, at in found.tolist():
+        word = int(np.searchsorted(piece, at))
         by = "" if kind == 3 else f" {describe(program, other)}" if other >= 0 else " the host"
         problems.append(
             f"{describe(program, i)} {kinds[kind]}{by} ({memory.name} byte {base + word * WORD_BYTES})"
@@ -330,7 +334,7 @@ def _shadowed(
     return problems
 
 
-def _initial_symbols(program: Program, memory: Memory, base: int) -> tuple[Array, Array, Array]:
+def _initial(program: Program, memory: Memory, base: int) -> tuple[Array, Array, Array]:
     """What the host or CPU partitions write: (address, bytes, symbol) of the tensors of no layer."""
     rows = [
         (p.symbol, program.symbols[p.symbol]) for p in program.placed if p.layer < 0 and p.memory == memory
@@ -343,16 +347,17 @@ def _initial_symbols(program: Program, memory: Memory, base: int) -> tuple[Array
 @entry
 def _shadow(
     instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, symbol: Any, queue: Any, clock: Any,
-    words: int, initial_address: Any, initial_bytes: Any, initial_symbol: Any,
+    piece: Any, initial_address: Any, initial_bytes: Any, initial_symbol: Any,
 ) -> Any:  # fmt: skip
-    """Problems as rows (instruction, kind, other instruction, word); one for each access at most, 200 in all."""
+    """Problems as rows (instruction, kind, other instruction, piece); one for each access at most, 200 in all."""
     queues = queue.max() + 1
-    # of a word: who wrote it last (-2: nobody, -1: the host), for which symbol, and each queue's last reader since
-    shadow = np.full((words, 2 + queues), -1, np.int32)
+    # of a piece: who wrote it last (-2: nobody, -1: the host), for which symbol, and each queue's last reader since
+    shadow = np.full((piece[-1] + 1, 2 + queues), -1, np.int32)
     shadow[:, 0] = -2
     for k in range(len(initial_address)):
-        for word in range(initial_address[k] // 16, (initial_address[k] + initial_bytes[k] - 1) // 16 + 1):
-            shadow[word, 0], shadow[word, 1] = -1, initial_symbol[k]
+        end = (initial_address[k] + initial_bytes[k] - 1 >> WORD_BITS) + 1
+        for at in range(piece[initial_address[k] >> WORD_BITS], piece[end]):
+            shadow[at, 0], shadow[at, 1] = -1, initial_symbol[k]
     found = np.empty((200, 4), np.int64)
     count = 0
     for k in range(len(instruction)):
@@ -365,26 +370,27 @@ def _shadow(
                 for i1 in range(n[k, 1]):
                     for i0 in range(n[k, 0]):
                         begin = address[k] + i0 * s[k, 0] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                        for word in range(begin >> 4, (begin + run[k] - 1 >> 4) + 1):
-                            kind, other, last = -1, -1, shadow[word, 0]
+                        end = (begin + run[k] - 1 >> WORD_BITS) + 1
+                        for at in range(piece[begin >> WORD_BITS], piece[end]):
+                            kind, other, last = -1, -1, shadow[at, 0]
                             if last >= 0 and before[queue[last]] < last:
                                 kind, other = 0, last
                             elif reads and last == -2:
                                 kind = 3
-                            elif reads and shadow[word, 1] != own:
+                            elif reads and shadow[at, 1] != own:
                                 kind, other = 2, last
                             if writes:
                                 for q in range(queues):
-                                    r = shadow[word, 2 + q]
+                                    r = shadow[at, 2 + q]
                                     if before[q] < r and kind < 0:
                                         kind, other = 1, r
-                                    shadow[word, 2 + q] = -1
-                                shadow[word, 0], shadow[word, 1] = i, own
+                                    shadow[at, 2 + q] = -1
+                                shadow[at, 0], shadow[at, 1] = i, own
                             else:
-                                shadow[word, 2 + mine] = i
+                                shadow[at, 2 + mine] = i
                             if kind >= 0 and not reported and count < 200:
                                 found[count, 0], found[count, 1] = i, kind
-                                found[count, 2], found[count, 3] = other, word
+                                found[count, 2], found[count, 3] = other, at
                                 count += 1
                                 reported = True
     return found[:count].copy()

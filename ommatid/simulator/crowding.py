@@ -14,11 +14,10 @@ import numpy as np
 
 from ommatid.isa.compiled import entry, inlined, kernel
 from ommatid.isa.cost import VX_STARTUP_CYCLES
-from ommatid.isa.footprint import WORD_BYTES
+from ommatid.isa.footprint import WORD_BITS, WORD_BYTES
 from ommatid.simulator.banks import AHEAD_BEATS, MOST_BANKS, bank_of, cycles_at_banks
 
 BEATS = 2048  # that are stepped
-WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 # Words of a bank in AHEAD_BEATS: an instruction of mx with so many leaves others next to nothing.
 MANY = AHEAD_BEATS - 1
 GLANCES = 4  # times AHEAD_BEATS that tell whether an instruction may crowd; two if they show little

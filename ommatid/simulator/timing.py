@@ -78,18 +78,33 @@ def simulate(program: Program, begin: int = 0, end: int | None = None, delays: A
         SimulationError: the run cannot end: a token never comes, or finds no room.
     """
     target, stream = program.target, program.instructions[begin:end]
-    work = decode(stream, target, None if delays is None else delays[begin:end])
-    state, neighbours = _run(program, begin, work), Neighbours(work, stream, target)
-    for _ in range(ROUNDS):
-        if not neighbours.slow_down(work):
-            break
-        state = _run(program, begin, work)
+    work, state = _in_time(program, begin, stream, delays if delays is None else delays[begin:end])
     start, released, finish = (_whole(work[time]) for time in ("start", "released", "finish"))
     cycles = int(finish.max(initial=0))
     core, engine = np.divmod(work["queue"].astype(np.int64), LANES)
     engines = _accounts(stream, target, work["queue"], state[0], cycles)
     total = int(work["dram_bytes"].sum()) + len(stream) * INSTRUCTION_BYTES
     return Timing(begin, cycles, start, released, finish, engine, core, engines, total)
+
+
+def finish_cycles(program: Program) -> Array:
+    """When each instruction of a program is finished (cycles, int64): all that a compiler asks, without accounts.
+
+    Raises:
+        SimulationError: as ``simulate``.
+    """
+    return _whole(_in_time(program, 0, program.instructions, None)[0]["finish"])
+
+
+def _in_time(program: Program, begin: int, stream: Array, delays: Array | None) -> tuple[Array, Array]:
+    """WORK records of the instructions from ``begin`` on with their times, and the STATE at the end."""
+    work = decode(stream, program.target, delays)
+    state, neighbours = _run(program, begin, work), Neighbours(work, stream, program.target)
+    for _ in range(ROUNDS):
+        if not neighbours.slow_down(work):
+            break
+        state = _run(program, begin, work)
+    return work, state
 
 
 def _run(program: Program, begin: int, work: Array) -> Array:

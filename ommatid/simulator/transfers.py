@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import entry, kernel
-from ommatid.isa.footprint import WORD_BYTES
+from ommatid.isa.footprint import WORD_BITS
 from ommatid.simulator.banks import AHEAD_BEATS, bank_of, eldest, grant, grantable, queue, request
 from ommatid.simulator.bits import lowest
-
-WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 
 
 @entry

@@ -493,6 +493,39 @@ def test_a_part_is_lowered_beside_what_stays_around_it() -> None:
     assert peak >= alone + plan.storage.buffer_bytes["a"]
 
 
+def test_what_moved_for_a_cascade_in_vain_moves_back() -> None:
+    """It does not fit with nothing beside it either."""
+    net = Net(x=(1, 40, 40, 16))
+    net.conv("x", "r", 16)
+    net.conv("r", "a", 96, kernel=3)
+    net.conv("a", "b", 16, kernel=3)
+    net.map("b", "y", binary("add", "r"))
+    network, target = net.network("y"), replace(SMALL, sram_kib=96)
+    alone = schedule(network, target).plan
+    assert "r" in alone.resident
+    together = schedule(network, target, [Cascade(1, 2, 40)]).plan
+    assert not together.inner and together.resident == alone.resident
+
+
+def test_a_residual_of_rows_that_the_convolution_does_not_read() -> None:
+    """Every second row, from eight above the first on, and to each row that of the input."""
+    net = Net(x=(1, 24, 40, 16))
+    net.conv("x", "a", 32)
+    operation = Conv(
+        np.zeros((32, 1, 1, 32), np.int8), np.zeros(32, np.int32), np.ones(32, np.float32),
+        Window((1, 1), (2, 1), pads=(23, 0, 0, 0)), 1, (0, "int8"),
+    )  # fmt: skip
+    net.add(operation, ["a"], "b", (1, 24, 40, 32), macs=1000)
+    net.map("b", "y", binary("add", "a"))
+    filled(net)
+    network = fuse(net.network("y"))
+    assert len(network.layers) == 2
+    cascade = Cascade(0, 1, 1)
+    program = program_of(network, SMALL, cascade)
+    assert cascade in schedule(network, SMALL, [cascade]).plan.inner
+    assert outputs(program, network) == outputs(program_of(net.network("y"), SMALL), network)
+
+
 def test_what_makes_the_whole_slower_is_not_kept() -> None:
     """Trials see parts; the network has the last word."""
     net = Net(x=(1, 61, 61, 16))
@@ -529,7 +562,8 @@ def test_neighbouring_cascades_become_one_or_meet_elsewhere(
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
     two = (Cascade(0, end, each), Cascade(end + 1, 8, each))
-    found = neighbours(Trials(network, target, finish_cycles), two)
+    plain = program_of(network, target)
+    found = neighbours(Trials(network, target, finish_cycles, plain), two)
     assert [(c.first, c.last) for c in found] == met
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in (two, found))
     assert after < before

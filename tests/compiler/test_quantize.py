@@ -17,15 +17,16 @@ from onnx import numpy_helper
 from ommatid.compiler.canonicalize import canonicalize
 from ommatid.compiler.correct import proto_of
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.exact_session import exact_options
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import contributed_quantizers, import_model
-from ommatid.compiler.observe import Feeds, Run, observe, when_needed
+from ommatid.compiler.observe import Feeds, Run, _without_weights, observe, runner, when_needed
 from ommatid.compiler.pipeline import compile_model
 from ommatid.compiler.plan import make_plan, plan_and_form
 from ommatid.compiler.quantize import quantize
 from ommatid.compiler.readers import rectified
 from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
-from ommatid.compiler.search import JUDGES
+from ommatid.compiler.search import JUDGES, Candidate, Search, Verdict
 from ommatid.runtime.session import InferenceSession
 from tests import networks
 from tests.compiler.test_equalize import uneven
@@ -229,6 +230,56 @@ def test_each_sample_is_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     plans = [make_plan(model, FrontOptions(calibration=samples)) for _ in range(2)]
     assert len(ran) == (JUDGES + 2) + JUDGES
     assert plans[0].choices == plans[1].choices and plans[0].recipe == plans[1].recipe
+
+
+def test_what_is_a_step_off_at_most_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judged by onnxruntime: the greatest difference of an output of the two models, over its scale."""
+    verdicts = []
+    first = Search._judged
+
+    def recorded(self: Search, candidate: Candidate) -> Verdict:
+        verdicts.append((self, candidate, found := first(self, candidate)))
+        return found
+
+    monkeypatch.setattr(Search, "_judged", recorded)
+    model = canonicalize(import_model(networks.convolution()))
+    make_plan(model, FrontOptions(calibration=SAMPLES))
+    assert len(verdicts) > 1  # bias correction was tried
+    search, plain, verdict = verdicts[0]
+    form = search.forms[plain]
+    session = onnxruntime.InferenceSession(form.SerializeToString(), exact_options(form), providers=["CPUExecutionProvider"])
+    scale, zero = parameters(form, "y")
+    errors = [np.abs(run(proto_of(model), feeds) - session.run(["y"], feeds)[0]).max() for feeds in SAMPLES]
+    assert verdict.steps == pytest.approx(max(errors) / scale, rel=1e-5) and zero.dtype == np.uint8
+
+    verdicts.clear()
+    monkeypatch.setattr(Search, "_judged", lambda self, candidate: verdicts.append(candidate) or Verdict(0.5, 1.0))
+    plan = make_plan(model, FrontOptions(calibration=SAMPLES))
+    assert len(verdicts) == 1 and not plan.gains and not plan.shifts
+
+
+def test_large_weights_reach_a_session_in_memory() -> None:
+    """With the same results, and the model is afterwards as it was, also where it cannot be run."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((64, 64)).astype(np.float32), "v": np.ones((2, 2), np.float32)}
+    ports = [networks.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2, 64]) for name in "xy"]
+    nodes = [node("MatMul", "x w", "h"), node("MatMul", "v h", "y")]
+    graph = networks.helper.make_graph(
+        nodes, "large", ports[:1], ports[1:], [numpy_helper.from_array(a, n) for n, a in weights.items()]
+    )
+    model = networks.helper.make_model(graph, opset_imports=[networks.helper.make_opsetid("", 17)], ir_version=8)
+    before, x = model.SerializeToString(), rng.standard_normal((2, 64)).astype(np.float32)
+    with _without_weights(model) as taken:
+        assert [*taken] == ["w"] and len(model.SerializeToString()) < weights["w"].nbytes
+        np.testing.assert_array_equal(taken["w"], weights["w"])
+    result = runner(model, ["y"])({"x": x})["y"]
+    np.testing.assert_allclose(result, weights["v"] @ (x @ weights["w"]), rtol=1e-4)
+    assert model.SerializeToString() == before
+    model.graph.node[0].op_type = "Nothing"
+    with pytest.raises(CompileError, match="cannot run the model"):
+        runner(model, ["y"])
+    model.graph.node[0].op_type = "MatMul"
+    assert model.SerializeToString() == before
 
 
 def judged(made: onnx.ModelProto, **options: Any) -> list[float]:

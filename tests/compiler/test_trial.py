@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 
 from ommatid.compiler.aids import Aids
+from ommatid.compiler.assemble import excerpt
 from ommatid.compiler.cascade import Cascade
 from ommatid.compiler.layers import Conv, Network, Resize
 from ommatid.compiler.outline import outline
 from ommatid.compiler.schedule import Plan, make_plan
 from ommatid.compiler.storage import plan_storage
-from ommatid.compiler.trial import Trials, choose_cascades
+from ommatid.compiler.trial import HOPELESS, Trials, _grow, choose_cascades, priced
 from ommatid.isa.target import Target
 from ommatid.runtime import trials
 from ommatid.runtime.compile import finish_cycles
@@ -31,6 +32,12 @@ BUDGET = (30,)
 
 def chosen(network: Network, aids: Aids | None = None, target: Target = TARGET) -> tuple[Cascade, ...]:
     return choose_cascades(network, target, finish_cycles, BUDGET, aids).cascades
+
+
+def trials_of(network: Network, target: Target) -> Trials:
+    """The state at the beginning of a search."""
+    plain = priced(network, target, finish_cycles)
+    return Trials(network, target, finish_cycles, plain.program, plain.made.lowering.emitter.dram_base)
 
 
 #: Of all networks that hypothesis draws.
@@ -117,9 +124,51 @@ def test_what_stays_makes_room_for_a_cascade(monkeypatch: pytest.MonkeyPatch) ->
     network, target = net.network("y"), replace(SMALL, sram_kib=96)
     way = (1, 2, (Cascade(1, 2, 2),))
 
-    cost = Trials(network, target, finish_cycles).find(way)[1]
+    cost = trials_of(network, target).find(way)[1]
     monkeypatch.setattr("ommatid.compiler.trial.stays_around", lambda *_: [])
-    assert Trials(network, target, finish_cycles).find(way)[1] == -1 and cost > 0
+    assert trials_of(network, target).find(way)[1] == -1 and cost > 0
+
+
+def test_an_excerpt_has_the_instructions_of_its_layers() -> None:
+    """Tokens are those that they need among themselves; each partition that they reach ends."""
+    net = Net(x=(1, 31, 31, 16))
+    net.conv("x", "a", 64, kernel=3)
+    net.conv("a", "b", 16)
+    net.cpu("b", "c")
+    net.conv("c", "d", 32, kernel=3)
+    net.map("d", "y", binary("add", "d"))
+    filled(net)
+    plain = priced(net.network("b", "y"), TARGET, finish_cycles)
+    program, base = plain.program, plain.made.lowering.emitter.dram_base
+    whole = excerpt(program, base, range(4))
+    assert whole.instructions.tobytes() == program.instructions.tobytes()
+    for first in range(4):
+        for stop in range(first + 1, 5):
+            part = excerpt(program, base, range(first, stop))
+            mine = [i for i, layer in enumerate(program.layer_of) if layer in range(first, stop)]
+            ends = [i for i in np.flatnonzero(program.layer_of == -1) if i > mine[0]]
+            mine = sorted([*mine, *ends[: (first < 2) + (stop > 2)]])
+            for stream in (expected := program.instructions[mine], found := part.instructions.copy()):
+                stream["wait"] = stream["signal"] = 0
+            assert found.tobytes() == expected.tobytes() and part.layer_of.tolist() == program.layer_of[mine].tolist()
+            assert 0 < finish_cycles(part).max() <= finish_cycles(program).max()
+
+
+@pytest.mark.parametrize(("cost", "asked"), [(HOPELESS - 0.05, True), (HOPELESS + 0.05, False)])
+def test_what_is_hopeless_is_not_tried_in_more_stripes(
+    cost: float, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cascade of one stripe costs so many times as much as its layers."""
+    tried = []
+
+    def cycles(self: Trials, first: int, last: int, *cascades: Cascade) -> float:
+        tried.extend(cascades)
+        return 100 * cost if cascades else 100
+
+    monkeypatch.setattr(Trials, "cycles", cycles)
+    trials = trials_of(three_layers(), TARGET)
+    assert _grow(trials, 1, [])[0] == 0
+    assert ({c.each for c in tried} != {trials.height(c.last) for c in tried}) == asked
 
 
 def test_what_a_map_is_resized_from_counts() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ommatid.isa.footprint import ACCESS, accesses, bounds
+from ommatid.isa.footprint import ACCESS, accesses, bounds, pieces
 from ommatid.isa.instructions import BY_MNEMONIC, Memory, Mode
 from ommatid.isa.target import Target, load_target
 from ommatid.isa.weights import pack_weights
@@ -235,6 +235,33 @@ def test_accesses_are_the_bytes_of_plain_loops(mnemonic: str, data: st.DataObjec
         assert (low[k], high[k]) == (min(found), max(found) + 1)
         assert access["run"] * access["n"].prod() == len(found)
         assert (access["memory"], access["mode"]) == expected_kind(mnemonic, name, fields)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_words_of_a_piece_are_taken_together(data: st.DataObject) -> None:
+    """Neighbours are of one piece if no run begins or ends between them: then the same accesses take them."""
+    size, count = 64, data.draw(st.integers(1, 4))
+    runs: list[list[tuple[int, int]]] = []
+    address, run = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    n, s = np.ones((count, 4), np.int64), np.zeros((count, 4), np.int64)
+    for k in range(count):
+        address[k], run[k] = data.draw(st.integers(0, 16 * size - 1)), data.draw(st.integers(1, 200))
+        for loop in data.draw(st.permutations(range(4)))[:2]:
+            n[k, loop], s[k, loop] = data.draw(st.integers(1, 3)), data.draw(st.integers(-90, 200))
+        begins = [address[k] + sum(i * s[k, j] for j, i in enumerate(at)) for at in product(*map(range, n[k]))]
+        if min(begins) < 0 or max(begins) + run[k] > 16 * size:
+            n[k], begins = 1, [address[k]]
+            run[k] = min(run[k], 16 * size - address[k])
+        runs.append([(int(b) // 16, int(b + run[k] - 1) // 16) for b in begins])
+    piece = pieces(address, run, n, s, size)
+    edges = {edge for mine in runs for first, last in mine for edge in (first, last + 1)}
+    takers = [[any(a <= word <= b for a, b in mine) for mine in runs] for word in range(size)]
+    for word in range(1, size):
+        same = piece[word] == piece[word - 1]
+        assert same == (word not in edges) and piece[word] - piece[word - 1] in (0, 1)
+        assert not same or takers[word] == takers[word - 1]
+    assert len(piece) == size + 1 and piece[size] >= piece[size - 1]
 
 
 def test_a_stream_lists_its_accesses_in_order() -> None:
