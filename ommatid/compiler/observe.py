@@ -137,7 +137,9 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with _without_weights(model) as weights:
-        data = model.SerializeToString() + more.SerializeToString()  # of messages one behind the other comes their sum
+        data = (
+            model.SerializeToString() + more.SerializeToString()
+        )  # of messages one behind the other comes their sum
     values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(weight) for name, weight in weights.items()}
     options.add_external_initializers([*values], [*values.values()])
     try:

@@ -70,5 +70,7 @@ def unevenness(pixel: int, target: Target) -> float:
     begins = np.arange(1 << 3 * bits)[:, None]
     words = begins + np.arange(PIXELS) * pixel // WORD_BYTES
     banks = (words ^ words >> bits ^ words >> 2 * bits) % target.sram_banks
-    counts = np.bincount((begins * target.sram_banks + banks).ravel(), minlength=begins.size * target.sram_banks)
+    counts = np.bincount(
+        (begins * target.sram_banks + banks).ravel(), minlength=begins.size * target.sram_banks
+    )
     return float(counts.reshape(begins.size, -1).max(axis=1).mean() * target.sram_banks / PIXELS)

@@ -48,6 +48,11 @@ class Candidate:
     shifts: Mapping[str, Array] = field(default_factory=dict)
 
 
+#: What of a candidate may be changed, and whether the recipe asks for it; and the candidate with that changed.
+Wanted = Callable[[Candidate], tuple[list[Any], bool]]
+Change = Callable[[Candidate, list[Any], bool], Candidate | None]
+
+
 class Verdict(NamedTuple):
     """Of a candidate's outputs: noise over signal, the mean of outputs and samples; the largest error, in steps of the
     codes of its output."""
@@ -121,7 +126,11 @@ class Search:
     def best(self, observed: Mapping[str, Observed]) -> Candidate:
         """The best that is found."""
         best, verdict = self.plain(observed), None
-        for which, change in ((self._pairs, self._equalized), (self._convolutions, self._corrected)):
+        changes: list[tuple[Wanted, Change]] = [
+            (self._pairs, self._equalized),
+            (self._convolutions, self._corrected),
+        ]
+        for which, change in changes:
             wanted, asked = which(best)
             if not wanted:
                 continue

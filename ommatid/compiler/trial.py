@@ -203,9 +203,7 @@ def choose_cascades(
     if len(network.layers) < 2:
         return plain
     aids = aids or Aids()
-    trials = Trials(
-        network, target, estimate, plain.program, plain.made.lowering.emitter.dram_base, aids
-    )
+    trials = Trials(network, target, estimate, plain.program, plain.made.lowering.emitter.dram_base, aids)
     lost = _lost(plain.program, rooflines(plain.made), plain.finish)
     apart = replace(trials, aids=Aids(dict(aids.remembered)))  # for a process of its own
     tried: set[tuple[Cascade, ...]] = {()}

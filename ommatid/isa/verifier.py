@@ -316,7 +316,16 @@ def _shadowed(
     everything = zip(lie, (address, run, ones, none), strict=True)
     piece = pieces(*map(np.concatenate, everything), (size - base) // WORD_BYTES + 1)
     found = _shadow(
-        part["instruction"].astype(np.int64), part["mode"], *lie, symbol, queue, clock, piece, address, run, number
+        part["instruction"].astype(np.int64),
+        part["mode"],
+        *lie,
+        symbol,
+        queue,
+        clock,
+        piece,
+        address,
+        run,
+        number,
     )
     kinds = {
         0: "is not ordered after the write by",

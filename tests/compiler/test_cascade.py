@@ -508,12 +508,12 @@ def test_what_moved_for_a_cascade_in_vain_moves_back() -> None:
 
 
 def test_a_residual_of_rows_that_the_convolution_does_not_read() -> None:
-    """Every second row, from eight above the first on, and to each row that of the input."""
+    """Every second row, as far as there are rows, and to each row that of the input."""
     net = Net(x=(1, 24, 40, 16))
     net.conv("x", "a", 32)
     operation = Conv(
         np.zeros((32, 1, 1, 32), np.int8), np.zeros(32, np.int32), np.ones(32, np.float32),
-        Window((1, 1), (2, 1), pads=(23, 0, 0, 0)), 1, (0, "int8"),
+        Window((1, 1), (2, 1), pads=(0, 0, 23, 0)), 1, (0, "int8"),
     )  # fmt: skip
     net.add(operation, ["a"], "b", (1, 24, 40, 32), macs=1000)
     net.map("b", "y", binary("add", "a"))

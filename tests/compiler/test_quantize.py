@@ -247,13 +247,17 @@ def test_what_is_a_step_off_at_most_is_left_as_it_is(monkeypatch: pytest.MonkeyP
     assert len(verdicts) > 1  # bias correction was tried
     search, plain, verdict = verdicts[0]
     form = search.forms[plain]
-    session = onnxruntime.InferenceSession(form.SerializeToString(), exact_options(form), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        form.SerializeToString(), exact_options(form), providers=["CPUExecutionProvider"]
+    )
     scale, zero = parameters(form, "y")
     errors = [np.abs(run(proto_of(model), feeds) - session.run(["y"], feeds)[0]).max() for feeds in SAMPLES]
     assert verdict.steps == pytest.approx(max(errors) / scale, rel=1e-5) and zero.dtype == np.uint8
 
     verdicts.clear()
-    monkeypatch.setattr(Search, "_judged", lambda self, candidate: verdicts.append(candidate) or Verdict(0.5, 1.0))
+    monkeypatch.setattr(
+        Search, "_judged", lambda self, candidate: verdicts.append(candidate) or Verdict(0.5, 1.0)
+    )
     plan = make_plan(model, FrontOptions(calibration=SAMPLES))
     assert len(verdicts) == 1 and not plan.gains and not plan.shifts
 
@@ -267,7 +271,9 @@ def test_large_weights_reach_a_session_in_memory() -> None:
     graph = networks.helper.make_graph(
         nodes, "large", ports[:1], ports[1:], [numpy_helper.from_array(a, n) for n, a in weights.items()]
     )
-    model = networks.helper.make_model(graph, opset_imports=[networks.helper.make_opsetid("", 17)], ir_version=8)
+    model = networks.helper.make_model(
+        graph, opset_imports=[networks.helper.make_opsetid("", 17)], ir_version=8
+    )
     before, x = model.SerializeToString(), rng.standard_normal((2, 64)).astype(np.float32)
     with _without_weights(model) as taken:
         assert [*taken] == ["w"] and len(model.SerializeToString()) < weights["w"].nbytes

@@ -18,7 +18,16 @@ from ommatid.compiler.layers import Conv, Network, Resize
 from ommatid.compiler.outline import outline
 from ommatid.compiler.schedule import Plan, make_plan
 from ommatid.compiler.storage import plan_storage
-from ommatid.compiler.trial import HOPELESS, Trials, _grow, choose_cascades, priced
+from ommatid.compiler.trial import (
+    FIRST_STRIPES,
+    HOPELESS,
+    LEAST_GAIN,
+    WORTH_GROWING,
+    Trials,
+    _grow,
+    choose_cascades,
+    priced,
+)
 from ommatid.isa.target import Target
 from ommatid.runtime import trials
 from ommatid.runtime.compile import finish_cycles
@@ -150,8 +159,30 @@ def test_an_excerpt_has_the_instructions_of_its_layers() -> None:
             mine = sorted([*mine, *ends[: (first < 2) + (stop > 2)]])
             for stream in (expected := program.instructions[mine], found := part.instructions.copy()):
                 stream["wait"] = stream["signal"] = 0
-            assert found.tobytes() == expected.tobytes() and part.layer_of.tolist() == program.layer_of[mine].tolist()
+            assert (
+                found.tobytes() == expected.tobytes()
+                and part.layer_of.tolist() == program.layer_of[mine].tolist()
+            )
             assert 0 < finish_cycles(part).max() <= finish_cycles(program).max()
+
+
+@pytest.mark.parametrize(("part", "grown"), [(WORTH_GROWING - 0.1, False), (WORTH_GROWING + 0.1, True)])
+def test_what_saves_next_to_nothing_is_not_grown(
+    part: float, grown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cascade of two layers saves such a part of the least gain that counts; one of more layers nothing."""
+    tried = []
+
+    def cycles(self: Trials, first: int, last: int, *cascades: Cascade) -> float:
+        tried.extend(cascades)
+        saved = part * LEAST_GAIN * self.cycles_now if last - first == 1 else 0
+        return 5000 - saved if cascades else 5000
+
+    monkeypatch.setattr(Trials, "cycles", cycles)
+    trials = trials_of(three_layers(), TARGET)
+    trials.cycles_now, trials.budget = 1e6, 1000
+    _grow(trials, 0, [])
+    assert (len({c.each for c in tried if c.last == 1}) > len(FIRST_STRIPES)) == grown
 
 
 @pytest.mark.parametrize(("cost", "asked"), [(HOPELESS - 0.05, True), (HOPELESS + 0.05, False)])

@@ -249,7 +249,9 @@ def test_words_of_a_piece_are_taken_together(data: st.DataObject) -> None:
         address[k], run[k] = data.draw(st.integers(0, 16 * size - 1)), data.draw(st.integers(1, 200))
         for loop in data.draw(st.permutations(range(4)))[:2]:
             n[k, loop], s[k, loop] = data.draw(st.integers(1, 3)), data.draw(st.integers(-90, 200))
-        begins = [address[k] + sum(i * s[k, j] for j, i in enumerate(at)) for at in product(*map(range, n[k]))]
+        begins = [
+            address[k] + sum(i * s[k, j] for j, i in enumerate(at)) for at in product(*map(range, n[k]))
+        ]
         if min(begins) < 0 or max(begins) + run[k] > 16 * size:
             n[k], begins = 1, [address[k]]
             run[k] = min(run[k], 16 * size - address[k])
