@@ -73,6 +73,16 @@ class Region(NamedTuple):
         return part
 
 
+class _Layout(NamedTuple):
+    """A tensor in its buffer: its (n, h, w, c), what its elements are, where it begins, and byte strides of (n, h, w)."""
+
+    shape: tuple[int, int, int, int]
+    kind: ElementType
+    buffer: str
+    offset: int
+    strides: tuple[int, int, int]
+
+
 @dataclass(kw_only=True)
 class Lowering(OnCores):
     """State of one lowering: the emitter, the SRAM of the cores that it lowers for, and where buffers are."""
@@ -91,7 +101,7 @@ class Lowering(OnCores):
     _opening: dict[str, Home] = field(default_factory=dict)
     _stored: dict[str, Home] = field(default_factory=dict)
     _tiles: dict[str, list[int]] = field(default_factory=dict)
-    _strides: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    _layouts: dict[str, _Layout] = field(default_factory=dict)
     _moves: dict[tuple[str, int, tuple[str, ...]], Form] = field(default_factory=dict)  # of ``dma``
 
     # --- what other cores hold too --------------------------------------------------------------------
@@ -133,10 +143,22 @@ class Lowering(OnCores):
 
     # --- tensors -------------------------------------------------------------------------------------
 
+    def _layout(self, name: str) -> _Layout:
+        if name not in self._layouts:
+            tensor, spot = self.network.tensors[name], self.storage.spots[name]
+            shape, kind = nhwc(tensor.shape), tensor.quantization.kind
+            if name in self._rows:
+                channels = tensor.shape[-1]
+                shape = 1, math.prod(tensor.shape[:-1]), 1, channels
+                strides = 0, self._rows[name], channels * kind.bytes
+            else:
+                strides = image_strides(self.network, self.storage, name)
+            self._layouts[name] = _Layout(shape, kind, spot.buffer, spot.offset, strides)
+        return self._layouts[name]
+
     def shape(self, name: str) -> tuple[int, int, int, int]:
         """A tensor's (n, h, w, c)."""
-        shape = self.network.tensors[name].shape
-        return (1, math.prod(shape[:-1]), 1, shape[-1]) if name in self._rows else nhwc(shape)
+        return self._layout(name).shape
 
     def quantization(self, name: str) -> Quantization:
         """A tensor's scale, zero point and type."""
@@ -144,7 +166,7 @@ class Lowering(OnCores):
 
     def kind(self, name: str) -> ElementType:
         """What a tensor's elements are."""
-        return self.quantization(name).kind
+        return self._layout(name).kind
 
     def row_bytes(self, name: str) -> int:
         """Bytes of a row of a tensor."""
@@ -153,11 +175,7 @@ class Lowering(OnCores):
 
     def strides(self, name: str) -> tuple[int, int, int]:
         """Byte strides of (n, h, w) in the tensor's buffer; those of single rows and pixels as if dense."""
-        if name in self._rows:
-            return 0, self._rows[name], self.network.tensors[name].shape[-1] * self.kind(name).bytes
-        if name not in self._strides:
-            self._strides[name] = image_strides(self.network, self.storage, name)
-        return self._strides[name]
+        return self._layout(name).strides
 
     def see_as_rows(self, *names: str, dense: bool = False) -> None:
         """Until the layer ends, see the pixels of these tensors as rows of one pixel, so that they can be cut anywhere.
@@ -172,6 +190,7 @@ class Lowering(OnCores):
             for name, step in steps.items()
         ):
             self._rows |= {name: step for name, step in steps.items() if step}
+            self._layouts.clear()
 
     def _even_step(self, name: str) -> int | None:
         """Bytes from each pixel of a tensor to the next, if that is one number."""
@@ -182,8 +201,10 @@ class Lowering(OnCores):
 
     def home(self, name: str) -> Home:
         """Where the buffer of a tensor lies, placed at its first use."""
-        buffer = self.storage.spots[name].buffer
-        if buffer not in self.homes and buffer in self.network.constants:
+        buffer = self._layout(name).buffer
+        if buffer in self.homes:
+            return self.homes[buffer]
+        if buffer in self.network.constants:
             self.homes[buffer] = Home(Memory.DRAM, *self.emitter.constant(self.network.constants[buffer]))
         if buffer not in self.homes:
             size = self.storage.buffer_bytes[buffer]
@@ -303,13 +324,14 @@ class Lowering(OnCores):
     def _region(
         self, name: str, image: int, first: int, rows: int, channel: int, channels: int, writing: bool
     ) -> Region:
-        _, _, w, c = self.shape(name)
+        (_, _, w, c), kind, *_ = self._layout(name)
         channels = channels or c
         if self.stays(name):
             address, symbol, row, pixel = self._locate(name, image, first, writing)
-            begin = address + channel * self.kind(name).bytes
-            return Region(begin, row, pixel, symbol, first, rows, w, channels, self.kind(name))
-        return self.new_tile(rows, w, channels, first, self.kind(name))
+            return Region(
+                address + channel * kind.bytes, row, pixel, symbol, first, rows, w, channels, kind
+            )
+        return self.new_tile(rows, w, channels, first, kind)
 
     def close(self, name: str, image: int, region: Region, channel: int = 0, column: int = 0) -> None:
         """Store an opened region, if it was a tile or its buffer's rows do not stay."""
@@ -333,17 +355,13 @@ class Lowering(OnCores):
     def _locate(
         self, name: str, image: int, row: int, writing: bool = False, home: Home | None = None
     ) -> tuple[int, int, int, int]:
-        home, spot = home or self.home(name), self.storage.spots[name]
+        _, _, buffer, offset, (n_stride, row_stride, pixel) = self._layout(name)
+        home = home or self.home(name)
         if writing:
-            home = self._opening.get(spot.buffer, home)
-        n_stride, row_stride, pixel = self.strides(name)
-        begin = self.first_held(spot.buffer) if home.memory == Memory.SRAM else 0
-        return (
-            home.address - begin + spot.offset + image * n_stride + row * row_stride,
-            home.symbol,
-            row_stride,
-            pixel,
-        )
+            home = self._opening.get(buffer, home)
+        begin = self.first_held(buffer) if home.memory == Memory.SRAM else 0
+        address = home.address - begin + offset + image * n_stride + row * row_stride
+        return address, home.symbol, row_stride, pixel
 
     def raw_tile(self, size: int) -> tuple[int, int]:
         """A tile for activations: (address, symbol)."""
@@ -409,7 +427,9 @@ class Lowering(OnCores):
     def end_layer(self) -> None:
         """Give back what ``load_constant`` and ``keep_for_layer`` took; see tensors as they are."""
         self.release_kept()
-        self._rows.clear()
+        if self._rows:
+            self._rows.clear()
+            self._layouts.clear()
 
 
 def merged(run: int, loops: list[tuple[int, int, int]]) -> tuple[int, list[tuple[int, int, int]]]:

@@ -143,10 +143,12 @@ def make_plan(
     network: Network, target: Target, storage: Storage, cascades: Iterable[Cascade] = (),
     never: frozenset[str] = frozenset(), single: frozenset[int] = frozenset(), alone: frozenset[int] = frozenset(),
     apart: frozenset[int] = frozenset(), sending: tuple[float, float] = SENDING[0], steps: tuple[int, int] = (0, 0),
+    touched: Mapping[str, Lifetime] | None = None,
 ) -> Plan:  # fmt: skip
     """A plan with these cascades, in which the buffers ``never`` do not stay in SRAM, one core makes ``alone``, and
-    nothing is woven into ``apart``. Addresses in DRAM and in SRAM are by a search of so many ``steps``."""
-    touched = lifetimes(network, storage)
+    nothing is woven into ``apart``. Addresses in DRAM and in SRAM are by a search of so many ``steps``; ``touched`` are
+    the ``lifetimes``, if they are known."""
+    touched = touched or lifetimes(network, storage)
     inner = {c: inner_buffers(network, storage, touched, c, target) for c in cascades}
     ends = {name: c.last for c, names in inner.items() for name in names}
     whole = {name: life for name, life in touched.items() if life.last > ends.get(name, -1)}

@@ -64,36 +64,38 @@ def _conflicts(
     instruction: Any, mode: Any, address: Any, run: Any, n: Any, s: Any, owner: Any, piece: Any, need: Any
 ) -> None:
     """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
-    queues = need.shape[1]
-    last_write = np.full(piece[-1] + 1, -1, np.int32)
-    last_read = np.full((len(last_write), queues), -1, np.int32)
+    queues, count = need.shape[1], piece[-1] + 1
+    last_write = np.full(count, -1, np.int32)
+    last_read, readers = np.empty((count, queues), np.int32), np.zeros(count, np.uint32)  # since; which queues
     for k in range(len(instruction)):
-        i, mine = instruction[k], owner[instruction[k]]
-        last = i  # whose writes were looked at last
-        for i3 in range(n[k, 3]):
-            for i2 in range(n[k, 2]):
-                for i1 in range(n[k, 1]):
-                    first = address[k] + i1 * s[k, 1] + i2 * s[k, 2] + i3 * s[k, 3]
-                    for _ in range(n[k, 0]):
-                        for p in range(
-                            piece[first >> WORD_BITS], piece[(first + run[k] - 1 >> WORD_BITS) + 1]
-                        ):
+        i = instruction[k]
+        mine, last, rest = owner[i], i, run[k] - 1  # last: whose writes were looked at last
+        reads, bit = mode[k] < 2, np.uint32(1 << mine)
+        n0, n1, n2, n3, s0, s1, s2, s3 = n[k, 0], n[k, 1], n[k, 2], n[k, 3], s[k, 0], s[k, 1], s[k, 2], s[k, 3]
+        for i3 in range(n3):
+            for i2 in range(n2):
+                for i1 in range(n1):
+                    first = address[k] + i1 * s1 + i2 * s2 + i3 * s3
+                    for _ in range(n0):
+                        for p in range(piece[first >> WORD_BITS], piece[(first + rest >> WORD_BITS) + 1]):
                             writer = last_write[p]
                             if writer >= 0 and writer != last:
                                 last = writer
                                 queue = owner[writer]
                                 if queue != mine and writer > need[i, queue]:
                                     need[i, queue] = writer
-                            if mode[k] < 2:
+                            if reads:
                                 last_read[p, mine] = i
+                                readers[p] |= bit
                                 continue
-                            for queue in range(queues):
-                                reader = last_read[p, queue]
-                                if reader > need[i, queue] and queue != mine:
-                                    need[i, queue] = reader
-                                last_read[p, queue] = -1
+                            if readers[p]:
+                                for queue in range(queues):
+                                    read = readers[p] >> queue & 1 and queue != mine
+                                    if read and last_read[p, queue] > need[i, queue]:
+                                        need[i, queue] = last_read[p, queue]
+                                readers[p] = 0
                             last_write[p] = i
-                        first += s[k, 0]
+                        first += s0
 
 
 def _fence(owner: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:

@@ -121,7 +121,7 @@ class Trials:
         first, last, cascades = trial
         part, never, remembered = range(first, last + 1), frozenset[str](), self.aids.remembered
         while True:
-            plan = make_plan(self.network, self.target, self.storage, cascades, never)
+            plan = make_plan(self.network, self.target, self.storage, cascades, never, touched=self.lives)
             alike = outline(plan, part)
             if alike not in remembered:
                 remembered[alike] = self._lowered(plan, part, cascades)
