@@ -1,8 +1,9 @@
 """The search for how to quantise a network: one change after the other, kept if the network's outputs come nearer.
 
-Ranges are chosen by the error that they leave at the tensor. Channels are equalised between those convolutions of
-which the second then has a smaller error; biases are corrected in all convolutions. Either is kept only if it lowers
-the error of the network's outputs, measured in onnxruntime.
+Ranges are chosen by the error that they leave at the tensor. Where no output is then further than a step of its codes
+from what it should be, that is all; else channels are equalised between those convolutions of which the second then
+has a smaller error, and biases are corrected in all convolutions. Either is kept only if it lowers the error of the
+network's outputs, measured in onnxruntime.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The search begins at the layers that lose most against their roofline, and grows a cascade around each: by layers on
 either side, by more or fewer stripes, as long as the cycles of the layers concerned fall. A trial lowers these layers
-alone, with what lies in SRAM around them.
+alone, with what lies in SRAM around them; one by one they cost what their part of the plain schedule does.
 """
 
 from __future__ import annotations
