@@ -328,9 +328,7 @@ class Lowering(OnCores):
         channels = channels or c
         if self.stays(name):
             address, symbol, row, pixel = self._locate(name, image, first, writing)
-            return Region(
-                address + channel * kind.bytes, row, pixel, symbol, first, rows, w, channels, kind
-            )
+            return Region(address + channel * kind.bytes, row, pixel, symbol, first, rows, w, channels, kind)
         return self.new_tile(rows, w, channels, first, kind)
 
     def close(self, name: str, image: int, region: Region, channel: int = 0, column: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -19,7 +19,11 @@ from ommatid.compiler.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
 #: Types of weights that sessions are handed, and how large they are.
-_WEIGHTS = {onnx.TensorProto.FLOAT: "<f4", onnx.TensorProto.INT8: "i1", onnx.TensorProto.UINT8: "u1"}
+_WEIGHTS: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "<f4",
+    onnx.TensorProto.INT8: "i1",
+    onnx.TensorProto.UINT8: "u1",
+}
 LARGE_BYTES = 4096
 Feeds = Mapping[str, Array]
 
@@ -136,19 +140,17 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tensors are counted in between
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _without_weights(model) as weights:
-        data = (
-            model.SerializeToString() + more.SerializeToString()
-        )  # of messages one behind the other comes their sum
-    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(weight) for name, weight in weights.items()}
-    options.add_external_initializers([*values], [*values.values()])
+    with _without_weights(model) as weights:  # of messages one behind the other comes their sum
+        data = model.SerializeToString() + more.SerializeToString()
     try:
+        held = {name: onnxruntime.OrtValue.ortvalue_from_numpy(weight()) for name, weight in weights.items()}
+        options.add_external_initializers([*held], [*held.values()])
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _cannot_run(error) from None
+    session.held = held  # which it does not own
 
     def run(feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
-        assert len(values) == len(weights)  # they live as long as the session, which does not own them
         wanted = all_names if some is None else [n for n in all_names if n in some]
         try:
             return dict(zip(wanted, session.run(wanted, dict(feeds)), strict=True)) if wanted else {}
@@ -159,25 +161,30 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
 
 
 @contextlib.contextmanager
-def _without_weights(model: onnx.ModelProto) -> Iterator[dict[str, Array]]:
-    """Within, a model has no large weights but names of them alone: in messages they take longer than a sample does."""
-    found = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_type in _WEIGHTS and len(tensor.raw_data) > LARGE_BYTES:
-            found[tensor.name] = tensor, tensor.raw_data
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="memory")
+def _without_weights(model: onnx.ModelProto) -> Iterator[dict[str, Callable[[], Array]]]:
+    """Within, a model has no large weights but names of them alone: in messages they take longer than a sample does.
+
+    What nodes of the graph itself do not read stays: onnxruntime drops it before it looks for its weights.
+    """
+    read, found = {name for node in model.graph.node for name in node.input}, []
     try:
-        yield {
-            name: np.frombuffer(raw, _WEIGHTS[tensor.data_type]).reshape(tuple(tensor.dims))
-            for name, (tensor, raw) in found.items()
-        }
+        for tensor in model.graph.initializer:
+            if tensor.name in read and tensor.data_type in _WEIGHTS and len(tensor.raw_data) > LARGE_BYTES:
+                read.remove(tensor.name)  # another of this name is an error
+                found.append((tensor, tensor.raw_data))
+                tensor.ClearField("raw_data")
+                tensor.data_location = onnx.TensorProto.EXTERNAL
+                tensor.external_data.add(key="location", value="memory")
+        yield {tensor.name: functools.partial(_array, tensor, raw) for tensor, raw in found}
     finally:
-        for tensor, raw in found.values():
+        for tensor, raw in found:
             tensor.raw_data = raw
             tensor.ClearField("data_location")
             tensor.ClearField("external_data")
+
+
+def _array(tensor: onnx.TensorProto, raw: bytes) -> Array:
+    return np.frombuffer(raw, _WEIGHTS[tensor.data_type]).reshape(tuple(tensor.dims))
 
 
 def when_needed(model: onnx.ModelProto, names: Iterable[str]) -> Run:

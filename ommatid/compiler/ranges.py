@@ -138,11 +138,11 @@ def _divergence(values: Array, shares: Array, low: float, high: float) -> float:
     begin, end = _inner(values, low, high)
     if begin == end or high <= low:
         return np.inf
-    return float(_spread_evenly(values, shares, begin, end, low, high))
+    return float(_divergence_inside(values, shares, begin, end, low, high))
 
 
 @entry
-def _spread_evenly(values: Array, shares: Array, begin: int, end: int, low: float, high: float) -> float:
+def _divergence_inside(values: Array, shares: Array, begin: int, end: int, low: float, high: float) -> float:
     """The divergence of values ``begin`` to ``end``, all others clamped to the first and the last of them."""
     code = np.empty(end - begin, np.int64)
     total, bins = np.zeros(STEPS + 1), np.zeros(STEPS + 1)

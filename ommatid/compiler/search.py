@@ -128,7 +128,7 @@ class Search:
         """The best that is found."""
         best, verdict = self.plain(observed), None
         changes: list[tuple[Wanted, Change]] = [
-            (self._pairs, self._equalized),
+            (lambda best: self._pairs(), self._equalized),
             (self._convolutions, self._corrected),
         ]
         for which, change in changes:
@@ -215,7 +215,7 @@ class Search:
         ]  # the rest is large
         return windows, seen
 
-    def _pairs(self, best: Candidate | None = None) -> tuple[list[Pair], bool]:
+    def _pairs(self) -> tuple[list[Pair], bool]:
         return self._wanted(pairs(self.model), lambda pair: self.recipe.layer(pair.second.name).equalize)
 
     def _convolutions(self, best: Candidate) -> tuple[list[ir.Node], bool]:
@@ -248,8 +248,8 @@ class Search:
                 x = np.asarray(a[name], np.float64)
                 error = np.abs(x - b[name])
                 noise.append((error**2).sum() / max((x**2).sum(), 1e-30))
-                most = max(most, error.max(initial=0) / steps[name])
-        return Verdict(float(np.mean(noise)) if noise else 0.0, most)
+                most = np.maximum(most, error.max(initial=0) / steps[name])
+        return Verdict(float(np.mean(noise)) if noise else 0.0, float(most))
 
 
 def _step(form: onnx.ModelProto, name: str) -> float:

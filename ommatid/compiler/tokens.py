@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ommatid.isa.compiled import entry
-from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, pieces, places
+from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, columns, pieces
 from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
 
@@ -44,7 +44,7 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int) -> 
         first, last = bounds(part)  # of a few layers, a small piece of all that the network uses
         base = int(first.min()) // WORD_BYTES * WORD_BYTES
         words = -(-(int(last.max()) - base) // WORD_BYTES)
-        lie = places(part, base)
+        lie = columns(part, base)
         _conflicts(part["instruction"], part["mode"], *lie, queue, pieces(*lie, words), need)
     _fence(queue, need)
     producers, consumers = _edges(queue, need)
@@ -66,12 +66,14 @@ def _conflicts(
     """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
     queues, count = need.shape[1], piece[-1] + 1
     last_write = np.full(count, -1, np.int32)
-    last_read, readers = np.empty((count, queues), np.int32), np.zeros(count, np.uint32)  # since; which queues
+    last_read = np.empty((count, queues), np.int32)  # of the queues in ``readers``
+    readers = np.zeros(count, np.uint32)
     for k in range(len(instruction)):
         i = instruction[k]
         mine, last, rest = owner[i], i, run[k] - 1  # last: whose writes were looked at last
         reads, bit = mode[k] < 2, np.uint32(1 << mine)
-        n0, n1, n2, n3, s0, s1, s2, s3 = n[k, 0], n[k, 1], n[k, 2], n[k, 3], s[k, 0], s[k, 1], s[k, 2], s[k, 3]
+        n0, n1, n2, n3 = n[k, 0], n[k, 1], n[k, 2], n[k, 3]
+        s0, s1, s2, s3 = s[k, 0], s[k, 1], s[k, 2], s[k, 3]
         for i3 in range(n3):
             for i2 in range(n2):
                 for i1 in range(n1):

@@ -34,7 +34,7 @@ from ommatid.compiler.schedule import (
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.tile import DRAM_WEIGHT
 from ommatid.isa.cost import dram_bytes
-from ommatid.isa.program import Program
+from ommatid.isa.program import Program, empty_program
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -55,7 +55,7 @@ SIDES, FIRST_STRIPES = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2)), (1, 4, 14, 40)
 MEETINGS = 2
 #: A cascade that costs so many times as much as its layers one by one is not tried in more stripes.
 HOPELESS = 1.25
-#: A cascade that saves less than this part of what one must save is not grown.
+#: A cascade that saves less than this part of what one must save, of the cycles that are left, is not grown.
 WORTH_GROWING = 0.5
 #: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
 GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
@@ -205,7 +205,8 @@ def choose_cascades(
     aids = aids or Aids()
     trials = Trials(network, target, estimate, plain.program, plain.made.lowering.emitter.dram_base, aids)
     lost = _lost(plain.program, rooflines(plain.made), plain.finish)
-    apart = replace(trials, aids=Aids(dict(aids.remembered)))  # for a process of its own
+    # for processes of their own, which try cascades alone
+    apart = replace(trials, plain=empty_program(target), aids=Aids(dict(aids.remembered)))
     tried: set[tuple[Cascade, ...]] = {()}
     with elsewhere(apart.find, aids.processes) as trials.elsewhere:
         for trials.budget in budgets:

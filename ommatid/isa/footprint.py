@@ -14,6 +14,7 @@ from ommatid.isa.compiled import entry
 from ommatid.isa.instructions import BY_OPCODE, MOST_CORES, Memory, Mode, view
 from ommatid.isa.target import Target
 
+Array = np.ndarray[Any, Any]
 WORD_BYTES = 16
 WORD_BITS = WORD_BYTES.bit_length() - 1  # of an address that are a byte's in its word
 
@@ -33,7 +34,7 @@ ACCESS = np.dtype(
 )
 
 
-def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, Any]:
+def accesses(stream: Array, target: Target) -> Array:
     """All memory operands of a stream as ACCESS records, ordered by instruction, then operand, then core.
 
     An operand in several cores' memories has a record for each; absent operands are left out. Loops are merged
@@ -63,7 +64,7 @@ def accesses(stream: np.ndarray[Any, Any], target: Target) -> np.ndarray[Any, An
     return table[np.lexsort((table["core"], table["slot"], table["instruction"]))]
 
 
-def _in_cores(part: np.ndarray[Any, Any], masks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _in_cores(part: Array, masks: Array) -> Array:
     """Each access once for every core of its mask."""
     copies = []
     for core in range(MOST_CORES):
@@ -73,7 +74,7 @@ def _in_cores(part: np.ndarray[Any, Any], masks: np.ndarray[Any, Any]) -> np.nda
     return np.concatenate(copies)
 
 
-def _merged(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _merged(part: Array) -> Array:
     run, n, s = part["run"].copy(), part["n"].copy(), part["s"].copy()
     s[n == 1] = 0
     for _ in range(4):  # the innermost loop that counts, into the run, as often as it fits
@@ -90,7 +91,7 @@ def _merged(part: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return part
 
 
-def bounds(table: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def bounds(table: Array) -> tuple[Array, Array]:
     """The first byte and the byte after the last that each access touches (int64 arrays)."""
     steps = (table["n"] - 1) * table["s"]
     first = table["address"] + np.minimum(steps, 0).sum(axis=1)
@@ -98,13 +99,10 @@ def bounds(table: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarra
     return first, last
 
 
-Array = np.ndarray[Any, Any]
-
-
-def places(table: Array, base: int) -> tuple[Array, Array, Array, Array]:
+def columns(table: Array, base: int) -> tuple[Array, Array, Array, Array]:
     """Address counted from ``base``, run, counts and strides of accesses, each a dense array: for ``pieces``."""
-    columns = table["address"] - base, table["run"], table["n"], table["s"]
-    address, run, n, s = (np.ascontiguousarray(column) for column in columns)
+    dense = table["address"] - base, table["run"], table["n"], table["s"]
+    address, run, n, s = (np.ascontiguousarray(column) for column in dense)
     return address, run, n, s
 
 

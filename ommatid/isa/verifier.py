@@ -16,7 +16,7 @@ import numpy as np
 
 from ommatid.isa.compiled import entry
 from ommatid.isa.descriptors import describe, illegal_descriptors
-from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, pieces, places
+from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, columns, pieces
 from ommatid.isa.instructions import BY_OPCODE, MAX_OPERANDS, MOST_CORES, Memory, Mode
 from ommatid.isa.program import ROLES, Program
 
@@ -65,11 +65,29 @@ def _partitions(program: Program) -> list[str]:
 # --- bounds and ownership ----------------------------------------------------------------------------------
 
 
+def _sizes(program: Program) -> tuple[int, int, int]:
+    """Bytes of each memory."""
+    return program.dram_bytes, program.target.sram_bytes, program.target.accumulator_bytes
+
+
+def _lies_inside(program: Program, number: int) -> bool:
+    """There is such a symbol, and its memory has all of its bytes."""
+    if not 0 <= number < len(program.symbols):
+        return False
+    symbol, sizes = program.symbols[number], _sizes(program)
+    memory = int(symbol["memory"])
+    return memory < len(sizes) and int(symbol["address"]) + int(symbol["bytes"]) <= sizes[memory]
+
+
 def _out_of_bounds(program: Program, table: Array) -> list[str]:
     """Accesses outside their memory, or outside the symbol that the program names for them."""
     low, high = bounds(table)
-    target, problems = program.target, []
-    size = np.array([program.dram_bytes, target.sram_bytes, target.accumulator_bytes])[table["memory"]]
+    problems = [
+        f"tensor {p.tensor.name!r} is written by the host: its symbol {p.symbol} is not inside a memory"
+        for p in program.placed
+        if p.layer < 0 and not _lies_inside(program, p.symbol)
+    ]
+    size = np.array(_sizes(program))[table["memory"]]
     named = program.operands[table["instruction"], table["slot"]]
     outside = (low < 0) | (high > size)
     nobody = (named < 0) | (named >= len(program.symbols))
@@ -309,8 +327,8 @@ def _shadowed(
     base = len(program.constants) // WORD_BYTES * WORD_BYTES if memory == Memory.DRAM else 0
     part = part[(part["address"] >= base) | (part["mode"] != Mode.READ)]
     symbol = program.operands[part["instruction"], part["slot"]].astype(np.int64)
-    size = (program.dram_bytes, program.target.sram_bytes, program.target.accumulator_bytes)[memory]
-    lie = places(part, base)
+    size = _sizes(program)[memory]
+    lie = columns(part, base)
     address, run, number = _initial(program, memory, base)
     ones, none = np.ones((len(run), 4), np.int64), np.zeros((len(run), 4), np.int64)
     everything = zip(lie, (address, run, ones, none), strict=True)

@@ -31,7 +31,7 @@ from ommatid.simulator.state import BUSY, IDLE, LANES, PLACES, fresh, prepare
 from ommatid.simulator.tokens import CROSS_CORE_CYCLES
 from ommatid.simulator.words import bank_words
 
-__all__ = ["EngineTime", "SimulationError", "Timing", "simulate"]
+__all__ = ["EngineTime", "SimulationError", "Timing", "finish_cycles", "simulate"]
 
 Array = np.ndarray[Any, Any]
 

@@ -493,6 +493,12 @@ def test_what_the_host_writes() -> None:
     ]
     program.operands[0, 0] = 3
     assert verify(program) == []
+    for field, value in (("bytes", 1 << 30), ("memory", 7)):
+        program.symbols[3] = (Memory.DRAM, ROLES.index("input"), -1, 4096, 64)
+        program.symbols[field][3] = value
+        assert "tensor 'x' is written by the host: its symbol 3 is not inside a memory" in verify(program)
+    program.placed = (host_tensor(program, 4),)
+    assert "tensor 'x' is written by the host: its symbol 4 is not inside a memory" in verify(program)
 
 
 def test_constants_need_no_writer() -> None:
