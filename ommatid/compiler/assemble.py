@@ -66,8 +66,8 @@ def bare_program(scheduled: Scheduled) -> Program:
     )
 
 
-def excerpt(program: Program, dram_base: int, layers: range) -> Program:
-    """The instructions of some layers of a bare program, as if they were alone; ``dram_base`` is that of the program."""
+def excerpt(program: Program, layers: range) -> Program:
+    """The instructions of some layers of a bare program, as if they were alone."""
     opcodes, layer_of = program.instructions["opcode"], program.layer_of
     mine = (layer_of >= layers.start) & (layer_of < layers.stop)
     ends = opcodes == BY_MNEMONIC["end"].opcode
@@ -76,7 +76,7 @@ def excerpt(program: Program, dram_base: int, layers: range) -> Program:
     mine[first : behind + 1] |= ends[first : behind + 1]
     stream = program.instructions[mine]
     stream["wait"] = stream["signal"] = 0
-    add_tokens(stream, program.target, dram_base)
+    add_tokens(stream, program.target, len(program.constants))
     return dataclasses.replace(
         program, instructions=stream, operands=program.operands[mine], layer_of=layer_of[mine]
     )

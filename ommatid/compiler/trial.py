@@ -68,13 +68,12 @@ def _nothing(trials: Sequence[Trial]) -> list[Found]:
 @dataclass
 class Trials:
     """The state of a search: what is known, and what was asked for, which counts for its budget; ``cycles_now`` are those
-    of all layers, with what is chosen. ``plain`` is the bare program without cascades; ``dram_base`` as in Finished."""
+    of all layers, with what is chosen. ``plain`` is the bare program without cascades."""
 
     network: Network
     target: Target
     estimate: Estimate
     plain: Program
-    dram_base: int = 0
     aids: Aids = field(default_factory=Aids)
     budget: int = 1
     cycles_now: float = math.inf
@@ -143,7 +142,7 @@ class Trials:
 
     def _apart(self, part: range) -> float:
         """What layers cost one by one: those of the plain schedule, alone."""
-        return self._cost(excerpt(self.plain, self.dram_base, part))
+        return self._cost(excerpt(self.plain, part))
 
     def _cost(self, program: Program) -> float:
         moved = float(dram_bytes(program.instructions, self.target).sum())
@@ -203,7 +202,7 @@ def choose_cascades(
     if len(network.layers) < 2:
         return plain
     aids = aids or Aids()
-    trials = Trials(network, target, estimate, plain.program, plain.made.lowering.emitter.dram_base, aids)
+    trials = Trials(network, target, estimate, plain.program, aids)
     lost = _lost(plain.program, rooflines(plain.made), plain.finish)
     # for processes of their own, which try cascades alone
     apart = replace(trials, plain=empty_program(target), aids=Aids(dict(aids.remembered)))
