@@ -140,7 +140,7 @@ def test_what_stays_makes_room_for_a_cascade(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_excerpt_has_the_instructions_of_its_layers() -> None:
     """Tokens are those that they need among themselves; each partition that they reach ends."""
-    net = Net(x=(1, 31, 31, 16))
+    net = Net(x=(1, 61, 61, 16))  # a lies in DRAM
     net.conv("x", "a", 64, kernel=3)
     net.conv("a", "b", 16)
     net.cpu("b", "c")
