@@ -7,6 +7,7 @@ some rows are in SRAM at a time. How it is emitted: ``lower_cascade.py``.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,15 @@ def height(network: Network, layer: Layer) -> int:
     """Rows that a layer is made by: those of its output, a mean's those of its input."""
     name = layer.input_name if isinstance(layer.operation, Mean) else layer.output
     return nhwc(network.tensors[name].shape)[1]
+
+
+def reloaded_bytes(network: Network, cascade: Cascade, target: Target) -> float:
+    """About the DRAM bytes of weights that a cascade loads, if SRAM does not hold those of all its layers: then most are
+    loaded for each stripe anew."""
+    layers = network.layers[cascade.first : cascade.last + 1]
+    weights = sum(layer.operation.weights.nbytes for layer in layers if isinstance(layer.operation, Conv))
+    stripes = math.ceil(height(network, layers[-1]) / cascade.each)
+    return weights * stripes if weights > target.sram_bytes else 0
 
 
 def widened(lives: Mapping[str, Lifetime], groups: Collection[range]) -> dict[str, Lifetime]:

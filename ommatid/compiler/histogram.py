@@ -47,10 +47,15 @@ class Histogram:
 
     def add(self, values: Array) -> Array:
         """Count values (finite); their sums along the last axis (float64, by row)."""
+        if values.size:
+            self.hold(float(values.min()), float(values.max()))
+        return self.add_held(values)
+
+    def add_held(self, values: Array) -> Array:
+        """As ``add``, of values between limits that it holds already."""
         rows = np.require(values, np.float32, ["C", "W"]).reshape(-1, values.shape[-1])
         sums = np.zeros(len(rows))
         if rows.size:
-            self.hold(float(rows.min()), float(rows.max()))
             self._widen(max(-self.low, self.high))
             _count(rows, BINS / 2 / self.reach, self.counts, self.sums, sums)
         return sums

@@ -65,7 +65,9 @@ class Observed:
             np.maximum(self.channel_high, high),
         )
         self.histogram.hold(float(low.min()), float(high.max()))
-        self.channel_sum = self.channel_sum + (self.histogram.add(rows) if whole else np.zeros(len(rows)))
+        self.channel_sum = self.channel_sum + (
+            self.histogram.add_held(rows) if whole else np.zeros(len(rows))
+        )
         self.count += rows.shape[1]
 
     def divided(self, gain: Array, some: Histogram) -> Observed:
@@ -95,7 +97,17 @@ def observe(
     stream = (
         {n: a for n, a in (*feeds.items(), *run(feeds, names).items()) if n in names} for feeds in samples
     )
-    return count(stream, only_limits)
+    return count(_ahead(stream), only_limits)
+
+
+def _ahead(stream: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+    """A stream of which the next is made while one is used: neither onnxruntime nor counting keeps all CPUs busy."""
+    values = iter(stream)
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, values, None)
+        while (value := coming.result()) is not None:
+            coming = thread.submit(next, values, None)
+            yield value
 
 
 def count(stream: Iterable[Mapping[str, Array]], only_limits: Collection[str] = ()) -> dict[str, Observed]:

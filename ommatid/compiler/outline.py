@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -41,8 +42,12 @@ def outline(plan: Plan, part: range) -> str:
             [(moment(cascade.first), buffer in inner) for cascade, inner in plan.inner.items()],
         )  # fmt: skip
 
+    stages = zip(
+        itertools.accumulate(len(stage.layers) for stage in network.stages), network.stages, strict=True
+    )
     facts = (
         plan.target,
+        [(moment(end), stage.cpu is not None) for end, stage in stages if part.start < end < part.stop],
         [
             (_form_of(layer), layer.name in storage.free_layers, i in plan.single)
             for i, layer in zip(part, layers, strict=True)

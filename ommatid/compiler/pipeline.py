@@ -24,7 +24,7 @@ from ommatid.compiler.refuse import lacks_dram, lacks_sram
 from ommatid.compiler.regroup import regroup
 from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, schedule
 from ommatid.compiler.shuffle import absorb_shuffles
-from ommatid.compiler.trial import Estimate, Priced, choose_cascades, priced
+from ommatid.compiler.trial import Estimate, Priced, choose_cascades, faster, find_ahead, priced
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.compiler.weave import beside_convolutions
 from ommatid.isa import release
@@ -123,8 +123,11 @@ def compile_network(
         if optimize == 0 or estimate is None:
             made, bare = schedule(network, target), None
         else:
+            aids = aids or Aids()
+            if network.stages != apart.stages:
+                find_ahead(apart, target, estimate, aids)
             best = _scheduled(network, target, optimize, estimate, aids)
-            best = best if network.stages == apart.stages else _faster(best, apart, estimate)
+            best = best if network.stages == apart.stages else faster(best, apart, estimate, aids)
             made, bare = best.made, best.program
     except LayerDoesNotFit as problem:
         raise lacks_sram(network, target, problem) from None
@@ -139,18 +142,7 @@ def compile_network(
     return program
 
 
-def _faster(best: Priced, network: Network, estimate: Estimate) -> Priced:
-    """The schedule, or that of a network as it is, if that is faster: so no level is slower than -O0."""
-    try:
-        other = priced(network, best.made.plan.target, estimate)
-    except LayerDoesNotFit:
-        return best
-    return min(best, other, key=lambda each: each.cost)
-
-
-def _scheduled(
-    network: Network, target: Target, optimize: int, estimate: Estimate, aids: Aids | None
-) -> Priced:
+def _scheduled(network: Network, target: Target, optimize: int, estimate: Estimate, aids: Aids) -> Priced:
     """The best schedule that is found."""
     if optimize not in TRIALS:
         return priced(network, target, estimate)
@@ -170,14 +162,13 @@ def _scheduled(
 
 
 def _tried(
-    network: Network, target: Target, estimate: Estimate, budgets: Sequence[int], aids: Aids | None
+    network: Network, target: Target, estimate: Estimate, budgets: Sequence[int], aids: Aids
 ) -> Priced:
     """The network with cascades, its layers regrouped if that is better."""
     other = regroup(network, target)
     if other is network:
         return choose_cascades(network, target, estimate, budgets, aids)
+    find_ahead(network, target, estimate, aids)
     other = fuse(other)
     dump("regrouped", lambda: network_text(other))
-    before = priced(network, target, estimate)
-    after = choose_cascades(other, target, estimate, budgets, aids)
-    return min(after, before, key=lambda each: each.cost)
+    return faster(choose_cascades(other, target, estimate, budgets, aids), network, estimate, aids)

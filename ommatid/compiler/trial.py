@@ -7,6 +7,8 @@ alone, with what lies in SRAM around them; one by one they cost what their part 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.compiler.aids import Aids, Found, elsewhere
+from ommatid.compiler.aids import Aids, Found
 from ommatid.compiler.assemble import bare_program, excerpt, rooflines
-from ommatid.compiler.cascade import Cascade, height, is_cascadable
+from ommatid.compiler.cascade import Cascade, height, is_cascadable, reloaded_bytes
 from ommatid.compiler.layers import Network
 from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.outline import outline
@@ -34,7 +36,7 @@ from ommatid.compiler.schedule import (
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.tile import DRAM_WEIGHT
 from ommatid.isa.cost import dram_bytes
-from ommatid.isa.program import Program, empty_program
+from ommatid.isa.program import Program
 from ommatid.isa.target import Target
 
 Array = np.ndarray[Any, Any]
@@ -57,33 +59,49 @@ MEETINGS = 2
 HOPELESS = 1.25
 #: A cascade that saves less than this part of what one must save, of the cycles that are left, is not grown.
 WORTH_GROWING = 0.5
+#: Of so many layers that the search will come to, helpers try the first cascades; layers between two of these, since
+#: neighbours may end in one cascade.
+AHEAD, BETWEEN = 4, 5
 #: How a cascade grows: layers more before it and behind it, and by what its stripes are divided.
 GROWTH = ((0, 1, 1), (0, 1, 2), (0, 2, 1), (0, 4, 1), (1, 0, 1), (2, 0, 1), (4, 0, 1))
 
 
-def _nothing(trials: Sequence[Trial]) -> list[Found]:
-    return []
+@dataclass(frozen=True)
+class Priced:
+    """A schedule, with these cascades where they fit; its bare program, and when each instruction is finished."""
+
+    made: Scheduled
+    cascades: tuple[Cascade, ...]
+    program: Program
+    finish: Array
+
+    @property
+    def cost(self) -> Cost:
+        """DRAM bytes that the target does not have, then cycles."""
+        return self.made.lacking_bytes, float(self.finish.max(initial=0))
 
 
 @dataclass
 class Trials:
     """The state of a search: what is known, and what was asked for, which counts for its budget; ``cycles_now`` are those
-    of all layers, with what is chosen. ``plain`` is the bare program without cascades."""
+    of all layers, with what is chosen. ``plain`` is the schedule without cascades; a helper, which tries these alone, has
+    none."""
 
     network: Network
     target: Target
     estimate: Estimate
-    plain: Program
+    plain: Priced | None
     aids: Aids = field(default_factory=Aids)
     budget: int = 1
     cycles_now: float = math.inf
     known: dict[Trial, float] = field(default_factory=dict)
     asked: set[Trial] = field(default_factory=set)  # for what was saved, too, that did not have to be tried
-    elsewhere: Callable[[Sequence[Trial]], list[Found]] = _nothing
+    task: int = 0  # of helpers
 
     def __post_init__(self) -> None:
         self.storage = plan_storage(self.network)
         self.lives = lifetimes(self.network, self.storage)
+        self.ends = _ends(self.plain) if self.plain else []
 
     def height(self, layer: int) -> int:
         """Rows that a layer is made by."""
@@ -107,6 +125,8 @@ class Trials:
             self.asked.add(trial)
             count = len(self.asked)
             self.aids.say(f"trial {count:,}, {self.cycles_now:,.0f} cycles", min(count / self.budget, 1))
+        if trial not in self.known:
+            self._hear()
         if trial not in self.known:
             self.known[trial] = self.find(trial)[1] if cascades else self._apart(range(first, last + 1))
         return self.known[trial] if self.known[trial] >= 0 else math.inf
@@ -142,7 +162,8 @@ class Trials:
 
     def _apart(self, part: range) -> float:
         """What layers cost one by one: those of the plain schedule, alone."""
-        return self._cost(excerpt(self.plain, part))
+        assert self.plain is not None
+        return self._cost(excerpt(self.plain.program, part))
 
     def _cost(self, program: Program) -> float:
         moved = float(dram_bytes(program.instructions, self.target).sum())
@@ -154,13 +175,46 @@ class Trials:
         cycles = self.cycles(first, last, cascade)
         return cycles < math.inf and cycles > HOPELESS * self.cycles(first, last)
 
+    @contextlib.contextmanager
+    def helped(self) -> Iterator[None]:
+        """While helpers try cascades ahead."""
+        if not (helpers := self.aids.helpers):
+            yield
+            return
+        apart = replace(self, plain=None, aids=Aids(dict(self.aids.remembered)))
+        self.task = helpers.begin(apart.find)
+        try:
+            yield
+        finally:
+            helpers.want(self.task, ())
+            helpers.end(self.task)
+
+    def fits(self, cascade: Cascade) -> bool:
+        """Whether a cascade fits if nothing is around it."""
+        trial = (cascade.first, cascade.last, (cascade,))
+        if trial not in self.known:
+            self.known[trial] = self.find(trial)[1]
+        return 0 <= self.known[trial] < math.inf
+
+    def reloads(self, cascade: Cascade) -> bool:
+        """Whether weights that it loads for stripe after stripe make a cascade hopeless, before it is tried."""
+        before = self.ends[cascade.first - 1] if cascade.first else 0.0
+        moved = reloaded_bytes(self.network, cascade, self.target)
+        cycles = (1 + DRAM_WEIGHT) * moved / self.target.dram_bytes_per_cycle
+        return cycles > HOPELESS * (self.ends[cascade.last] - before)
+
     def try_ahead(self, cascades: Iterable[Cascade | None]) -> None:
-        """Have other processes try what is likely to be asked for."""
-        trials = [(c.first, c.last, (c,)) for c in dict.fromkeys(cascades) if c is not None]
-        trials = [trial for trial in trials if trial not in self.known]
-        for trial, (alike, cost) in zip(trials, self.elsewhere(trials), strict=False):
-            self.known[trial] = cost
-            self.aids.remembered.setdefault(alike, cost)
+        """Have helpers try what is likely to be asked for, the first first."""
+        if self.task:
+            self._hear()
+            trials = [(c.first, c.last, (c,)) for c in dict.fromkeys(cascades) if c is not None]
+            self.aids.helpers.want(self.task, [trial for trial in trials if trial not in self.known])
+
+    def _hear(self) -> None:
+        """Note what helpers found."""
+        for task, trial, cost in self.aids.heard():
+            if task == self.task:
+                self.known.setdefault(trial, cost)
 
     def saved(self, cascade: Cascade) -> float:
         """Cycles that a cascade saves; if it is unfit, its layers one by one need no trial."""
@@ -168,21 +222,6 @@ class Trials:
         self.asked.add((first, last, ()))
         cycles = self.cycles(first, last, cascade)
         return -math.inf if cycles == math.inf else self.cycles(first, last) - cycles
-
-
-@dataclass(frozen=True)
-class Priced:
-    """A schedule, with these cascades where they fit; its bare program, and when each instruction is finished."""
-
-    made: Scheduled
-    cascades: tuple[Cascade, ...]
-    program: Program
-    finish: Array
-
-    @property
-    def cost(self) -> Cost:
-        """DRAM bytes that the target does not have, then cycles."""
-        return self.made.lacking_bytes, float(self.finish.max(initial=0))
 
 
 def priced(
@@ -194,6 +233,41 @@ def priced(
     return Priced(made, cascades, program, estimate(program))
 
 
+def faster(best: Priced, network: Network, estimate: Estimate, aids: Aids | None = None) -> Priced:
+    """The schedule, or that of another form of the network without cascades, if that is faster."""
+    target, aids = best.made.plan.target, aids or Aids()
+    for _ in aids.heard():
+        pass  # it is remembered
+    lacking, cycles = best.cost
+    if target.cores == 1 and not lacking and find_plain(network, target, estimate, aids)[1] >= cycles:
+        return best
+    try:
+        return min(best, priced(network, target, estimate), key=lambda each: each.cost)
+    except LayerDoesNotFit:
+        return best
+
+
+def find_ahead(network: Network, target: Target, estimate: Estimate, aids: Aids) -> None:
+    """Have a helper find what ``faster`` will ask for."""
+    if aids.helpers and target.cores == 1:
+        find = functools.partial(find_plain, network, target, estimate, Aids(dict(aids.remembered)))
+        task = aids.helpers.begin(find)
+        aids.helpers.want(task, ["whole"])
+        aids.helpers.end(task)
+
+
+def find_plain(network: Network, target: Target, estimate: Estimate, aids: Aids, key: str = "whole") -> Found:
+    """The outline of a whole network without cascades, for one core, and its cycles; infinite if it is unfit."""
+    plan = make_plan(network, target, plan_storage(network))
+    alike = f"{outline(plan, range(len(network.layers)))}-{key}"
+    if alike not in aids.remembered:
+        lacking, cycles = 0, math.inf
+        with contextlib.suppress(LayerDoesNotFit):
+            lacking, cycles = priced(network, target, estimate).cost
+        aids.remembered[alike] = math.inf if lacking else cycles
+    return alike, aids.remembered[alike]
+
+
 def choose_cascades(
     network: Network, target: Target, estimate: Estimate, budgets: Sequence[int], aids: Aids | None = None
 ) -> Priced:
@@ -202,12 +276,10 @@ def choose_cascades(
     if len(network.layers) < 2:
         return plain
     aids = aids or Aids()
-    trials = Trials(network, target, estimate, plain.program, aids)
-    lost = _lost(plain.program, rooflines(plain.made), plain.finish)
-    # for processes of their own, which try cascades alone
-    apart = replace(trials, plain=empty_program(target), aids=Aids(dict(aids.remembered)))
+    trials = Trials(network, target, estimate, plain, aids)
+    lost = list(np.diff(trials.ends, prepend=0.0) - rooflines(plain.made))
     tried: set[tuple[Cascade, ...]] = {()}
-    with elsewhere(apart.find, aids.processes) as trials.elsewhere:
+    with trials.helped():
         for trials.budget in budgets:
             found = _search(trials, lost, plain.cost[1])
             if found not in tried:
@@ -221,18 +293,30 @@ def _search(trials: Trials, lost: list[float], cycles: float) -> tuple[Cascade, 
     chosen: list[Cascade] = []
     done: set[int] = set()
     trials.cycles_now = cycles
-    for seed in sorted(range(len(lost)), key=lambda i: -lost[i]):
-        if lost[seed] < LEAST_GAIN * cycles or len(trials.asked) >= trials.budget:
+    seeds = sorted(range(len(lost)), key=lambda i: -lost[i])
+    seeds = [seed for seed in seeds if lost[seed] >= LEAST_GAIN * cycles]
+    for at, seed in enumerate(seeds):
+        if len(trials.asked) >= trials.budget:
             break
         if seed in done:
             continue
         done.add(seed)
-        gain, best = _grow(trials, seed, chosen)
+        later = [other for other in seeds[at + 1 :] if other not in done]
+        gain, best = _grow(trials, seed, chosen, _scattered(seed, later))
         if gain > LEAST_GAIN * cycles:
             chosen.append(best)
             done |= set(range(best.first, best.last + 1))
             trials.cycles_now -= gain
     return neighbours(trials, sorted(chosen, key=lambda c: c.first))
+
+
+def _scattered(seed: int, later: Sequence[int]) -> list[int]:
+    """Those of the layers that the search will come to which are not near the one that it is at, or one another."""
+    apart = [seed]
+    for layer in later:
+        if len(apart) <= AHEAD and all(abs(layer - other) > BETWEEN for other in apart):
+            apart.append(layer)
+    return apart[1:]
 
 
 def neighbours(trials: Trials, chosen: Sequence[Cascade]) -> tuple[Cascade, ...]:
@@ -241,8 +325,9 @@ def neighbours(trials: Trials, chosen: Sequence[Cascade]) -> tuple[Cascade, ...]
     for cascade in chosen:
         pair = (*result[-1:], cascade)
         if len(pair) > 1 and pair[0].last + 1 == cascade.first:
-            ways = [pair, *_ways_to_meet(trials, *pair)]
-            pair = min(ways, key=lambda way: trials.cycles(pair[0].first, cascade.last, *way))
+            others = [way for way in _ways_to_meet(trials, *pair) if all(map(trials.fits, way))]
+            if others:
+                pair = min([pair, *others], key=lambda way: trials.cycles(pair[0].first, cascade.last, *way))
         result[-1:] = pair
     return tuple(result)
 
@@ -261,35 +346,40 @@ def _ways_to_meet(trials: Trials, one: Cascade, two: Cascade) -> Iterator[tuple[
                 )
 
 
-def _lost(program: Program, roofline: Sequence[float], finish: Array) -> list[float]:
-    """Of each layer the cycles by which it lengthens the run beyond its roofline."""
-    lost, before = [], 0.0
-    for index, least in enumerate(roofline):
-        mine = finish[program.layer_of == index]
-        end = max(before, float(mine.max())) if len(mine) else before
-        lost.append(end - before - least)
-        before = end
-    return lost
+def _ends(plain: Priced) -> list[float]:
+    """When each layer and all before it are finished."""
+    ends = np.zeros(len(plain.made.plan.network.layers))
+    inside = plain.program.layer_of >= 0
+    np.maximum.at(ends, plain.program.layer_of[inside], plain.finish[inside])
+    return list(np.maximum.accumulate(ends))
 
 
-def _grow(trials: Trials, seed: int, chosen: list[Cascade]) -> tuple[float, Cascade]:
-    """What the best cascade found around a layer saves, and it; nothing is saved by the layer alone."""
+def _grow(
+    trials: Trials, seed: int, chosen: list[Cascade], later: Sequence[int] = ()
+) -> tuple[float, Cascade]:
+    """What the best cascade found around a layer saves, and it; nothing is saved by the layer alone. ``later`` are those
+    that the search will come to."""
     taken = {i for c in chosen for i in range(c.first, c.last + 1)}
-    best = (0.0, Cascade(seed, seed, trials.height(seed)))
+    best = (0.0, _alone(trials, seed))
 
     def around(of: Cascade, left: int, right: int, stripes: int) -> Cascade | None:
-        """One with so many layers more on either side, where there can be one."""
+        """One with so many layers more on either side, where there can be one that is worth a trial."""
         first, last = of.first - left, of.last + right
         possible = is_cascadable(trials.network, trials.storage, first, last)
         if taken & set(range(first, last + 1)) or not possible:
             return None
-        return Cascade(first, last, max(1, -(-trials.height(last) // stripes)))
+        cascade = Cascade(first, last, max(1, -(-trials.height(last) // stripes)))
+        return None if trials.reloads(cascade) else cascade
 
     def with_trial(cascade: Cascade | None) -> tuple[float, Cascade]:
         return max(best, (trials.saved(cascade), cascade), key=lambda pair: pair[0]) if cascade else best
 
+    def firsts(layers: Sequence[int]) -> Iterator[Cascade | None]:
+        ways = itertools.product((_alone(trials, layer) for layer in layers), SIDES, FIRST_STRIPES[:-1])
+        return (around(alone, left, right, stripes) for alone, (left, right), stripes in ways)
+
     alone = best[1]
-    trials.try_ahead(around(alone, *side, stripes) for side in SIDES for stripes in FIRST_STRIPES[:-1])
+    trials.try_ahead(itertools.chain(reversed([*firsts([seed])]), firsts(later)))
     for side in SIDES:
         for stripes in FIRST_STRIPES[:-1] if best[0] else FIRST_STRIPES:
             cascade = around(alone, *side, stripes)
@@ -303,8 +393,12 @@ def _grow(trials: Trials, seed: int, chosen: list[Cascade]) -> tuple[float, Casc
         place = min(range(len(STRIPES)), key=lambda i: abs(STRIPES[i] - stripes))
         growth = [(left, right, -(-stripes // fewer)) for left, right, fewer in GROWTH]
         growth += [(0, 0, near) for near in STRIPES[max(place - 2, 0) : place + 3]]
-        trials.try_ahead(around(before, *way) for way in growth)
+        trials.try_ahead(itertools.chain(firsts(later), (around(before, *way) for way in reversed(growth))))
         for way in growth:
             best = with_trial(around(best[1], *way))
         moved = best[1] != before
     return best
+
+
+def _alone(trials: Trials, layer: int) -> Cascade:
+    return Cascade(layer, layer, trials.height(layer))

@@ -20,7 +20,7 @@ from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.rows import Rows
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
-from ommatid.compiler.trial import Trials, choose_cascades, neighbours
+from ommatid.compiler.trial import Trials, choose_cascades, neighbours, priced
 from ommatid.isa.instructions import BY_MNEMONIC, view
 from ommatid.isa.program import ROLES, Program
 from ommatid.isa.target import Target, load_target
@@ -562,7 +562,7 @@ def test_neighbouring_cascades_become_one_or_meet_elsewhere(
     network, target = net.network("a4"), replace(SMALL, sram_kib=64)
 
     two = (Cascade(0, end, each), Cascade(end + 1, 8, each))
-    plain = program_of(network, target)
+    plain = priced(network, target, finish_cycles)
     found = neighbours(Trials(network, target, finish_cycles, plain), two)
     assert [(c.first, c.last) for c in found] == met
     before, after = (finish_cycles(program_of(network, target, *c)).max() for c in (two, found))

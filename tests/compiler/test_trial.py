@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ from hypothesis import given, settings
 from ommatid.compiler.aids import Aids
 from ommatid.compiler.assemble import excerpt
 from ommatid.compiler.cascade import Cascade
+from ommatid.compiler.helpers import Helpers
 from ommatid.compiler.layers import Conv, Network, Resize
 from ommatid.compiler.outline import outline
-from ommatid.compiler.schedule import Plan, make_plan
+from ommatid.compiler.schedule import make_plan
 from ommatid.compiler.storage import plan_storage
 from ommatid.compiler.trial import (
     FIRST_STRIPES,
@@ -27,6 +30,8 @@ from ommatid.compiler.trial import (
     Trials,
     _grow,
     choose_cascades,
+    faster,
+    find_ahead,
     priced,
 )
 from ommatid.isa.target import Target
@@ -46,7 +51,7 @@ def chosen(network: Network, aids: Aids | None = None, target: Target = TARGET) 
 
 def trials_of(network: Network, target: Target) -> Trials:
     """The state at the beginning of a search."""
-    return Trials(network, target, finish_cycles, priced(network, target, finish_cycles).program)
+    return Trials(network, target, finish_cycles, priced(network, target, finish_cycles))
 
 
 #: Of all networks that hypothesis draws.
@@ -220,19 +225,102 @@ def test_what_a_map_is_resized_from_counts() -> None:
     assert resized(np.arange(16)) != resized(np.arange(16)[::-1])
 
 
-def test_two_processes_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the others found this one does not lower."""
-    network, lowered, here = three_layers(kernel=1), list[range](), Trials._lowered
+@pytest.fixture(scope="module")
+def helpers() -> Iterator[Helpers]:
+    made = Helpers(2)
+    yield made
+    made.close()
 
-    def counted(self: Trials, plan: Plan, part: range, cascades: tuple[Cascade, ...]) -> float:
-        lowered.append(part)
-        return here(self, plan, part, cascades)
 
-    monkeypatch.setattr(Trials, "_lowered", counted)
+def results(helpers: Helpers, task: int, count: int) -> list[tuple[int, Any, Any]]:
+    """So many of a task; the first take as long as a process needs to begin."""
+    found: list[tuple[int, Any, Any]] = []
+    for _ in range(1200):
+        found += [result for result in helpers.results() if result[0] == task]
+        if len(found) >= count:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(found)
+
+
+def test_with_helpers_the_same_is_found(helpers: Helpers) -> None:
+    """Once while they begin, and once while they are ready."""
+    network = three_layers(kernel=1)
     alone = chosen(network)
-    count = len(lowered)
-    assert chosen(network, Aids(processes=2)) == alone
-    assert len(lowered) - count < count / 2
+    for _ in range(2):
+        assert chosen(network, Aids(helpers=helpers)) == alone
+        ready = helpers.begin(_one_more)
+        helpers.want(ready, [0, 1])
+        results(helpers, ready, 2)
+
+
+def test_what_helpers_find_is_what_a_search_finds(helpers: Helpers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they found is not lowered here, and remembered."""
+    network, aids = three_layers(kernel=1), Aids(helpers=helpers)
+    state = replace(trials_of(network, TARGET), aids=aids)
+    asked = [Cascade(0, 1, 4), Cascade(1, 2, 2), Cascade(0, 1, 99)]
+    alone = [trials_of(network, TARGET).cycles(c.first, c.last, c) for c in asked]
+    with state.helped():
+        state.try_ahead(asked)
+        for number, trial, found in results(helpers, state.task, 3):
+            monkeypatch.setattr(helpers, "results", lambda one=(number, trial, found): [one])
+            state.try_ahead(())
+        monkeypatch.undo()
+    monkeypatch.setattr(Trials, "_lowered", lambda *_: pytest.fail("a trial was made again"))
+    assert [state.cycles(c.first, c.last, c) for c in asked] == alone
+    assert len(aids.remembered) == 3
+
+
+def _one_more(key: int) -> int:
+    return key + 1
+
+
+def _dies(key: int) -> None:
+    raise ValueError(key)
+
+
+def test_helpers_share_what_is_wanted(helpers: Helpers) -> None:
+    """What is not wanted any more is not found; a task that ends is forgotten when all of it is done."""
+    task = helpers.begin(_one_more)
+    helpers.want(task, [1, 2, 3])
+    helpers.end(task)
+    assert sorted(results(helpers, task, 3)) == [(task, 1, 2), (task, 2, 3), (task, 3, 4)]
+    slow = helpers.begin(time.sleep)
+    helpers.want(slow, [0.3, 0.3, 9, 9])
+    helpers.want(slow, [])
+    other = helpers.begin(_one_more)
+    helpers.want(other, [1, 2])
+    assert sorted(results(helpers, other, 2)) == [(other, 1, 2), (other, 2, 3)]
+    helpers.end(slow)
+
+
+def test_a_search_does_without_helpers_that_died() -> None:
+    made = Helpers(1)
+    try:
+        made.want(made.begin(_dies), [1])
+        network = three_layers(kernel=1)
+        assert chosen(network, Aids(helpers=made)) == chosen(network)
+    finally:
+        made.close()
+
+
+def test_a_network_in_another_form_is_kept_only_if_it_is_faster(helpers: Helpers) -> None:
+    """With what it costs found here, remembered, and by a helper."""
+    network = three_layers(kernel=1)
+    plain = priced(network, TARGET, finish_cycles)
+    better = choose_cascades(network, TARGET, finish_cycles, BUDGET)
+    assert better.cost < plain.cost
+    remembered: dict[str, float] = {}
+    for _ in range(2):
+        aids = Aids(remembered)
+        assert faster(better, network, finish_cycles, aids) is better
+        assert (
+            faster(replace(better, finish=plain.finish + 1), network, finish_cycles, aids).cost == plain.cost
+        )
+        assert list(remembered.values()) == [plain.cost[1]]
+    aids = Aids(helpers=helpers)
+    find_ahead(network, TARGET, finish_cycles, aids)
+    assert results(helpers, helpers.begin(_one_more) - 1, 1)[0][2] == (*remembered, plain.cost[1])
 
 
 def test_the_search_tells_how_far_it_is() -> None:
