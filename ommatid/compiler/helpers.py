@@ -18,7 +18,8 @@ Result = tuple[int, Any, Any]
 
 
 class Helper:
-    """A process that works on numbered tasks, each a function that is called with one key after the other.
+    """A process that works on numbered tasks, each a function that is called with one key after the other; None is no
+    result.
 
     It is a Python of its own, which no module of the user's is imported by again. Where it cannot begin, or dies, nothing
     is found.
@@ -140,5 +141,6 @@ def serve() -> None:
             number, task = next((number, task) for number, task in tasks.items() if task.wanted)
             key = task.wanted.pop(0)
             task.done.add(key)
-        pickle.dump((number, key, task.find(key)), results)
-        results.flush()
+        if (found := task.find(key)) is not None:
+            pickle.dump((number, key, found), results)
+            results.flush()
