@@ -21,7 +21,7 @@ class Helper:
     """A process that works on numbered tasks, each a function that is called with one key after the other; None is no
     result.
 
-    It is a Python of its own, which no module of the user's is imported by again. Where it cannot begin, or dies, nothing
+    It is a Python of its own that does not import the user's script. Where it cannot begin, or dies, nothing
     is found.
     """
 
