@@ -288,17 +288,18 @@ def lower(plan: Plan, part: range | None = None) -> Scheduled:
         while at in todo:
             cascade = cascades.get(at)
             inner = plan.inner[cascade] if cascade else frozenset()
+            homeless = frozenset(name for name in inner if name not in plan.lives)
             together = cascade.layers if cascade else woven.get(at, range(at, at + 1))
             group = [(i, network.layers[i]) for i in (together if together[-1] in todo else (at,))]
             if cascade:
-                _lower_cascade(low, cascade, group, inner, inner - plan.lives.keys())
+                _lower_cascade(low, cascade, group, inner, homeless)
             elif len(group) > 1:
                 _lower_woven(low, plan, group)
             else:
                 low.buffers = 1 if at in plan.single else 2
                 low.share(plan.parts.get(at))
                 _lower_layer(low, *group[0])
-            _end_group(low, plan, group, inner - plan.lives.keys(), begin)
+            _end_group(low, plan, group, homeless, begin)
             at += len(group)
         low.emitter.layer = -1
         low.share(None)
