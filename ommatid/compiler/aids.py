@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,9 @@ class Aids:
     say: Callable[[str, float], None] = _to_nobody
     helpers: Helpers = field(default_factory=lambda: Helpers(0))
 
-    def heard(self) -> Iterator[tuple[int, Any, float]]:
-        """What helpers found since the last time, which is remembered: tasks, trials and costs."""
-        for task, trial, (alike, cost) in self.helpers.results():
+    def hear(self) -> list[tuple[int, Any, float]]:
+        """Remember what helpers found since the last time: tasks, trials and costs."""
+        found = list(self.helpers.results())
+        for _, _, (alike, cost) in found:
             self.remembered.setdefault(alike, cost)
-            yield task, trial, cost
+        return [(task, trial, cost) for task, trial, (_, cost) in found]

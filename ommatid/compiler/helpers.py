@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Arguments of a function.
+Key = tuple[Any, ...]
 #: The number of a task, a key, and what was found for it.
-Result = tuple[int, Any, Any]
+Result = tuple[int, Key, Any]
 
 
 class Helper:
@@ -69,21 +71,27 @@ class Helpers:
         self._all = [Helper() for _ in range(count)]
         self._tasks = 0
 
-    def begin(self, find: Callable[[Any], Any]) -> int:
+    def begin(self, find: Callable[..., Any]) -> int:
         """The number of a new task; ``find`` and its keys can be pickled. Earlier tasks are worked on first."""
         self._tasks += 1
-        work = pickle.dumps((self._tasks, find))
+        work = pickle.dumps((self._tasks, _Task(find)))
         for helper in self._all:
             helper.tell(work)
         return self._tasks
 
-    def want(self, number: int, keys: Sequence[Any]) -> None:
+    def once(self, find: Callable[[], Any]) -> None:
+        """A task for one of them, each in turn, that is done when it was called once, without arguments."""
+        self._tasks += 1
+        work = pickle.dumps((self._tasks, _Task(find, [()], once=True)))
+        self._all[self._tasks % len(self._all)].tell(work)
+
+    def want(self, number: int, keys: Sequence[Key]) -> None:
         """From now on these keys are wanted of a task, the first first, and no others."""
         for i, helper in enumerate(self._all):
             helper.tell(pickle.dumps((number, keys[i :: len(self._all)])))
 
     def end(self, number: int) -> None:
-        """Have a task forgotten, as soon as all that is wanted of it is found."""
+        """Have a task forgotten."""
         for helper in self._all:
             helper.tell(pickle.dumps((number, None)))
 
@@ -105,10 +113,10 @@ class Helpers:
 
 @dataclass
 class _Task:
-    find: Callable[[Any], Any]
-    wanted: list[Any] = field(default_factory=list)
-    done: set[Any] = field(default_factory=set)
-    ends: bool = False
+    find: Callable[..., Any]
+    wanted: list[Key] = field(default_factory=list)
+    done: set[Key] = field(default_factory=set)
+    once: bool = False
 
 
 def serve() -> None:
@@ -124,9 +132,9 @@ def serve() -> None:
                 number, what = pickle.load(sys.stdin.buffer)
                 with changed:
                     if what is None:
-                        tasks[number].ends = True
-                    elif callable(what):
-                        tasks[number] = _Task(what)
+                        del tasks[number]
+                    elif isinstance(what, _Task):
+                        tasks[number] = what
                     else:
                         tasks[number].wanted = [key for key in what if key not in tasks[number].done]
                     changed.notify()
@@ -136,11 +144,11 @@ def serve() -> None:
     while True:
         with changed:
             changed.wait_for(lambda: any(task.wanted for task in tasks.values()))
-            for number in [number for number, task in tasks.items() if task.ends and not task.wanted]:
-                del tasks[number]
             number, task = next((number, task) for number, task in tasks.items() if task.wanted)
             key = task.wanted.pop(0)
             task.done.add(key)
-        if (found := task.find(key)) is not None:
+            if task.once:
+                del tasks[number]
+        if (found := task.find(*key)) is not None:
             pickle.dump((number, key, found), results)
             results.flush()

@@ -46,13 +46,7 @@ class Histogram:
     high: float = -math.inf
 
     def add(self, values: Array) -> Array:
-        """Count values (finite); their sums along the last axis (float64, by row)."""
-        if values.size:
-            self.hold(float(values.min()), float(values.max()))
-        return self.add_held(values)
-
-    def add_held(self, values: Array) -> Array:
-        """As ``add``, of values between limits that it holds already."""
+        """Count values between the limits that it holds; their sums along the last axis (float64, by row)."""
         rows = np.require(values, np.float32, ["C", "W"]).reshape(-1, values.shape[-1])
         sums = np.zeros(len(rows))
         if rows.size:
@@ -61,7 +55,7 @@ class Histogram:
         return sums
 
     def hold(self, low: float, high: float) -> None:
-        """Know of values from ``low`` to ``high``."""
+        """Know of values from ``low`` to ``high`` (finite)."""
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def _widen(self, limit: float) -> None:

@@ -327,20 +327,13 @@ def name_nodes(model: ir.Model) -> None:
 def fold(model: ir.Model) -> None:
     """Infer shapes, compute what is constant, and drop what is not used, until nothing changes."""
     for _ in range(8):
-        if not _all_known(model):
-            infer_shapes(model)
+        infer_shapes(model)
         changed = _drop_no_ops(model) | _drop_empty_windows(model)
         for node in list(model.graph):
             changed |= _fold_node(model, node)
         common.RemoveUnusedNodesPass()(model)
         if not changed:
             return
-
-
-def _all_known(model: ir.Model) -> bool:
-    """Whether all that nodes make has a type and a shape without names."""
-    made = (value for node in model.graph for value in node.outputs)
-    return all(v.dtype is not None and v.shape is not None and v.shape.is_static() for v in made)
 
 
 def infer_shapes(model: ir.Model) -> None:

@@ -65,9 +65,7 @@ class Observed:
             np.maximum(self.channel_high, high),
         )
         self.histogram.hold(float(low.min()), float(high.max()))
-        self.channel_sum = self.channel_sum + (
-            self.histogram.add_held(rows) if whole else np.zeros(len(rows))
-        )
+        self.channel_sum = self.channel_sum + (self.histogram.add(rows) if whole else np.zeros(len(rows)))
         self.count += rows.shape[1]
 
     def divided(self, gain: Array, some: Histogram) -> Observed:

@@ -11,6 +11,7 @@ from typing import Any
 from ommatid.compiler.aids import Aids
 from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.batches import image_by_image
+from ommatid.compiler.cascade_search import choose_cascades
 from ommatid.compiler.dump import dump, schedule_text
 from ommatid.compiler.errors import CompileError
 from ommatid.compiler.front import FrontOptions, build_network, find_plan, read_model
@@ -24,7 +25,7 @@ from ommatid.compiler.refuse import lacks_dram, lacks_sram
 from ommatid.compiler.regroup import regroup
 from ommatid.compiler.schedule import SENDING, LayerDoesNotFit, schedule
 from ommatid.compiler.shuffle import absorb_shuffles
-from ommatid.compiler.trial import Estimate, Priced, choose_cascades, faster, find_ahead, priced
+from ommatid.compiler.trial import Estimate, Priced, faster, find_ahead, priced
 from ommatid.compiler.variants import largest, shape_variants, shapes_text
 from ommatid.compiler.weave import beside_convolutions
 from ommatid.isa import release

@@ -104,12 +104,13 @@ def _aids(
 def _helpers(count: int, process: int) -> Helpers:
     """Those of this process, which the next network finds ready."""
     helpers = Helpers(count)
-    helpers.want(helpers.begin(_warm), [None] * count)
+    for _ in range(count):
+        helpers.once(_warm)
     atexit.register(helpers.close)
     return helpers
 
 
-def _warm(_: None) -> None:
+def _warm() -> None:
     """Have a process ready: what compiles, and the code of all loops, takes it a second or two to load."""
     model = onnx.parser.parse_model(WARM)
     pipeline.compile_model(model, estimate=finish_cycles)

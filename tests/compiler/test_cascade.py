@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ommatid.compiler.assemble import assemble_program
 from ommatid.compiler.cascade import Cascade, height, inner_buffers, is_cascadable
+from ommatid.compiler.cascade_search import choose_cascades, neighbours
 from ommatid.compiler.fuse import fuse
 from ommatid.compiler.layers import Concat, Conv, Mean, Network, Pool, Resize, Step, Transpose, View, Window
 from ommatid.compiler.lower_cascade import _fair, _Member
@@ -20,7 +21,7 @@ from ommatid.compiler.memory import lifetimes
 from ommatid.compiler.rows import Rows
 from ommatid.compiler.schedule import lower, make_plan, schedule
 from ommatid.compiler.storage import plan_storage
-from ommatid.compiler.trial import Trials, choose_cascades, neighbours, priced
+from ommatid.compiler.trial import Trials, priced
 from ommatid.isa.instructions import BY_MNEMONIC, view
 from ommatid.isa.program import ROLES, Program
 from ommatid.isa.target import Target, load_target

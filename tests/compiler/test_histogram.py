@@ -22,6 +22,7 @@ VALUES = arrays(
 def of(*parts: Array) -> Histogram:
     histogram = Histogram()
     for part in parts:
+        histogram.hold(float(part.min()), float(part.max()))
         histogram.add(part)
     return histogram
 

@@ -21,6 +21,7 @@ VALUES = arrays(
 
 def distribution(values: Array) -> Distribution:
     histogram = Histogram()
+    histogram.hold(float(values.min()), float(values.max()))
     histogram.add(values)
     return histogram.distribution()
 

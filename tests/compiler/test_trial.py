@@ -16,24 +16,25 @@ from hypothesis import given, settings
 
 from ommatid.compiler.aids import Aids
 from ommatid.compiler.assemble import excerpt
-from ommatid.compiler.cascade import Cascade
+from ommatid.compiler.cascade import Cascade, reloaded_bytes
+from ommatid.compiler.cascade_search import (
+    AHEAD,
+    BETWEEN,
+    FIRST_STRIPES,
+    LEAST_GAIN,
+    WORTH_GROWING,
+    _grow,
+    _scattered,
+    choose_cascades,
+    neighbours,
+)
 from ommatid.compiler.helpers import Helpers
-from ommatid.compiler.layers import Conv, Network, Resize
+from ommatid.compiler.layers import Conv, Network, Resize, Stage
 from ommatid.compiler.outline import outline
 from ommatid.compiler.schedule import make_plan
 from ommatid.compiler.storage import plan_storage
-from ommatid.compiler.trial import (
-    FIRST_STRIPES,
-    HOPELESS,
-    LEAST_GAIN,
-    WORTH_GROWING,
-    Trials,
-    _grow,
-    choose_cascades,
-    faster,
-    find_ahead,
-    priced,
-)
+from ommatid.compiler.tile import DRAM_WEIGHT
+from ommatid.compiler.trial import HOPELESS, Trials, faster, find_ahead, priced
 from ommatid.isa.target import Target
 from ommatid.runtime import trials
 from ommatid.runtime.compile import finish_cycles
@@ -138,9 +139,9 @@ def test_what_stays_makes_room_for_a_cascade(monkeypatch: pytest.MonkeyPatch) ->
     network, target = net.network("y"), replace(SMALL, sram_kib=96)
     way = (1, 2, (Cascade(1, 2, 2),))
 
-    cost = trials_of(network, target).find(way)[1]
+    cost = trials_of(network, target).find(*way)[1]
     monkeypatch.setattr("ommatid.compiler.trial.stays_around", lambda *_: [])
-    assert trials_of(network, target).find(way)[1] == -1 and cost > 0
+    assert trials_of(network, target).find(*way)[1] == -1 and cost > 0
 
 
 def test_an_excerpt_has_the_instructions_of_its_layers() -> None:
@@ -232,15 +233,25 @@ def helpers() -> Iterator[Helpers]:
     made.close()
 
 
-def results(helpers: Helpers, task: int, count: int) -> list[tuple[int, Any, Any]]:
-    """So many of a task; the first take as long as a process needs to begin."""
-    found: list[tuple[int, Any, Any]] = []
+def until(done: Callable[[], bool]) -> None:
+    """Wait, as long as a process may need to begin."""
     for _ in range(1200):
-        found += [result for result in helpers.results() if result[0] == task]
-        if len(found) >= count:
-            return found
+        if done():
+            return
         time.sleep(0.05)
-    raise AssertionError(found)
+    raise TimeoutError
+
+
+def results(helpers: Helpers, task: int, count: int) -> list[tuple[int, Any, Any]]:
+    """So many of a task."""
+    found: list[tuple[int, Any, Any]] = []
+
+    def enough() -> bool:
+        found.extend(result for result in helpers.results() if result[0] == task)
+        return len(found) >= count
+
+    until(enough)
+    return sorted(found)
 
 
 def test_with_helpers_the_same_is_found(helpers: Helpers) -> None:
@@ -250,7 +261,7 @@ def test_with_helpers_the_same_is_found(helpers: Helpers) -> None:
     for _ in range(2):
         assert chosen(network, Aids(helpers=helpers)) == alone
         ready = helpers.begin(_one_more)
-        helpers.want(ready, [0, 1])
+        helpers.want(ready, [(0,), (1,)])
         results(helpers, ready, 2)
 
 
@@ -260,13 +271,10 @@ def test_what_helpers_find_is_what_a_search_finds(helpers: Helpers, monkeypatch:
     state = replace(trials_of(network, TARGET), aids=aids)
     asked = [Cascade(0, 1, 4), Cascade(1, 2, 2), Cascade(0, 1, 99)]
     alone = [trials_of(network, TARGET).cycles(c.first, c.last, c) for c in asked]
+    monkeypatch.setattr(Trials, "_lowered", lambda *_: pytest.fail("a trial was made again"))
     with state.helped():
         state.try_ahead(asked)
-        for number, trial, found in results(helpers, state.task, 3):
-            monkeypatch.setattr(helpers, "results", lambda one=(number, trial, found): [one])
-            state.try_ahead(())
-        monkeypatch.undo()
-    monkeypatch.setattr(Trials, "_lowered", lambda *_: pytest.fail("a trial was made again"))
+        until(lambda: state.hear() or len(state.known) == len(asked))
     assert [state.cycles(c.first, c.last, c) for c in asked] == alone
     assert len(aids.remembered) == 3
 
@@ -275,52 +283,105 @@ def _one_more(key: int) -> int:
     return key + 1
 
 
-def _dies(key: int) -> None:
-    raise ValueError(key)
+def _dies() -> None:
+    raise ValueError
 
 
 def test_helpers_share_what_is_wanted(helpers: Helpers) -> None:
-    """What is not wanted any more is not found; a task that ends is forgotten when all of it is done."""
+    """What is not wanted any more is not found, nor is anything of a task that ended."""
     task = helpers.begin(_one_more)
-    helpers.want(task, [1, 2, 3])
-    helpers.end(task)
-    assert sorted(results(helpers, task, 3)) == [(task, 1, 2), (task, 2, 3), (task, 3, 4)]
-    slow = helpers.begin(time.sleep)
-    helpers.want(slow, [0.3, 0.3, 9, 9])
-    helpers.want(slow, [])
-    other = helpers.begin(_one_more)
-    helpers.want(other, [1, 2])
-    assert sorted(results(helpers, other, 2)) == [(other, 1, 2), (other, 2, 3)]
-    helpers.end(slow)
+    helpers.want(task, [(1,), (2,), (3,)])
+    assert results(helpers, task, 3) == [(task, (1,), 2), (task, (2,), 3), (task, (3,), 4)]
+    for stop in (lambda task: helpers.want(task, []), helpers.end):
+        slow = helpers.begin(time.sleep)
+        helpers.want(slow, [(0.3,), (0.3,), (99,), (99,)])
+        stop(slow)
+        other = helpers.begin(_one_more)
+        helpers.want(other, [(1,), (2,)])
+        assert results(helpers, other, 2) == [(other, (1,), 2), (other, (2,), 3)]
 
 
 def test_a_search_does_without_helpers_that_died() -> None:
     made = Helpers(1)
-    try:
-        made.want(made.begin(_dies), [1])
-        network = three_layers(kernel=1)
-        assert chosen(network, Aids(helpers=made)) == chosen(network)
-    finally:
-        made.close()
-
-
-def test_a_network_in_another_form_is_kept_only_if_it_is_faster(helpers: Helpers) -> None:
-    """With what it costs found here, remembered, and by a helper."""
+    made.once(_dies)
+    process = made._all[0]._process
+    assert process is not None and process.wait(60) != 0
     network = three_layers(kernel=1)
+    assert chosen(network, Aids(helpers=made)) == chosen(network)
+
+
+def test_helpers_try_layers_that_one_cascade_hardly_has() -> None:
+    found = _scattered(10, [10 + BETWEEN, 11 + BETWEEN, 9 - BETWEEN, 12 + BETWEEN, 30, 40, 50, 60])
+    assert found == [11 + BETWEEN, 9 - BETWEEN, 30, 40][:AHEAD]
+
+
+def test_a_network_in_another_form_is_kept_only_if_it_is_faster(
+    helpers: Helpers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it costs found here, by a helper, and remembered."""
+    network, aids = three_layers(kernel=1), Aids()
     plain = priced(network, TARGET, finish_cycles)
     better = choose_cascades(network, TARGET, finish_cycles, BUDGET)
     assert better.cost < plain.cost
-    remembered: dict[str, float] = {}
-    for _ in range(2):
-        aids = Aids(remembered)
-        assert faster(better, network, finish_cycles, aids) is better
-        assert (
-            faster(replace(better, finish=plain.finish + 1), network, finish_cycles, aids).cost == plain.cost
-        )
-        assert list(remembered.values()) == [plain.cost[1]]
-    aids = Aids(helpers=helpers)
-    find_ahead(network, TARGET, finish_cycles, aids)
-    assert results(helpers, helpers.begin(_one_more) - 1, 1)[0][2] == (*remembered, plain.cost[1])
+    assert faster(better, network, finish_cycles, aids) is better
+    worse = replace(better, finish=plain.finish + 1)
+    assert faster(worse, network, finish_cycles, aids).cost == plain.cost
+    assert list(aids.remembered.values()) == [plain.cost[1]]
+
+    helped = Aids(helpers=helpers)
+    find_ahead(network, TARGET, finish_cycles, helped)
+    until(lambda: bool(helped.hear()))
+    assert helped.remembered == aids.remembered
+    monkeypatch.setattr("ommatid.compiler.trial.priced", lambda *_: pytest.fail("it was priced again"))
+    assert faster(better, network, finish_cycles, helped) is better
+
+
+def test_where_stages_end_counts() -> None:
+    """Each partition ends with an instruction that waits for all before it."""
+    network = three_layers(kernel=1)
+    layers = network.layers
+    two = replace(network, stages=(Stage(layers[:1]), Stage(layers[1:])))
+    one, other = (outline(make_plan(each, TARGET, plan_storage(each)), range(3)) for each in (network, two))
+    assert one != other
+
+
+def test_weights_that_each_stripe_loads_again() -> None:
+    """Of 45 KiB, for eleven stripes of six rows."""
+    net = Net(x=(1, 61, 61, 16))
+    net.conv("x", "a", 64, kernel=3)
+    net.conv("a", "y", 64, kernel=3)
+    network, cascade = net.network("y"), Cascade(0, 1, 6)
+    assert reloaded_bytes(network, cascade, replace(TARGET, sram_kib=44)) == 11 * 45 * 1024
+    assert reloaded_bytes(network, cascade, replace(TARGET, sram_kib=45)) == 0
+
+
+@pytest.mark.parametrize(("times", "is_tried"), [(HOPELESS - 0.1, True), (HOPELESS + 0.1, False)])
+def test_what_loads_alone_make_hopeless_is_not_tried(
+    times: float, is_tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loads of weights take so many times as long as the layers of the cascade one by one."""
+    ends = [0.0, *trials_of(three_layers(), TARGET).ends]
+
+    def moved(network: Network, cascade: Cascade, target: Target) -> float:
+        cycles = ends[cascade.last + 1] - ends[cascade.first]
+        return times * cycles * target.dram_bytes_per_cycle / (1 + DRAM_WEIGHT)
+
+    monkeypatch.setattr("ommatid.compiler.trial.reloaded_bytes", moved)
+    assert bool(tried(monkeypatch, 1, lambda trials, cascade: 0)) == is_tried
+
+
+def test_cascades_that_do_not_fit_alone_are_not_tried_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = (Cascade(0, 1, 4), Cascade(2, 3, 4))
+    net = Net(x=(1, 61, 61, 16))
+    for i in range(4):
+        net.conv(f"a{i - 1}" if i else "x", f"a{i}", 64 if i % 2 else 16, kernel=1)
+    filled(net)
+    state = trials_of(net.network("a3"), TARGET)
+    monkeypatch.setattr(Trials, "fits", lambda *_: False)
+    assert neighbours(state, two) == two and not state.asked
+    monkeypatch.setattr(Trials, "fits", lambda *_: True)
+    neighbours(state, two)
+    assert len(state.asked) > 1
 
 
 def test_the_search_tells_how_far_it_is() -> None:
