@@ -24,7 +24,7 @@ from rich.table import Table
 from ommatid.runtime.compile import compile_model
 from tests.workloads import FeedsReader, images, input_name, raised, source
 
-RUNS, SAMPLES = 3, 10
+RUNS, SAMPLES = 5, 10
 LAYERS, CHANNELS, SIDE = (1_000, 10_000), 16, 8
 
 DEEP = """

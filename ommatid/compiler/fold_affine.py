@@ -94,21 +94,30 @@ def _alone(value: ir.Value, *operators: str) -> ir.Node:
 
 
 def _parameters(conv: ir.Node) -> tuple[Array, Array]:
-    """Weights and bias in float64."""
+    """Weights, and bias in float64."""
     weights = constant(conv.inputs[1])
     given = conv.inputs[2] if len(conv.inputs) > 2 else None
     bias = constant(given)
     if weights is None or (given is not None and bias is None):
         raise NotFired(f"the weights or bias of {conv.name!r} are not constant")
     outputs = len(weights) if conv.op_type == "Conv" else weights.shape[1]
-    return weights.astype(np.float64), np.zeros(outputs) if bias is None else bias.astype(np.float64)
+    return weights, np.zeros(outputs) if bias is None else bias.astype(np.float64)
+
+
+def _scaled(weights: Array, factors: Array, axis: int) -> Array:
+    """Weights times factors (float64) by what lies along an axis, rounded once to float32."""
+    result = np.empty(weights.shape, np.float32)
+    spread = factors.reshape([-1 if d == axis else 1 for d in range(weights.ndim)])
+    return np.multiply(weights, spread, out=result, dtype=np.float64, casting="same_kind")
 
 
 def _set_parameters(model: ir.Model, conv: ir.Node, weights: Array, bias: Array) -> None:
     if len(conv.inputs) < 3:
         conv.resize_inputs(3)
     for i, array in ((1, weights), (2, bias)):
-        value = new_constant(model, f"{conv.outputs[0].name}__folded{i}", array.astype(np.float32))
+        value = new_constant(
+            model, f"{conv.outputs[0].name}__folded{i}", array.astype(np.float32, copy=False)
+        )
         conv.replace_input_with(i, value)
 
 
@@ -126,9 +135,7 @@ def _behind(model: ir.Model, node: ir.Node, scalars: bool) -> Callable[[], None]
     weights, bias = _parameters(conv)
 
     def act() -> None:
-        first = 0 if conv.op_type == "Conv" else 1
-        spread = [-1 if d == first else 1 for d in range(weights.ndim)]
-        scaled = weights * function.slope.reshape(spread)
+        scaled = _scaled(weights, function.slope, 0 if conv.op_type == "Conv" else 1)
         _set_parameters(model, conv, scaled, bias * function.slope + function.shift)
         result, name = node.outputs[0], node.outputs[0].name
         ir.convenience.replace_all_uses_with(result, conv.outputs[0], replace_graph_outputs=True)
@@ -164,9 +171,8 @@ def before_convolution(model: ir.Model, node: ir.Node) -> Callable[[], None]:
     weights, bias = _parameters(node)
 
     def act() -> None:
-        spread = (1, -1, *[1] * (weights.ndim - 2))
-        extra = (weights * function.shift.reshape(spread)).reshape(len(weights), -1).sum(axis=1)
-        _set_parameters(model, node, weights * function.slope.reshape(spread), bias + extra)
+        sums = weights.reshape(*weights.shape[:2], -1).sum(axis=2, dtype=np.float64)
+        _set_parameters(model, node, _scaled(weights, function.slope, 1), bias + sums @ function.shift)
         node.replace_input_with(0, function.source)
         model.graph.remove(norm, safe=True)
 

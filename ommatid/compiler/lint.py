@@ -152,11 +152,15 @@ def _outlier_weights(s: Subject) -> Iterator[Finding]:
             continue
         weights = weights_of(node)
         flat = weights.reshape(len(weights), -1)
-        error = rounded_weights(flat) - flat
-        signal, noise = (np.einsum("ij,ij->i", a, a, dtype=np.float64) for a in (flat, error))
+        most = np.maximum(flat.max(axis=1), -flat.min(axis=1)).astype(np.float64)
+        signal = _power(flat)
         # without its largest weight: an outlier alone carries much power, and the rest is what is lost
-        rest = signal - np.maximum(flat.max(axis=1), -flat.min(axis=1)).astype(np.float64) ** 2
-        bad = (rest > REST * signal) & (noise > rest * 10 ** (-WEIGHT_SQNR_DB / 10))
+        rest = signal - most**2
+        noise = flat.shape[1] * (most / 127 * 0.501) ** 2  # at most: half a step
+        allowed = rest * 10 ** (-WEIGHT_SQNR_DB / 10)
+        suspect = np.flatnonzero((rest > REST * signal) & (noise > allowed))
+        noise[suspect] = _power(rounded_weights(flat[suspect]) - flat[suspect])
+        bad = np.isin(np.arange(len(flat)), suspect) & (noise > allowed)
         if bad.any():
             worst = int(np.argmax(np.where(bad, noise / np.where(rest > 0, rest, 1), 0)))
             ratio = np.abs(flat[worst]).max() / np.sqrt(signal[worst] / flat.shape[1])
@@ -166,6 +170,11 @@ def _outlier_weights(s: Subject) -> Iterator[Finding]:
                  "largest_over_rms": float(ratio)},
                 "clamp the weight and train on, or train with weight decay",
             )  # fmt: skip
+
+
+def _power(rows: Array) -> Array:
+    """The sum of squares of each row (float64)."""
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
 
 
 Rule = Callable[[Subject], Iterator[Finding]]

@@ -76,6 +76,7 @@ def import_model(
     model.meta["sources"] = sources_of(model, constants)
     if as_it_is:
         return model
+    infer_shapes(model)  # what the file says of them is not taken for granted
     fold(model)
     _check_values(model, name)
     return model
@@ -327,13 +328,26 @@ def name_nodes(model: ir.Model) -> None:
 def fold(model: ir.Model) -> None:
     """Infer shapes, compute what is constant, and drop what is not used, until nothing changes."""
     for _ in range(8):
-        infer_shapes(model)
+        if not _all_known(model):
+            infer_shapes(model)
         changed = _drop_no_ops(model) | _drop_empty_windows(model)
         for node in list(model.graph):
             changed |= _fold_node(model, node)
         common.RemoveUnusedNodesPass()(model)
         if not changed:
             return
+
+
+def _all_known(model: ir.Model) -> bool:
+    """Whether all that nodes make has a type and a fixed shape, and no node has a graph of its own."""
+    values = (value for node in model.graph for value in node.outputs)
+    return not any(map(_has_graph, model.graph)) and all(
+        value.dtype is not None and fixed_shape(value) is not None for value in values
+    )
+
+
+def _has_graph(node: ir.Node) -> bool:
+    return any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -433,11 +447,7 @@ def _spell_out_ceil(pool: ir.Node) -> bool:
 
 def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     """Replace a node whose result is known by initialisers."""
-    if (
-        node.op_type in _NOT_FOLDED
-        or node.domain not in _DEFAULT_DOMAINS
-        or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
-    ):
+    if node.op_type in _NOT_FOLDED or node.domain not in _DEFAULT_DOMAINS or _has_graph(node):
         return False
     if any(o.is_graph_output() for o in node.outputs):
         return False

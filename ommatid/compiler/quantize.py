@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from ommatid.compiler.model import fold, name_nodes, standard_quantizers
+from ommatid.compiler.model import QUANTIZERS, fold, name_nodes, standard_quantizers
 from ommatid.compiler.plan import Plan, prepared
 from ommatid.compiler.qdq import to_qdq
 from ommatid.compiler.rounding import drop_inner_roundings
@@ -32,5 +32,18 @@ def quantize(
         write_whole(save_qdq, ir.to_proto(result).SerializeToString())
     standard_quantizers(result)
     name_nodes(result)
+    _note_shapes(result)
     fold(result)
     return result
+
+
+def _note_shapes(model: ir.Model) -> None:
+    """What a rounding reads has the shape of what it makes, and the other way round: nothing else is new."""
+    roundings = [node for node in model.graph if node.op_type in QUANTIZERS and len(node.inputs) == 3]
+    for node in (*roundings, *reversed(roundings)):
+        read, (made,), (_, scale, zero) = node.inputs[0], node.outputs, node.inputs
+        if read is None or scale is None or zero is None:
+            continue
+        codes, real = (made, read) if node.op_type == "QuantizeLinear" else (read, made)
+        codes.type, real.type = zero.type, scale.type
+        read.shape = made.shape = made.shape if read.shape is None else read.shape

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.compiled import entry
+from ommatid.isa.compiled import entry, kernel
 from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, columns, pieces
 from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
@@ -65,12 +65,11 @@ def _conflicts(
 ) -> None:
     """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
     queues, count = need.shape[1], piece[-1] + 1
-    last_write = np.full(count, -1, np.int32)
-    last_read = np.empty((count, queues), np.int32)  # of the queues in ``readers``
-    readers = np.zeros(count, np.uint32)
+    # Of each piece: the last that wrote it, and of each queue the last that read it since; a mask says of which queues.
+    last_write, writer = np.empty(count, np.int32), np.zeros(count, np.uint32)
+    last_read, readers = np.empty((queues, count), np.int32), np.zeros(count, np.uint32)
     for k in range(len(instruction)):
-        i = instruction[k]
-        mine, last, rest = owner[i], i, run[k] - 1  # last: whose writes were looked at last
+        i, mine, rest = np.int32(instruction[k]), owner[instruction[k]], run[k] - 1
         reads, bit = mode[k] < 2, np.uint32(1 << mine)
         n0, n1, n2, n3 = n[k, 0], n[k, 1], n[k, 2], n[k, 3]
         s0, s1, s2, s3 = s[k, 0], s[k, 1], s[k, 2], s[k, 3]
@@ -79,25 +78,53 @@ def _conflicts(
                 for i1 in range(n1):
                     first = address[k] + i1 * s1 + i2 * s2 + i3 * s3
                     for _ in range(n0):
-                        for p in range(piece[first >> WORD_BITS], piece[(first + rest >> WORD_BITS) + 1]):
-                            writer = last_write[p]
-                            if writer >= 0 and writer != last:
-                                last = writer
-                                queue = owner[writer]
-                                if queue != mine and writer > need[i, queue]:
-                                    need[i, queue] = writer
-                            if reads:
-                                last_read[p, mine] = i
-                                readers[p] |= bit
-                                continue
-                            if readers[p]:
-                                for queue in range(queues):
-                                    read = readers[p] >> queue & 1 and queue != mine
-                                    if read and last_read[p, queue] > need[i, queue]:
-                                        need[i, queue] = last_read[p, queue]
-                                readers[p] = 0
-                            last_write[p] = i
+                        begin, end = piece[first >> WORD_BITS], piece[(first + rest >> WORD_BITS) + 1]
                         first += s0
+                        wrote, read = writer[begin:end], readers[begin:end]
+                        queue, others = 0, _any_of(wrote) & ~bit
+                        while others:
+                            if others & 1:
+                                found = _latest(last_write[begin:end], wrote, queue)
+                                need[i, queue] = max(need[i, queue], found)
+                            queue, others = queue + 1, others >> 1
+                        if reads:
+                            last_read[mine, begin:end] = i
+                            _add_to(read, bit)
+                            continue
+                        queue, others = 0, _any_of(read) & ~bit
+                        while others:
+                            if others & 1:
+                                found = _latest(last_read[queue, begin:end], read, queue)
+                                need[i, queue] = max(need[i, queue], found)
+                            queue, others = queue + 1, others >> 1
+                        last_write[begin:end], wrote[:], read[:] = i, bit, 0
+
+
+# Loops of one statement over slices, so that the machine does several steps at once.
+
+
+@kernel
+def _any_of(masks: Any) -> Any:
+    """The bits that any mask has."""
+    some = np.uint32(0)
+    for p in range(masks.size):
+        some |= masks[p]
+    return some
+
+
+@kernel
+def _add_to(masks: Any, bit: Any) -> None:
+    for p in range(masks.size):
+        masks[p] |= bit
+
+
+@kernel
+def _latest(last: Any, masks: Any, queue: Any) -> Any:
+    """The latest of what is noted where a mask has a queue's bit."""
+    latest = np.int32(-1)
+    for p in range(last.size):
+        latest = max(latest, last[p] if masks[p] >> queue & 1 else np.int32(-1))
+    return latest
 
 
 def _fence(owner: np.ndarray[Any, Any], need: np.ndarray[Any, Any]) -> None:
