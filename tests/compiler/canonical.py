@@ -43,12 +43,30 @@ def canonical_nodes(
     made = networks.model(nodes, dict(inputs), dict.fromkeys(outputs.split()), arrays, opset)
     proto = ir.to_proto(canonicalize(import_model(made)))
     proto.ir_version = min(proto.ir_version, 10)
+    check_shapes(proto)
     rng = np.random.default_rng(1)
     feeds = {name: (1.5 * rng.standard_normal(shape)).astype(np.float32) for name, shape in inputs.items()}
     for ours, theirs in zip(run(proto, feeds), run(made, feeds), strict=True):
         assert ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=RELATIVE, atol=RELATIVE * float(np.abs(theirs).max()))
     return proto
+
+
+def check_shapes(proto: onnx.ModelProto) -> None:
+    """The types that a model notes of what its nodes make are there, and are what ONNX infers from its inputs alone."""
+    noted = {value.name: value.type.tensor_type for value in proto.graph.value_info}
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    made = {name for node in proto.graph.node for name in node.output if name}
+    assert made - {output.name for output in proto.graph.output} <= noted.keys()
+    for value in inferred.value_info:
+        kind = value.type.tensor_type
+        if all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            assert noted[value.name].SerializeToString() == kind.SerializeToString(), value.name
 
 
 def _array(value: Any) -> Array:

@@ -29,6 +29,7 @@ from ommatid.compiler.recipe import LayerRecipe, Recipe, TensorRecipe
 from ommatid.compiler.search import JUDGES, Candidate, Search, Verdict
 from ommatid.runtime.session import InferenceSession
 from tests import networks
+from tests.compiler.canonical import check_shapes
 from tests.compiler.test_equalize import uneven
 
 Array = np.ndarray[Any, Any]
@@ -191,6 +192,13 @@ def test_the_form_that_was_judged_is_that_of_the_plan() -> None:
     assert form is not None
     judged, anew = (ir.to_proto(quantize(model, plan, form=each)) for each in (form, None))
     assert judged.SerializeToString(deterministic=True) == anew.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "int16"])
+def test_shapes_of_what_is_put_in_are_noted(kind: str) -> None:
+    made = quantised(networks.with_host_part(), activations=kind)
+    made.opset_import[0].version = 21  # of 16 bits
+    check_shapes(made)
 
 
 def test_what_a_relu_alone_reads_has_the_range_of_its_result() -> None:
