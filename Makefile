@@ -41,6 +41,7 @@ demo: $(STAMP) ## run the demo
 	$(BIN)/ommatid demo
 
 test: $(STAMP) ## run all tests
+	$(BIN)/python -m tests.loops
 	$(BIN)/python -m pytest -n 2 --durations=10
 
 lint: $(STAMP) ## ruff, mypy, and who may import whom

@@ -44,8 +44,8 @@ def add_tokens(stream: np.ndarray[Any, Any], target: Target, dram_base: int) -> 
         first, last = bounds(part)  # of a few layers, a small piece of all that the network uses
         base = int(first.min()) // WORD_BYTES * WORD_BYTES
         words = -(-(int(last.max()) - base) // WORD_BYTES)
-        lie = columns(part, base)
-        _conflicts(part["instruction"], part["mode"], *lie, queue, pieces(*lie, words), need)
+        lie, which = columns(part, base), np.ascontiguousarray(part["instruction"])
+        _conflicts(which, np.ascontiguousarray(part["mode"]), *lie, queue, pieces(*lie, words), need)
     _fence(queue, need)
     producers, consumers = _edges(queue, need)
     pairs = queue[producers] * need.shape[1] + queue[consumers]

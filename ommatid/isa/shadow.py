@@ -36,9 +36,9 @@ def shadowed(
     ones, none = np.ones((len(run), 4), np.int64), np.zeros((len(run), 4), np.int64)
     everything = zip(lie, (address, run, ones, none), strict=True)
     piece = pieces(*map(np.concatenate, everything), (size - base) // WORD_BYTES + 1)
-    instruction = part["instruction"].astype(np.int64)
+    instruction, mode = part["instruction"].astype(np.int64), np.ascontiguousarray(part["mode"])
     host = address, run, number
-    found = _shadow(instruction, part["mode"], *lie, symbol, queue, clock, piece, *host)
+    found = _shadow(instruction, mode, *lie, symbol, queue, clock, piece, *host)
     kinds = {
         0: "is not ordered after the write by",
         1: "is not ordered after the read by",

@@ -32,8 +32,8 @@ def quantised(op: str, x: Q, y: Q, out: Q) -> tuple[onnx.ModelProto, dict[str, A
             f"{name}d = DequantizeLinear({name}q, {name}s, {name}o)",
         ]
     text += [f"r = {op}(xd, yd)", "q = QuantizeLinear(r, zs, zo)", "z = DequantizeLinear(q, zs, zo)"]
-    shapes = {"x": [256, 1], "y": [1, 256]}
-    model = networks.model(nodes_of("\n".join(text)), shapes, {"z": [256, 256]}, constants)
+    shapes = {"x": [1, 1, 256, 1], "y": [1, 1, 1, 256]}  # rows and columns of an image
+    model = networks.model(nodes_of("\n".join(text)), shapes, {"z": [1, 1, 256, 256]}, constants)
     return model, {name: feeds[name].reshape(shape) for name, shape in shapes.items()}
 
 
@@ -43,7 +43,7 @@ def steps_off(op: str, x: Q, y: Q, out: Q) -> Array:
     program = compile_model(model, "ommatid-256", cpu=False)
     assert verify(program) == []
     ours, theirs = InferenceSession(program).run(None, feeds)[0], run(model, feeds)[0]
-    return np.abs(ours.astype(np.float64) - theirs) / np.float32(out[0])
+    return np.abs(ours.astype(np.float64) - theirs).reshape(256, 256) / np.float32(out[0])
 
 
 @pytest.mark.parametrize("x, y, out", [
