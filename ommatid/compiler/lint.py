@@ -156,11 +156,11 @@ def _outlier_weights(s: Subject) -> Iterator[Finding]:
         signal = _power(flat)
         # without its largest weight: an outlier alone carries much power, and the rest is what is lost
         rest = signal - most**2
+        matters, allowed = rest > REST * signal, rest * 10 ** (-WEIGHT_SQNR_DB / 10)
         noise = flat.shape[1] * (most / 127 * 0.501) ** 2  # at most: half a step
-        allowed = rest * 10 ** (-WEIGHT_SQNR_DB / 10)
-        suspect = np.flatnonzero((rest > REST * signal) & (noise > allowed))
+        suspect = np.flatnonzero(matters & (noise > allowed))
         noise[suspect] = _power(rounded_weights(flat[suspect]) - flat[suspect])
-        bad = np.isin(np.arange(len(flat)), suspect) & (noise > allowed)
+        bad = matters & (noise > allowed)
         if bad.any():
             worst = int(np.argmax(np.where(bad, noise / np.where(rest > 0, rest, 1), 0)))
             ratio = np.abs(flat[worst]).max() / np.sqrt(signal[worst] / flat.shape[1])

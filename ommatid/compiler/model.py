@@ -76,7 +76,6 @@ def import_model(
     model.meta["sources"] = sources_of(model, constants)
     if as_it_is:
         return model
-    infer_shapes(model)  # what the file says of them is not taken for granted
     fold(model)
     _check_values(model, name)
     return model
@@ -339,15 +338,9 @@ def fold(model: ir.Model) -> None:
 
 
 def _all_known(model: ir.Model) -> bool:
-    """Whether all that nodes make has a type and a fixed shape, and no node has a graph of its own."""
+    """Whether all that nodes make has a type and a fixed shape."""
     values = (value for node in model.graph for value in node.outputs)
-    return not any(map(_has_graph, model.graph)) and all(
-        value.dtype is not None and fixed_shape(value) is not None for value in values
-    )
-
-
-def _has_graph(node: ir.Node) -> bool:
-    return any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+    return all(value.dtype is not None and fixed_shape(value) is not None for value in values)
 
 
 def infer_shapes(model: ir.Model) -> None:
@@ -447,7 +440,11 @@ def _spell_out_ceil(pool: ir.Node) -> bool:
 
 def _fold_node(model: ir.Model, node: ir.Node) -> bool:
     """Replace a node whose result is known by initialisers."""
-    if node.op_type in _NOT_FOLDED or node.domain not in _DEFAULT_DOMAINS or _has_graph(node):
+    if (
+        node.op_type in _NOT_FOLDED
+        or node.domain not in _DEFAULT_DOMAINS
+        or any(a.type == ir.AttributeType.GRAPH for a in node.attributes.values())
+    ):
         return False
     if any(o.is_graph_output() for o in node.outputs):
         return False

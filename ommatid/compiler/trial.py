@@ -96,7 +96,7 @@ def find_ahead(network: Network, target: Target, estimate: Estimate, aids: Aids)
 def find_plain(network: Network, target: Target, estimate: Estimate, aids: Aids) -> Found:
     """The outline of a whole network without cascades, for one core, and its cycles; infinite if it is unfit."""
     plan = make_plan(network, target, plan_storage(network))
-    alike = f"{outline(plan, range(len(network.layers)))}-whole"
+    alike = outline(plan, range(len(network.layers)))
     if alike not in aids.remembered:
         lacking, cycles = 0, math.inf
         with contextlib.suppress(LayerDoesNotFit):

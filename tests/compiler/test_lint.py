@@ -135,20 +135,32 @@ def test_what_a_reader_flattens_may_be_clamped() -> None:
     assert "saturating" in {f.rule for f in found(model, recipe)}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_outlier_weights(seed: int) -> None:
-    generator = np.random.default_rng(seed)
-    weights = generator.standard_normal((6, 40, 3, 3)).astype(np.float32) / 20
-    weights[3, 7, 1, 1] = 60 * weights[3].std()
-    constants = {"v": generator.standard_normal((40, 3, 1, 1)).astype(np.float32), "w": weights}
+def two_convolutions(weights: Array) -> onnx.ModelProto:
+    """The second with these weights, over 40 channels."""
+    before = np.random.default_rng(0).standard_normal((40, 3, 1, 1)).astype(np.float32)
+    constants = {"v": before, "w": weights}
     nodes = [
         helper.make_node("Conv", ["x", "v"], ["c"], "first"),
         helper.make_node("Sigmoid", ["c"], ["s"], "between"),  # over which nothing can be equalised
         helper.make_node("Conv", ["s", "w"], ["y"], "second"),
     ]
-    made = networks.model(nodes, {"x": [1, 3, 16, 16]}, {"y": None}, constants)
-    figures = only(found(made), "outlier-weights", "second")
+    return networks.model(nodes, {"x": [1, 3, 16, 16]}, {"y": None}, constants)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_outlier_weights(seed: int) -> None:
+    weights = np.random.default_rng(seed).standard_normal((6, 40, 3, 3)).astype(np.float32) / 20
+    weights[3, 7, 1, 1] = 60 * weights[3].std()
+    figures = only(found(two_convolutions(weights)), "outlier-weights", "second")
     assert figures["channels"] == 1 and figures["worst_channel"] == 3 and figures["largest_over_rms"] > 15
+
+
+def test_outliers_that_cost_nothing() -> None:
+    """The other weights lie on codes, or are as good as none."""
+    weights = np.random.default_rng(0).integers(-2, 3, (6, 40, 3, 3)).astype(np.float32)
+    weights[:, 7, 1, 1] = 127
+    weights[3, :7] = weights[3, 8:] = 0.01
+    assert found(two_convolutions(weights)) == ()
 
 
 def test_an_output_concat_keeps_its_branches_apart() -> None:

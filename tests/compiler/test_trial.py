@@ -292,6 +292,8 @@ def test_helpers_share_what_is_wanted(helpers: Helpers) -> None:
     task = helpers.begin(_one_more)
     helpers.want(task, [(1,), (2,), (3,)])
     assert results(helpers, task, 3) == [(task, (1,), 2), (task, (2,), 3), (task, (3,), 4)]
+    helpers.want(task, [(1,), (4,)])  # of which the first was told
+    assert results(helpers, task, 1) == [(task, (4,), 5)]
     for stop in (lambda task: helpers.want(task, []), helpers.end):
         slow = helpers.begin(time.sleep)
         helpers.want(slow, [(0.3,), (0.3,), (99,), (99,)])
