@@ -29,7 +29,10 @@ def _loop(path: Path) -> Any:
                 builder.store(ir.Constant(sums, [i] * sums.count), place)
             with cgutils.for_range(builder, args[0]):
                 for place in places:
-                    builder.store(path.add(builder, builder.load(place), factor, factor), place)
+                    held = builder.load(place)
+                    # a product of constants would be made once: AVX2's has a sum so far as a factor
+                    other = builder.bitcast(held, factors) if path is AVX2 else factor
+                    builder.store(path.add(builder, held, other, factor), place)
             total = ir.Constant(sums, None)
             for place in places:
                 total = builder.add(total, builder.load(place))
