@@ -38,26 +38,26 @@ print(time.perf_counter() - begin, compiling.peak_mib(), len(program.layers), le
 
 
 def compiling_table() -> Table:
-    """Seconds, the least of RUNS in turn, and the peak of the process that compiles. No trial is remembered, but for
-    the second row."""
+    """Seconds, and the peak of the process that compiles; of ResNet-50 the medians of RUNS, and of the ratios of runs
+    one after the other, since the machine's speed changes. No trial is remembered, but for the second row."""
     table = Table("", "s", "over", "peak", title="compiling, -O2")
-    ours, again, theirs = resnet50_seconds()
-    table.add_row(f"resnet50 from float, {SAMPLES} images", f"{ours:.2f}", f"{ours / theirs:.2f}", "")
-    table.add_row("again", f"{again:.2f}", f"{again / theirs:.2f}", "")
-    table.add_row("onnxruntime's quantize_static", f"{theirs:.2f}", "1", "")
+    seconds = resnet50_seconds()
+    middle, over = np.median(seconds, axis=0), np.median(seconds / seconds[:, 2:], axis=0)
+    for i, name in enumerate(
+        (f"resnet50 from float, {SAMPLES} images", "again", "onnxruntime's quantize_static")
+    ):
+        table.add_row(name, f"{middle[i]:.2f}", f"{over[i]:.2f}", "")
     first = 0.0
     for count in LAYERS:
-        seconds, mib = deep_cost(count)
-        first = first or seconds
-        table.add_row(
-            f"generated, {count:,} layers", f"{seconds:.2f}", f"{seconds / first:.2f}", f"{mib:,.0f} MiB"
-        )
+        took, mib = deep_cost(count)
+        first = first or took
+        table.add_row(f"generated, {count:,} layers", f"{took:.2f}", f"{took / first:.2f}", f"{mib:,.0f} MiB")
     return table
 
 
-def resnet50_seconds() -> tuple[float, float, float]:
+def resnet50_seconds() -> np.ndarray[Any, Any]:
     """Seconds of compiling from float with images, of doing so again, and of quantize_static (per channel, MinMax) with
-    the same."""
+    the same: RUNS rows of these."""
     mine, model = source("resnet50"), raised("resnet50")
     logging.getLogger().setLevel(logging.ERROR)  # its advice
     feeds = [{input_name(model): image} for image in images("resnet50", SAMPLES)]
@@ -79,8 +79,7 @@ def resnet50_seconds() -> tuple[float, float, float]:
         for _ in range(RUNS):
             with _empty_cache():
                 times.append((_seconds(ours), _seconds(ours), _seconds(theirs)))
-    first, again, them = (min(column) for column in zip(*times, strict=True))
-    return first, again, them
+    return np.array(times)
 
 
 @contextlib.contextmanager
