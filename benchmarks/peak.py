@@ -30,8 +30,7 @@ def _loop(path: Path) -> Any:
             with cgutils.for_range(builder, args[0]):
                 for place in places:
                     held = builder.load(place)
-                    # a product of constants would be made once: AVX2's has a sum so far as a factor
-                    other = builder.bitcast(held, factors) if path is AVX2 else factor
+                    other = builder.bitcast(held, factors)  # a product of constants would be made once
                     builder.store(path.add(builder, held, other, factor), place)
             total = ir.Constant(sums, None)
             for place in places:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ommatid.isa.compiled import entry, kernel
+from ommatid.isa.compiled import entry, inlined, kernel
 from ommatid.isa.footprint import WORD_BITS, WORD_BYTES, accesses, bounds, columns, pieces
 from ommatid.isa.instructions import Engine, Memory, queues
 from ommatid.isa.target import Target
@@ -65,8 +65,8 @@ def _conflicts(
 ) -> None:
     """For each instruction and queue, the latest earlier instruction of that queue that it conflicts with."""
     queues, count = need.shape[1], piece[-1] + 1
-    # Of each piece: the last that wrote it, and of each queue the last that read it since; a mask says of which queues.
-    last_write, writer = np.empty(count, np.int32), np.zeros(count, np.uint32)
+    # Of each piece, by queue, the last that wrote it, and the last that read it since; a mask says of which queues.
+    last_write, writer = np.empty((queues, count), np.int32), np.zeros(count, np.uint32)
     last_read, readers = np.empty((queues, count), np.int32), np.zeros(count, np.uint32)
     for k in range(len(instruction)):
         i, mine, rest = np.int32(instruction[k]), owner[instruction[k]], run[k] - 1
@@ -81,23 +81,23 @@ def _conflicts(
                         begin, end = piece[first >> WORD_BITS], piece[(first + rest >> WORD_BITS) + 1]
                         first += s0
                         wrote, read = writer[begin:end], readers[begin:end]
-                        queue, others = 0, _any_of(wrote) & ~bit
-                        while others:
-                            if others & 1:
-                                found = _latest(last_write[begin:end], wrote, queue)
-                                need[i, queue] = max(need[i, queue], found)
-                            queue, others = queue + 1, others >> 1
+                        _follow(last_write, wrote, bit, begin, end, i, need)
                         if reads:
                             last_read[mine, begin:end] = i
                             _add_to(read, bit)
-                            continue
-                        queue, others = 0, _any_of(read) & ~bit
-                        while others:
-                            if others & 1:
-                                found = _latest(last_read[queue, begin:end], read, queue)
-                                need[i, queue] = max(need[i, queue], found)
-                            queue, others = queue + 1, others >> 1
-                        last_write[begin:end], wrote[:], read[:] = i, bit, 0
+                        else:
+                            _follow(last_read, read, bit, begin, end, i, need)
+                            last_write[mine, begin:end], wrote[:], read[:] = i, bit, 0
+
+
+@inlined
+def _follow(last: Any, masks: Any, bit: Any, begin: int, end: int, i: int, need: Any) -> None:
+    """Let instruction i, of the queue with this bit, need what is noted of pieces ``begin`` to ``end`` for other queues."""
+    queue, others = 0, _any_of(masks) & ~bit
+    while others:
+        if others & 1:
+            need[i, queue] = max(need[i, queue], _latest(last[queue, begin:end], masks, queue))
+        queue, others = queue + 1, others >> 1
 
 
 # Loops of one statement over slices, so that the machine does several steps at once.
