@@ -96,10 +96,3 @@ def convolution(node: ir.Node) -> Callable[[Array, Array], Array]:
         model.SerializeToString(), exact_options(model), providers=["CPUExecutionProvider"]
     )
     return lambda x, w: session.run(None, {"x": x.astype(np.float32), "w": w.astype(np.float32)})[0]
-
-
-def proto_of(model: ir.Model) -> onnx.ModelProto:
-    """The model in the form and at the version that onnxruntime takes."""
-    proto = ir.to_proto(model)
-    proto.ir_version = min(proto.ir_version, 10)
-    return proto

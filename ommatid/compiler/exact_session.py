@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
+
+from ommatid.compiler.form import Form
 
 
 def exact_options(model: onnx.ModelProto) -> Any:
@@ -28,3 +33,27 @@ def _has_int8(model: onnx.ModelProto) -> bool:
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     zeros = [n.input[2] for n in model.graph.node if n.op_type == "QuantizeLinear" and len(n.input) > 2]
     return any(kinds.get(name) == onnx.TensorProto.INT8 for name in zeros)
+
+
+def unsigned(form: Form) -> Form:
+    """The same numbers with large weights of int8 as uint8, which onnxruntime makes of them, in ten times as long.
+
+    Where activations have int8, all stays as it is.
+    """
+    if _has_int8(form.proto):
+        return form
+    proto, weights = onnx.ModelProto(), dict(form.weights)
+    proto.CopyFrom(form.proto)
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    uses = Counter(name for node in proto.graph.node for name in node.input)
+    for node in proto.graph.node:
+        name = node.input[0] if node.op_type == "DequantizeLinear" and len(node.input) == 3 else ""
+        codes = weights.get(name)
+        if codes is None or codes.dtype != np.int8 or uses[name] > 1:
+            continue
+        points = numpy_helper.to_array(tensors[node.input[2]]).view(np.uint8) ^ 0x80
+        weights[name] = codes.view(np.uint8) ^ 0x80
+        tensors[name].data_type = onnx.TensorProto.UINT8
+        node.input[2] = f"{name}__zero"
+        proto.graph.initializer.append(numpy_helper.from_array(points, node.input[2]))
+    return Form(proto, weights)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -14,17 +13,11 @@ import numpy as np
 import onnx
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.exact_session import exact_options
+from ommatid.compiler.exact_session import exact_options, unsigned
+from ommatid.compiler.form import Form
 from ommatid.compiler.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
-#: Types of weights that sessions are handed, and how large they are.
-_WEIGHTS: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "<f4",
-    onnx.TensorProto.INT8: "i1",
-    onnx.TensorProto.UINT8: "u1",
-}
-LARGE_BYTES = 4096
 Feeds = Mapping[str, Array]
 
 
@@ -81,7 +74,7 @@ class Observed:
 
 
 def observe(
-    model: onnx.ModelProto, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None,
+    form: Form, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None,
     only_limits: Collection[str] = (),
 ) -> dict[str, Observed]:  # fmt: skip
     """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of
@@ -91,7 +84,7 @@ def observe(
         CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
     """
     names = list(dict.fromkeys(names))
-    run = run or runner(model, names)
+    run = run or runner(form, names)
     stream = (
         {n: a for n, a in (*feeds.items(), *run(feeds, names).items()) if n in names} for feeds in samples
     )
@@ -133,7 +126,7 @@ def count(stream: Iterable[Mapping[str, Array]], only_limits: Collection[str] = 
     return found
 
 
-def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False) -> Run:
+def runner(form: Form, names: Iterable[str], optimize: bool = False) -> Run:
     """A function that gives those of the tensors ``names`` that the model makes, or some of them, for feeds.
 
     Raises:
@@ -141,19 +134,22 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     """
     import onnxruntime
 
-    made = {o for node in model.graph.node for o in node.output}
-    have = {o.name for o in model.graph.output}
+    form = unsigned(form) if optimize else form
+    made = {o for node in form.proto.graph.node for o in node.output}
+    have = {o.name for o in form.proto.graph.output}
     all_names = [n for n in names if n in made]
     more = onnx.ModelProto()
     more.graph.output.extend(onnx.helper.make_empty_tensor_value_info(n) for n in all_names if n not in have)
-    options = exact_options(model)
+    options = exact_options(form.proto)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # tensors are counted in between
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with _without_weights(model) as weights:  # of messages one behind the other comes their sum
-        data = model.SerializeToString() + more.SerializeToString()
+    data = form.proto.SerializeToString() + more.SerializeToString()  # one behind the other: their sum
     try:
-        held = {name: onnxruntime.OrtValue.ortvalue_from_numpy(weight()) for name, weight in weights.items()}
+        held = {
+            n: onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(w))
+            for n, w in form.weights.items()
+        }
         options.add_external_initializers([*held], [*held.values()])
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -170,36 +166,9 @@ def runner(model: onnx.ModelProto, names: Iterable[str], optimize: bool = False)
     return run
 
 
-@contextlib.contextmanager
-def _without_weights(model: onnx.ModelProto) -> Iterator[dict[str, Callable[[], Array]]]:
-    """Within, a model has no large weights but names of them alone: in messages they take longer than a sample does.
-
-    What nodes of the graph itself do not read stays: onnxruntime drops it before it looks for its weights.
-    """
-    read, found = {name for node in model.graph.node for name in node.input}, []
-    try:
-        for tensor in model.graph.initializer:
-            if tensor.name in read and tensor.data_type in _WEIGHTS and len(tensor.raw_data) > LARGE_BYTES:
-                read.remove(tensor.name)  # another of this name is an error
-                found.append((tensor, tensor.raw_data))
-                tensor.ClearField("raw_data")
-                tensor.data_location = onnx.TensorProto.EXTERNAL
-                tensor.external_data.add(key="location", value="memory")
-        yield {tensor.name: functools.partial(_array, tensor, raw) for tensor, raw in found}
-    finally:
-        for tensor, raw in found:
-            tensor.raw_data = raw
-            tensor.ClearField("data_location")
-            tensor.ClearField("external_data")
-
-
-def _array(tensor: onnx.TensorProto, raw: bytes) -> Array:
-    return np.frombuffer(raw, _WEIGHTS[tensor.data_type]).reshape(tuple(tensor.dims))
-
-
-def when_needed(model: onnx.ModelProto, names: Iterable[str]) -> Run:
+def when_needed(form: Form, names: Iterable[str]) -> Run:
     """As ``runner``, but the session begins with the first run."""
-    made = functools.cache(lambda: runner(model, names))
+    made = functools.cache(lambda: runner(form, names))
     return lambda feeds, some=None: made()(feeds, some)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from ommatid.compiler.cache_folder import cache_folder
+from ommatid.compiler.form import Form
 from ommatid.compiler.histogram import BINS, Histogram
 from ommatid.compiler.observe import Feeds, Observed, Run, observe
 from ommatid.isa.program_file import write_whole
@@ -26,7 +26,7 @@ VERSION = 2
 
 
 def observed_once(
-    model: onnx.ModelProto,
+    form: Form,
     names: Iterable[str],
     samples: Callable[[], Iterable[Feeds]],
     run: Run | None = None,
@@ -38,24 +38,22 @@ def observed_once(
         CompileError: the samples cannot be used, or onnxruntime cannot run the model.
     """
     names = list(names)
-    path = cache_folder() / f"observed-{_key(model, names, only_limits, samples())}.npz"
+    path = cache_folder() / f"observed-{_key(form, names, only_limits, samples())}.npz"
     if path.exists():
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
             return read(path)
-    found = observe(model, names, samples(), run, only_limits)
+    found = observe(form, names, samples(), run, only_limits)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_bytes(found))
     return found
 
 
-def _key(
-    model: onnx.ModelProto, names: list[str], only_limits: Collection[str], samples: Iterable[Feeds]
-) -> str:
+def _key(form: Form, names: list[str], only_limits: Collection[str], samples: Iterable[Feeds]) -> str:
     digest = hashlib.sha256(f"{VERSION} {BINS} {sorted(names)} {sorted(only_limits)}".encode())
-    digest.update(model.SerializeToString(deterministic=True))
-    for feeds in samples:
-        for name, array in sorted(feeds.items()):
+    digest.update(form.proto.SerializeToString(deterministic=True))
+    for arrays in (form.weights, *samples):
+        for name, array in sorted(arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

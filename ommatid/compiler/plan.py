@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import onnx_ir as ir
 
 from ommatid.compiler.calibration import samples
-from ommatid.compiler.correct import proto_of
 from ommatid.compiler.equalize import Array, is_fixed
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.form import Form, form_of
 from ommatid.compiler.lint import Finding, lint
 from ommatid.compiler.observe import Feeds, Observed, Run, observe, when_needed
 from ommatid.compiler.observed_file import observed_once
@@ -56,7 +55,7 @@ def make_plan(model: ir.Model, options: FrontOptions) -> Plan:
     return plan_and_form(model, options)[0]
 
 
-def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.ModelProto | None]:
+def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, Form | None]:
     """As ``make_plan``, and the QDQ model of that plan, if it was made to judge it.
 
     Without calibration data there is nothing to judge by: ranges are from the least to the greatest value.
@@ -79,11 +78,11 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.Mo
             yield sample
 
     look = observed_once if isinstance(data, str | Path) else _observe
-    proto, names = proto_of(model), activations(model)
-    run = when_needed(proto, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
+    whole, names = form_of(model), activations(model)
+    run = when_needed(whole, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
     method = "minmax" if data is None and options.method == "auto" else options.method
     search = Search(model, run, feeds, given, method, options.percentile)
-    observed = look(proto, names, feeds, search.watched, search.rectified(model).keys())
+    observed = look(whole, names, feeds, search.watched, search.rectified(model).keys())
     found = search.best(observed) if data is not None else search.plain(observed)
     apart = stays_apart(found.model, found.observed, found.choices) if options.cpu else frozenset()
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}
@@ -94,13 +93,13 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, onnx.Mo
 
 
 def _observe(
-    model: Any,
+    form: Form,
     names: Iterable[str],
     feeds: Callable[[], Iterable[Feeds]],
     run: Run,
     only_limits: Collection[str],
 ) -> dict[str, Observed]:
-    return observe(model, names, feeds(), run, only_limits)
+    return observe(form, names, feeds(), run, only_limits)
 
 
 def prepared(model: ir.Model, plan: Plan) -> ir.Model:

@@ -17,8 +17,8 @@ from onnx import helper, numpy_helper
 
 from ommatid.compiler.calibration import samples
 from ommatid.compiler.canonicalize import canonicalize
-from ommatid.compiler.correct import proto_of
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.form import Form, form_of
 from ommatid.compiler.front import FrontOptions, is_quantized, read_model
 from ommatid.compiler.model import CONTRIBUTED, QUANTIZERS
 from ommatid.compiler.observe import runner
@@ -97,14 +97,14 @@ class Switched:
         self._steps = [np.array([each[n] for n in self.names], np.float32) for each in steps]
         self._both = both
         self._outputs = [o.name or "" for o in both.model.graph.outputs]
-        self._run = runner(_with_arithmetic(proto_of(wide), self.names), self._outputs, optimize=True)
+        self._run = runner(_with_arithmetic(form_of(wide), self.names), self._outputs, optimize=True)
         self._feeds = [
             f
             for _, f in zip(
                 range(judges), samples(both.model, options.calibration, options.preprocess), strict=False
             )
         ]
-        real = runner(proto_of(both.model), self._outputs, optimize=True)
+        real = runner(form_of(both.model), self._outputs, optimize=True)
         self._real = [self._listed(real(feeds)) for feeds in self._feeds]
 
     def outputs(self, wide: Collection[str]) -> list[list[Array]]:
@@ -158,9 +158,10 @@ def _original(name: str) -> str:
     return name.removesuffix("_QuantizeLinear_Input")
 
 
-def _with_arithmetic(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+def _with_arithmetic(form: Form, names: Sequence[str]) -> Form:
     """The QDQ model with the roundings of these tensors as arithmetic, by rows of ``STEPS``."""
-    graph, at = model.graph, {name: i for i, name in enumerate(names)}
+    model, at = form.proto, {name: i for i, name in enumerate(names)}
+    graph = model.graph
     quantizers = [n for n in graph.node if n.op_type == QUANTIZERS[0] and _original(n.input[0]) in at]
     rounded = {n.output[0]: n.input[0] for n in quantizers}
     nodes: list[onnx.NodeProto] = []
@@ -182,7 +183,7 @@ def _with_arithmetic(model: onnx.ModelProto, names: Sequence[str]) -> onnx.Model
     graph.input.extend(helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [len(names)]) for n in STEPS)
     if CONTRIBUTED not in {o.domain for o in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(CONTRIBUTED, 1))
-    return model
+    return form
 
 
 def _rounding(name: str) -> list[onnx.NodeProto]:

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from ommatid.compiler import unary
-from ommatid.compiler.correct import proto_of
+from ommatid.compiler.form import Form, form_of
 from ommatid.compiler.lint import dies
 from ommatid.compiler.observe import Observed
 from ommatid.compiler.operators import FINDERS, MOVERS, RULES
@@ -164,7 +164,7 @@ def _read_and_written(node: ir.Node) -> set[str]:
 
 def to_qdq(
     model: ir.Model, choices: Mapping[str, Choice], recipe: Recipe, apart: frozenset[str] = frozenset()
-) -> onnx.ModelProto:
+) -> Form:
     """The model with QuantizeLinear and DequantizeLinear: int8 weights by channel, activations by tensor.
 
     Nodes of ``apart`` stay in float.
@@ -174,7 +174,8 @@ def to_qdq(
 
     wide = {"quant_type": QuantType.QInt16, "symmetric": True}  # so that the zero point is 0
     overrides = {name: [dict(wide)] for name in sorted(sixteen(model, recipe))}
-    proto = proto_of(model)
+    form = form_of(model)
+    proto = form.proto
     clamps = [
         node
         for node in proto.graph.node
@@ -184,13 +185,14 @@ def to_qdq(
     kept = copy.deepcopy((clamps, [i for i in proto.graph.initializer if i.name in numbers]))
     left_out = sorted(apart.union(_left_out(proto)))
     # at this version ONNX's own roundings have no codes of 16 bits: the quantiser takes onnxruntime's
-    weights = round_weights(proto, choices, left_out, "com.microsoft" if overrides else "")
+    weights = round_weights(form, choices, left_out, "com.microsoft" if overrides else "")
+    form.put_back([name for name, array in form.weights.items() if array.dtype == np.float32])
     _take_out_clamps(proto.graph, choices)
     add_infer_metadata(proto)  # all shapes are known
     result = _quantized(proto, choices, recipe.bytes_type, overrides, left_out)
     _restore(result.graph, *kept)
     _move_back(result.graph, {node.name for node in weights})
-    return result
+    return Form(result, form.weights)
 
 
 def _quantized(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from ommatid.compiler.form import Form
 from ommatid.compiler.model import QUANTIZERS, fold, name_nodes, standard_quantizers
 from ommatid.compiler.plan import Plan, prepared
 from ommatid.compiler.qdq import to_qdq
@@ -13,9 +13,7 @@ from ommatid.compiler.rounding import drop_inner_roundings
 from ommatid.isa.program_file import write_whole
 
 
-def quantize(
-    model: ir.Model, plan: Plan, save_qdq: str | None = None, form: onnx.ModelProto | None = None
-) -> ir.Model:
+def quantize(model: ir.Model, plan: Plan, save_qdq: str | None = None, form: Form | None = None) -> ir.Model:
     """The canonical model in QDQ form as planned: int8 weights by channel, activations by tensor. ``form`` is that model as
     ``to_qdq`` made it, if it did already.
 
@@ -23,7 +21,7 @@ def quantize(
         CompileError: the plan is of another graph.
     """
     form = form or to_qdq(prepared(model, plan), plan.choices, plan.recipe, plan.apart)
-    result = ir.from_proto(form)
+    result = form.model()
     drop_inner_roundings(result)
     result.metadata_props.clear()  # the quantiser leaves a mark of its own
     result.metadata_props.update(model.metadata_props)

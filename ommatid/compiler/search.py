@@ -15,13 +15,13 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
 from ommatid.compiler.correct import correct_bias, helps, shift, window
 from ommatid.compiler.equalize import Array, Pair, equalize, gains, is_fixed, pairs
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.form import Form
 from ommatid.compiler.observe import Feeds, Observed, Run, count, runner
 from ommatid.compiler.qdq import share_ranges, sixteen, to_qdq
 from ommatid.compiler.ranges import METHODS, Choice, choose
@@ -90,7 +90,7 @@ class Search:
     method: str
     percent: float
     proposed: dict[str, Choice] = field(default_factory=dict)
-    forms: dict[Candidate, onnx.ModelProto] = field(default_factory=dict)  # QDQ models, of what was judged
+    forms: dict[Candidate, Form] = field(default_factory=dict)  # QDQ models, of what was judged
     _kept: list[dict[str, Array]] = field(default_factory=list)  # by name, on the samples that judge
 
     def __post_init__(self) -> None:
@@ -252,12 +252,14 @@ class Search:
         return Verdict(float(np.mean(noise)) if noise else 0.0, float(most))
 
 
-def _step(form: onnx.ModelProto, name: str) -> float:
+def _step(form: Form, name: str) -> float:
     """The scale of an output's codes; next to nothing if it has none."""
-    maker = next(node for node in form.graph.node if name in node.output)
+    maker = next(node for node in form.proto.graph.node if name in node.output)
     if maker.op_type != "DequantizeLinear":
         return 1e-30
-    return float(next(numpy_helper.to_array(i) for i in form.graph.initializer if i.name == maker.input[1]))
+    return float(
+        next(numpy_helper.to_array(i) for i in form.proto.graph.initializer if i.name == maker.input[1])
+    )
 
 
 def _read(conv: ir.Node) -> str:

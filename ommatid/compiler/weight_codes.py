@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ommatid.compiler.form import Form
 from ommatid.compiler.ranges import Choice
 
 Array = np.ndarray[Any, Any]
@@ -25,32 +26,38 @@ ROOM = 2.0**30
 
 
 def round_weights(
-    proto: onnx.ModelProto, choices: Mapping[str, Choice], left_out: Collection[str], domain: str
+    form: Form, choices: Mapping[str, Choice], left_out: Collection[str], domain: str
 ) -> list[onnx.NodeProto]:
     """Let nodes read int8 weights by channel through a DequantizeLinear of ``domain``; those that were put in.
 
     Only weights that one node alone reads, none of ``left_out``. The quantiser widens the scale of weights whose bias
     would not fit into int32: these are left to it.
     """
-    graph = proto.graph
+    graph = form.proto.graph
     constants = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
+
+    def numbers(name: str) -> Array:
+        return form.weights[name] if name in form.weights else numpy_helper.to_array(constants[name])
+
     uses = Counter([*(name for node in graph.node for name in node.input), *(o.name for o in graph.output)])
     made: dict[str, onnx.NodeProto] = {}
     for node in graph.node:
         weights = constants.get(node.input[1]) if node.op_type in CHANNELS else None
         if weights is None or uses[weights.name] > 1 or node.name in left_out:
             continue
-        array, axis = numpy_helper.to_array(weights), _axis(node)
+        array, axis = numbers(weights.name), _axis(node)
         bias = constants.get(node.input[2]) if len(node.input) > 2 else None
         if array.ndim <= axis or not array.size:
             continue
         scale = scales(array, axis)
-        if bias is None or _fits(numpy_helper.to_array(bias), scale, choices.get(node.input[0])):
-            made[weights.name] = _dequantized(graph, weights.name, array, scale, axis, domain)
+        if bias is None or _fits(numbers(bias.name), scale, choices.get(node.input[0])):
+            made[weights.name] = _dequantized(form, weights.name, array, scale, axis, domain)
             node.input[1] = made[weights.name].output[0]
     kept = [t for t in graph.initializer if t.name not in made]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+    for name in made:
+        form.weights.pop(name, None)
     nodes = list(made.values())
     for i, node in enumerate(nodes):
         graph.node.insert(i, node)
@@ -85,16 +92,19 @@ def _fits(bias: Array, scale: Array, read: Choice | None) -> bool:
 
 
 def _dequantized(
-    graph: onnx.GraphProto, name: str, weights: Array, scale: Array, axis: int, domain: str
+    form: Form, name: str, weights: Array, scale: Array, axis: int, domain: str
 ) -> onnx.NodeProto:
     """A DequantizeLinear of the weights, whose constants it adds to the graph."""
     arrays = {
         f"{name}_quantized": codes(weights, scale, axis), f"{name}_scale": scale,
         f"{name}_zero_point": np.zeros(len(scale), np.int8),
     }  # fmt: skip
-    graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in arrays.items())
+    for key, array in arrays.items():
+        form.add(key, array)
     output = f"{name}_DequantizeLinear_Output"
-    graph.value_info.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, weights.shape))
+    form.proto.graph.value_info.append(
+        helper.make_tensor_value_info(output, TensorProto.FLOAT, weights.shape)
+    )
     return helper.make_node(
         "DequantizeLinear", [*arrays], [output], f"{name}_DequantizeLinear", domain=domain or None, axis=axis
     )

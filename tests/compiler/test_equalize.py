@@ -10,9 +10,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from ommatid.compiler.correct import convolution, correct_bias, helps, proto_of, shift, window
+from ommatid.compiler.correct import convolution, correct_bias, helps, shift, window
 from ommatid.compiler.equalize import equalize, gains, numbers, pairs, rounded_weights
 from ommatid.compiler.exact_session import exact_options
+from ommatid.compiler.form import form_of
 from ommatid.compiler.front import FrontOptions
 from ommatid.compiler.model import import_model
 from ommatid.compiler.observe import observe
@@ -22,7 +23,7 @@ from ommatid.compiler.ranges import Choice
 from ommatid.compiler.recipe import Recipe
 from ommatid.compiler.search import adjusted
 from tests import networks
-from tests.networks import helper
+from tests.networks import helper, proto_of
 
 Array = np.ndarray[Any, Any]
 SAMPLES = [networks.inputs(seed, size=16) for seed in range(4)]
@@ -58,9 +59,9 @@ def run(model: onnx.ModelProto, feeds: dict[str, Array]) -> Array:
 
 def sqnr_db(model: ir.Model, exact: onnx.ModelProto) -> float:
     """Of the model quantised by least and greatest values."""
-    seen = observe(proto_of(model), activations(model), SAMPLES)
+    seen = observe(form_of(model), activations(model), SAMPLES)
     ranges = {n: Choice(o.histogram.low, o.histogram.high, "minmax", 0) for n, o in seen.items()}
-    quantised = to_qdq(model, ranges, Recipe())
+    quantised = proto_of(to_qdq(model, ranges, Recipe()).model())
     signal = noise = 0.0
     for feeds in SAMPLES:
         real = run(exact, feeds)
@@ -77,11 +78,11 @@ def test_channels_get_ranges_alike(depthwise: bool, between: str) -> None:
     (pair,) = pairs(model)
     assert (pair.first.name, pair.second.name) == ("first", "second")
     assert [value.name for value in pair.between] == ["c", "r"]
-    seen = observe(exact, ["c", "r"], SAMPLES)["r"]
+    seen = observe(form_of(model), ["c", "r"], SAMPLES)["r"]
     equalize(model, pair, gains(pair, seen))
     for feeds in SAMPLES:
         np.testing.assert_allclose(run(proto_of(model), feeds), run(exact, feeds), rtol=1e-3, atol=1e-3)
-    after = observe(proto_of(model), [pair.read], SAMPLES)["r__equalized"].channel_high
+    after = observe(form_of(model), [pair.read], SAMPLES)["r__equalized"].channel_high
     assert after.max() / after.min() < 0.05 * seen.channel_high.max() / seen.channel_high.min()
     assert sqnr_db(model, exact) > before + 10
 
@@ -89,7 +90,7 @@ def test_channels_get_ranges_alike(depthwise: bool, between: str) -> None:
 def helped(model: ir.Model) -> bool:
     """Whether the only pair's gains help, judged by windows of all samples."""
     (pair,) = pairs(model)
-    seen = observe(proto_of(model), ["r"], SAMPLES)["r"]
+    seen = observe(form_of(model), ["r"], SAMPLES)["r"]
     windows = [window(run(_up_to_r(model), feeds).astype(np.float32), pair.second) for feeds in SAMPLES]
     return helps(pair, gains(pair, seen), seen, np.concatenate(windows))
 
@@ -101,7 +102,7 @@ def test_it_is_done_only_where_the_error_falls() -> None:
                "v": generator.standard_normal((5, 8, 1, 1)) * np.geomspace(1, 8, 8).reshape(1, -1, 1, 1)}  # fmt: skip
     even = uneven(weights=weights)
     (pair,) = pairs(even)
-    gain = gains(pair, observe(proto_of(even), ["r"], SAMPLES)["r"])
+    gain = gains(pair, observe(form_of(even), ["r"], SAMPLES)["r"])
     assert (gain < 1).any() and not helped(even)
     before = sqnr_db(even, proto_of(even))
     assert sqnr_db(adjusted(even, {"second": gain}, {}), proto_of(even)) < before
@@ -131,7 +132,7 @@ def test_what_is_no_pair() -> None:
 def test_dead_channels_keep_their_size() -> None:
     model = uneven()
     (pair,) = pairs(model)
-    seen = observe(proto_of(model), ["r"], SAMPLES)["r"]
+    seen = observe(form_of(model), ["r"], SAMPLES)["r"]
     seen.channel_low[3] = seen.channel_high[3] = 0
     gain = gains(pair, seen)
     assert gain[3] == 1 and np.isfinite(gain).all() and (gain > 0).all() and gain.max() == 1
@@ -143,7 +144,7 @@ def test_a_shift_is_taken_back(depthwise: bool) -> None:
     model = uneven(depthwise)
     second = next(node for node in model.graph if node.name == "second")
     weights, apply = numbers(second.inputs[1]), convolution(second)
-    seen = observe(proto_of(model), ["r"], SAMPLES)["r"]
+    seen = observe(form_of(model), ["r"], SAMPLES)["r"]
     read = [run(_up_to_r(model), feeds) for feeds in SAMPLES]
     errors = [apply(x, rounded_weights(weights)) - apply(x, weights) for x in read]
     expected = np.mean([e.mean(axis=(0, 2, 3)) for e in errors], axis=0)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from ommatid.compiler import observed_file
 from ommatid.compiler.cache_folder import cache_folder
 from ommatid.compiler.errors import CompileError
+from ommatid.compiler.form import form_of
 from ommatid.compiler.observe import observe
 from ommatid.compiler.observed_file import observed_once
 from tests import networks
@@ -35,7 +37,9 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def look(seeds: tuple[int, ...] = (0, 1), model: Any = None, names: tuple[str, ...] = NAMES) -> Any:
     return observed_once(
-        model or networks.convolution(), names, lambda: (networks.inputs(seed) for seed in seeds)
+        form_of(ir.from_proto(model or networks.convolution())),
+        names,
+        lambda: (networks.inputs(seed) for seed in seeds),
     )
 
 
@@ -68,6 +72,14 @@ def test_miss(runs: list[int]) -> None:
         assert len(runs) == before + 1, arguments
 
 
+def test_miss_by_large_weights(runs: list[int]) -> None:
+    """These are not in the model's message."""
+    for weights in (np.ones((3, 2000), np.float32), np.zeros((3, 2000), np.float32)):
+        node = networks.helper.make_node("Einsum", ["x", "w"], ["y"], "n", equation="ncij,ck->nk")
+        look(model=networks.model([node], {"x": [1, 3, 8, 8]}, {"y": [1, 2000]}, {"w": weights}), names=("y",))
+    assert len(runs) == 2
+
+
 def test_a_damaged_entry_is_made_again(runs: list[int]) -> None:
     first = look()
     (path,) = cache_folder().iterdir()
@@ -83,4 +95,4 @@ def test_a_cache_that_cannot_be_written(runs: list[int], tmp_path: Path) -> None
 def test_infinite_tensors_are_named() -> None:
     huge = {"x": np.full((1, 3, 8, 8), 3e38, np.float32)}
     with pytest.raises(CompileError, match="'c' becomes infinite"):
-        observe(networks.convolution(), NAMES, [huge])
+        observe(form_of(ir.from_proto(networks.convolution())), NAMES, [huge])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
@@ -27,6 +28,13 @@ def model(
     graph = helper.make_graph(nodes, "test", infos(inputs), infos(outputs), weights)
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=9)
+
+
+def proto_of(model: ir.Model) -> onnx.ModelProto:
+    """The model at the version that onnxruntime takes."""
+    proto = ir.to_proto(model)
+    proto.ir_version = min(proto.ir_version, 10)
+    return proto
 
 
 def convolution(batch: Any = 1, size: int = 8) -> onnx.ModelProto:

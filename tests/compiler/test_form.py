@@ -1,0 +1,113 @@
+"""A model as onnxruntime takes it: its large weights stand apart, and are the same numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from ommatid.compiler.errors import CompileError
+from ommatid.compiler.exact_session import exact_options, unsigned
+from ommatid.compiler.form import Form, form_of
+from ommatid.compiler.observe import runner
+from ommatid.compiler.qdq import to_qdq
+from ommatid.compiler.ranges import Choice
+from ommatid.compiler.recipe import Recipe
+from tests import networks
+from tests.networks import Array, helper, proto_of
+
+WEIGHTS: dict[str, Array] = {
+    "w": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32),
+    "v": np.ones((2, 2), np.float32),
+    "unread": np.ones((64, 64), np.float32),
+}
+X = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
+
+
+def products() -> ir.Model:
+    """y [2, 64] = v (x w), of which w alone is large; a constant as large is read by nothing."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], "a"),
+        helper.make_node("MatMul", ["v", "h"], ["y"], "b"),
+    ]
+    return ir.from_proto(networks.model(nodes, {"x": [2, 64]}, {"y": [2, 64]}, WEIGHTS))
+
+
+def test_large_weights_that_are_read_stand_apart() -> None:
+    """The model is afterwards as it was."""
+    model = products()
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    form = form_of(model)
+    assert [*form.weights] == ["w"]
+    assert len(form.proto.SerializeToString()) < 1.1 * WEIGHTS["unread"].nbytes
+    np.testing.assert_array_equal(form.weights["w"], WEIGHTS["w"])
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+    assert constants(form.model()) == constants(model)
+    form.put_back(["w"])
+    assert not form.weights and form.proto.SerializeToString(deterministic=True) == before
+
+
+def constants(model: ir.Model) -> dict[str, bytes]:
+    return {
+        name: value.const_value.tobytes()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+    }
+
+
+def test_a_constant_that_is_added_stands_apart_if_it_is_large() -> None:
+    form = form_of(products())
+    form.add("large", np.ones((80, 80), np.int8))
+    form.add("small", np.ones(4096, np.int8))
+    assert [*form.weights] == ["w", "large"]
+    held = {t.name: (t.data_type, [*t.dims], len(t.raw_data)) for t in form.proto.graph.initializer}
+    assert held["large"] == (onnx.TensorProto.INT8, [80, 80], 0)
+    assert held["small"] == (onnx.TensorProto.INT8, [4096], 4096)
+
+
+def test_they_reach_a_session_in_memory() -> None:
+    result = runner(form_of(products()), ["y"])({"x": X})["y"]
+    np.testing.assert_allclose(result, WEIGHTS["v"] @ (X @ WEIGHTS["w"]), rtol=1e-4)
+    model = products()
+    next(iter(model.graph)).op_type = "Nothing"
+    with pytest.raises(CompileError, match="cannot run the model"):
+        runner(form_of(model), ["y"])
+
+
+def rounded(activations: str) -> Form:
+    """A QDQ model of x [1, 64, 5, 5] -> Conv of large weights -> y [1, 80, 5, 5]."""
+    weights = {"w": np.random.default_rng(2).standard_normal((80, 64, 1, 1)).astype(np.float32)}
+    node = helper.make_node("Conv", ["x", "w"], ["y"], "n")
+    model = ir.from_proto(networks.model([node], {"x": [1, 64, 5, 5]}, {"y": [1, 80, 5, 5]}, weights))
+    return to_qdq(model, {name: Choice(-3.0, 3.0, "minmax", 0) for name in "xy"}, Recipe(activations))
+
+
+def test_unsigned_weights_are_the_same_numbers() -> None:
+    form = rounded("uint8")
+    ((name, codes),) = form.weights.items()
+    made = unsigned(form)
+    np.testing.assert_array_equal(made.weights[name] - np.int16(128), codes)
+    assert codes.dtype == np.int8 and codes.min() < -100 and codes.max() > 100
+    zeros = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if "zero" in t.name}
+    (reader,) = [n for n in made.proto.graph.node if n.input[0] == name]
+    np.testing.assert_array_equal(zeros[reader.input[2]], np.full(80, 128, np.uint8))
+    x = np.random.default_rng(3).standard_normal((1, 64, 5, 5)).astype(np.float32)
+    found = [computed(each, x) for each in (form, made)]
+    np.testing.assert_array_equal(*found)
+    assert len(np.unique(found[0])) > 50
+
+
+def computed(form: Form, x: Array) -> Array:
+    proto = proto_of(form.model())
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), exact_options(proto), providers=["CPUExecutionProvider"]
+    )
+    return np.asarray(session.run(None, {"x": x})[0])
+
+
+def test_with_activations_of_int8_weights_stay_as_they_are() -> None:
+    form = rounded("int8")
+    assert unsigned(form) is form
