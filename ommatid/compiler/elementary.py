@@ -23,9 +23,9 @@ def plain_gemm(match: Match) -> Result:
     second, bias = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
     turned, alpha, beta = integer(node, "transA", 0), number(node, "alpha", 1.0), number(node, "beta", 1.0)
     vector = bias is None or tuple(bias.shape or ()) == (match.shape("y")[1],)
-    weights = constant(second)
-    if not turned and alpha == beta == 1 and vector and weights is not None:
+    if not turned and alpha == beta == 1 and vector and second is not None and second.const_value is not None:
         raise NotFired("it is plain", near=False)
+    weights = constant(second)
     first: Result = new("Transpose", match["x"], perm=[1, 0]) if turned else match["x"]
     if weights is not None:
         scaled = weights * np.float32(alpha)

@@ -29,7 +29,7 @@ class Form:
         if _is_large(tensor):
             self.weights[name] = array
             tensor = _stand_in(name, tensor)
-        self.proto.graph.initializer.append(ir.to_proto(tensor))
+        self.proto.graph.initializer.append(ir.serde.serialize_tensor(tensor))
 
     def put_back(self, names: Iterable[str]) -> None:
         """Put weights into the message."""

@@ -506,6 +506,12 @@ def fixed_shape(value: ir.Value) -> tuple[int, ...] | None:
     return tuple(int(d) for d in value.shape)  # type: ignore[arg-type]
 
 
+def _finite(array: np.ndarray[Any, Any]) -> bool:
+    """Whether all numbers are finite; so they are where their sum is."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+
+
 def _check_values(model: ir.Model, name: str) -> None:
     """Refuse constants that are not finite, scales that are not positive, and shapes that are not known."""
     scales = {n.inputs[1].name for n in model.graph if n.op_type in QUANTIZERS and n.inputs[1] is not None}
@@ -522,13 +528,13 @@ def _check_values(model: ir.Model, name: str) -> None:
             continue
         array = value.const_value.numpy()
         user = next((u.node.name for u in value.uses()), key)
-        if key in scales and not (np.isfinite(array).all() and (array > 0).all()):
+        if key in scales and not (_finite(array) and (array > 0).all()):
             raise CompileError(
                 f"{name}: scale {key!r} of node {user!r} is not a positive number",
                 "quantise the model again",
                 user or "",
             )
-        if key not in limits and not np.isfinite(array).all():
+        if key not in limits and not _finite(array):
             raise CompileError(
                 f"{name}: constant {key!r} of node {user!r} holds NaN or infinity",
                 "check the training or export",

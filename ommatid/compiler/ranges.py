@@ -119,31 +119,22 @@ def percentile(d: Distribution, error: Any = None, percent: float = PERCENTILE) 
 def entropy(d: Distribution, error: Any = None) -> Range:
     """Least Kullback-Leibler divergence of the rounded from the clamped distribution (Migacz, TensorRT, 2017)."""
     below = np.concatenate([[0], np.cumsum(d.shares)])
-
-    def clamped(r: Range) -> float:
-        begin, end = _inner(d.values, *r)
-        return float(below[begin] + below[-1] - below[end])
-
-    ranges = [r for r in _clamped(d, 64) if clamped(r) <= MOST_CLAMPED]
-    return min(ranges, key=lambda r: _divergence(d.values, d.shares, *r))
-
-
-def _inner(values: Array, low: float, high: float) -> tuple[int, int]:
-    """Begin and end of those of rising values that lie in a range."""
-    return int(np.searchsorted(values, low)), int(np.searchsorted(values, high, side="right"))
-
-
-def _divergence(values: Array, shares: Array, low: float, high: float) -> float:
-    """Of the clamped values' distribution from that where each code's share is spread evenly over its bins."""
-    begin, end = _inner(values, low, high)
-    if begin == end or high <= low:
-        return np.inf
-    return float(_divergence_inside(values, shares, begin, end, low, high))
+    ranges = np.array(_clamped(d, 64))
+    begins = np.searchsorted(d.values, ranges[:, 0])
+    ends = np.searchsorted(d.values, ranges[:, 1], side="right")
+    kept = np.flatnonzero(below[begins] + below[-1] - below[ends] <= MOST_CLAMPED)
+    best = min(kept, key=lambda i: _divergence(d.values, d.shares, begins[i], ends[i], *ranges[i]))
+    return float(ranges[best, 0]), float(ranges[best, 1])
 
 
 @entry
-def _divergence_inside(values: Array, shares: Array, begin: int, end: int, low: float, high: float) -> float:
-    """The divergence of values ``begin`` to ``end``, all others clamped to the first and the last of them."""
+def _divergence(values: Array, shares: Array, begin: int, end: int, low: float, high: float) -> float:
+    """Of the clamped values' distribution from that where each code's share is spread evenly over its bins.
+
+    Values before ``begin`` and from ``end`` on are clamped to the first and the last between.
+    """
+    if begin == end or high <= low:
+        return np.inf
     code = np.empty(end - begin, np.int64)
     total, bins = np.zeros(STEPS + 1), np.zeros(STEPS + 1)
     for i in range(begin, end):
@@ -181,13 +172,13 @@ def mse(d: Distribution, error: Any = None) -> Range:
 
 def _clamped(d: Distribution, count: int) -> list[Range]:
     """The whole range, and what is left of it between -t and t for ever smaller t."""
-    reach = max(abs(d.low), abs(d.high))
-    return [_inside(max(d.low, -t), min(d.high, t), d) for t in reach * np.geomspace(1, 0.02, count)]
+    limits = max(abs(d.low), abs(d.high)) * np.geomspace(1, 0.02, count)
+    return [_inside(max(d.low, -t), min(d.high, t), d) for t in limits.tolist()]
 
 
 def _inside(low: float, high: float, d: Distribution) -> Range:
     """The range, not wider than that of the values, with zero where they have it on both sides."""
-    low, high = (float(min(max(v, d.low), d.high)) for v in (low, high))
+    low, high = float(min(max(low, d.low), d.high)), float(min(max(high, d.low), d.high))
     return (min(low, 0.0), max(high, 0.0)) if d.low <= 0 <= d.high else (low, high)
 
 

@@ -334,10 +334,11 @@ class _Search:
 
     def _problem(self, name: str, value: ir.Value, found: _Found) -> str:
         """Why a value is not the one of this name in the pattern; empty: it is, as far as can be seen from itself."""
-        array = constant(value)
+        held = value.const_value
         if name in NUMBERS:
-            if array is None or array.size != 1:
+            if held is None or held.size != 1:
                 return f"{label(value)} is no number"
+            array = held.numpy()
             close = math.isclose(array.item(), NUMBERS[name], rel_tol=1e-4)
             return "" if close else f"{array.item():.6g} is not {NUMBERS[name]:.6g}"
         if name in found.values:
@@ -347,8 +348,8 @@ class _Search:
             node, wanted = value.producer(), list(dict.fromkeys(m.op_type for m in self.makers[name]))
             fits = node is not None and node.domain in ("", "ai.onnx") and node.op_type in wanted
             return "" if fits else f"{label(value)} is not {' or '.join(wanted)}"
-        if name.startswith("constant") != (array is not None):
-            return f"{label(value)} is {'not ' if array is None else ''}constant"
+        if name.startswith("constant") != (held is not None):
+            return f"{label(value)} is {'not ' if held is None else ''}constant"
         return ""
 
     def _node(self, maker: onnx.NodeProto, node: ir.Node, found: _Found) -> Iterator[_Found]:

@@ -47,16 +47,15 @@ def quantised_weights(walk: Walk, value: ir.Value | None, axis: int) -> tuple[Ar
     given = integer(node, "axis", 1) % max(q.ndim, 1)
     if scale.size > 1 and given != axis:
         raise Unsupported(f"weights are quantised along axis {given}, not along output channels ({axis})")
-    wide = q.astype(np.int32)
-    if zero is not None:
+    if q.dtype == np.uint8 or (zero is not None and zero.any()):
         shape = [1] * q.ndim
-        if zero.size > 1:
+        if zero is not None and zero.size > 1:
             shape[axis] = zero.size
-        wide = wide - zero.astype(np.int32).reshape(shape)
-    if wide.min(initial=0) < -128 or wide.max(initial=0) > 127:
-        raise Unsupported("asymmetric weights do not fit int8 once their zero point is taken off")
-    channels = q.shape[axis]
-    return wide.astype(np.int8), np.broadcast_to(scale.reshape(-1), (channels,)).astype(np.float32)
+        wide = q.astype(np.int32) - (0 if zero is None else zero.astype(np.int32).reshape(shape))
+        if wide.min(initial=0) < -128 or wide.max(initial=0) > 127:
+            raise Unsupported("asymmetric weights do not fit int8 once their zero point is taken off")
+        q = wide.astype(np.int8)
+    return q, np.broadcast_to(scale.reshape(-1), (q.shape[axis],)).astype(np.float32)
 
 
 def quantised_bias(walk: Walk, value: ir.Value | None, scales: Array, channels: int) -> Array:
@@ -101,15 +100,18 @@ def requantisation(
     kind, limit = quantization.kind, most_sum(quantization)
     low, high = kind.low - quantization.zero_point, kind.high - quantization.zero_point
     rows = weights.reshape(len(weights), -1)
-    positive, negative = (clamp(rows, 0).sum(axis=1, dtype=np.int64) for clamp in (np.maximum, np.minimum))
-    largest = biases + positive * high + negative * low
-    smallest = biases + positive * low + negative * high
-    if largest.max(initial=0) >= limit or smallest.min(initial=0) < -limit:
-        channel = int(np.argmax(np.maximum(largest, -smallest)))
-        raise Unsupported(
-            f"the int{limit.bit_length()} accumulator of output channel {channel} could overflow "
-            f"(its bias is {biases[channel]})"
+    if rows.shape[1] * 128 * max(high, -low) + int(np.abs(biases.astype(np.int64)).max(initial=0)) >= limit:
+        positive, negative = (
+            clamp(rows, 0).sum(axis=1, dtype=np.int64) for clamp in (np.maximum, np.minimum)
         )
+        largest = biases + positive * high + negative * low
+        smallest = biases + positive * low + negative * high
+        if largest.max(initial=0) >= limit or smallest.min(initial=0) < -limit:
+            channel = int(np.argmax(np.maximum(largest, -smallest)))
+            raise Unsupported(
+                f"the int{limit.bit_length()} accumulator of output channel {channel} could overflow "
+                f"(its bias is {biases[channel]})"
+            )
     return biases, (products / np.float32(out.scale)).astype(np.float32)
 
 

@@ -76,7 +76,9 @@ def test_miss_by_large_weights(runs: list[int]) -> None:
     """These are not in the model's message."""
     for weights in (np.ones((3, 2000), np.float32), np.zeros((3, 2000), np.float32)):
         node = networks.helper.make_node("Einsum", ["x", "w"], ["y"], "n", equation="ncij,ck->nk")
-        look(model=networks.model([node], {"x": [1, 3, 8, 8]}, {"y": [1, 2000]}, {"w": weights}), names=("y",))
+        look(
+            model=networks.model([node], {"x": [1, 3, 8, 8]}, {"y": [1, 2000]}, {"w": weights}), names=("y",)
+        )
     assert len(runs) == 2
 
 
