@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,55 +77,69 @@ class Observed:
 
 def observe(
     form: Form, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None,
-    only_limits: Collection[str] = (),
+    only_limits: Collection[str] = (), each: Callable[[Mapping[str, Array]], None] | None = None,
 ) -> dict[str, Observed]:  # fmt: skip
     """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of
-    ``only_limits`` these.
+    ``only_limits`` these. ``each`` is shown all that is run, in the order of the samples.
+
+    Two samples are in work at a time, since neither onnxruntime nor counting keeps all CPUs busy.
 
     Raises:
         CompileError: onnxruntime cannot run the model, or a tensor becomes infinite or NaN.
     """
+    found: dict[str, Observed] = {}
     names = list(dict.fromkeys(names))
     run = run or runner(form, names)
-    stream = (
-        {n: a for n, a in (*feeds.items(), *run(feeds, names).items()) if n in names} for feeds in samples
-    )
-    return count(_ahead(stream), only_limits)
+    work: deque[Future[None]] = deque()
+
+    def look(feeds: Feeds, before: Future[None] | None) -> None:
+        tensors = {**feeds, **run(feeds)}
+        if before is not None:
+            before.result()
+        if each is not None:
+            each(tensors)
+        _add(found, {n: tensors[n] for n in names if n in tensors}, only_limits, counters)
+
+    with ThreadPoolExecutor(os.cpu_count()) as counters, ThreadPoolExecutor(2) as runs:
+        for feeds in samples:
+            if len(work) == 2:
+                work.popleft().result()
+            work.append(runs.submit(look, feeds, work[-1] if work else None))
+        for future in work:
+            future.result()
+    return found
 
 
-def _ahead(stream: Iterable[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
-    """A stream of which the next is made while one is used: neither onnxruntime nor counting keeps all CPUs busy."""
-    values = iter(stream)
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, values, None)
-        while (value := coming.result()) is not None:
-            coming = thread.submit(next, values, None)
-            yield value
-
-
-def count(stream: Iterable[Mapping[str, Array]], only_limits: Collection[str] = ()) -> dict[str, Observed]:
-    """What is known of tensors by name after a stream of their values, one of each for a sample; of
-    ``only_limits`` these.
+def count(stream: Iterable[Mapping[str, Array]]) -> dict[str, Observed]:
+    """What is known of tensors by name after a stream of their values, one of each for a sample.
 
     Raises:
         CompileError: a tensor becomes infinite or NaN.
     """
     found: dict[str, Observed] = {}
+    with ThreadPoolExecutor(os.cpu_count()) as counters:
+        for tensors in stream:
+            _add(found, tensors, (), counters)
+    return found
 
-    def add(name: str, array: Array) -> None:
+
+def _add(
+    found: dict[str, Observed], tensors: Mapping[str, Array], only_limits: Collection[str], counters: Executor
+) -> None:
+    """Count one sample's tensors, each in one of the threads."""
+    real = {n: a for n, a in tensors.items() if np.issubdtype(a.dtype, np.floating) and a.size}
+    for name in real:
+        found.setdefault(name, Observed())
+
+    def add(name: str) -> None:
         try:
-            found[name].add(array, name not in only_limits)
+            found[name].add(real[name], name not in only_limits)
         except OverflowError:
             raise CompileError(
                 f"tensor {name!r} becomes infinite on the calibration data", node=name
             ) from None
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # each tensor is counted by one of them
-        for tensors in stream:
-            real = {n: a for n, a in tensors.items() if np.issubdtype(a.dtype, np.floating) and a.size}
-            found |= {name: Observed() for name in real if name not in found}
-            list(threads.map(add, real.keys(), real.values()))
-    return found
+    list(counters.map(add, real))
 
 
 def runner(form: Form, names: Iterable[str], optimize: bool = False) -> Run:
@@ -168,8 +184,14 @@ def runner(form: Form, names: Iterable[str], optimize: bool = False) -> Run:
 
 def when_needed(form: Form, names: Iterable[str]) -> Run:
     """As ``runner``, but the session begins with the first run."""
-    made = functools.cache(lambda: runner(form, names))
-    return lambda feeds, some=None: made()(feeds, some)
+    lock, made = Lock(), functools.cache(lambda: runner(form, names))
+
+    def run(feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
+        with lock:  # of several threads one makes it
+            session = made()
+        return session(feeds, some)
+
+    return run
 
 
 def _cannot_run(error: Exception) -> CompileError:

@@ -31,6 +31,7 @@ def observed_once(
     samples: Callable[[], Iterable[Feeds]],
     run: Run | None = None,
     only_limits: Collection[str] = (),
+    each: Callable[[Mapping[str, Array]], None] | None = None,
 ) -> dict[str, Observed]:
     """As ``observe``, but from the cache if it holds this model with these samples. ``samples`` begins anew.
 
@@ -42,7 +43,7 @@ def observed_once(
     if path.exists():
         with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):  # damaged: made again
             return read(path)
-    found = observe(form, names, samples(), run, only_limits)
+    found = observe(form, names, samples(), run, only_limits, each)
     with contextlib.suppress(OSError):  # a cache that cannot be written is no cache
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, to_bytes(found))

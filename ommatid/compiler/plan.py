@@ -82,7 +82,7 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, Form | 
     run = when_needed(whole, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
     method = "minmax" if data is None and options.method == "auto" else options.method
     search = Search(model, run, feeds, given, method, options.percentile)
-    observed = look(whole, names, feeds, search.watched, search.rectified(model).keys())
+    observed = look(whole, names, feeds, run, search.rectified(model).keys(), search.look)
     found = search.best(observed) if data is not None else search.plain(observed)
     apart = stays_apart(found.model, found.observed, found.choices) if options.cpu else frozenset()
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}
@@ -98,8 +98,9 @@ def _observe(
     feeds: Callable[[], Iterable[Feeds]],
     run: Run,
     only_limits: Collection[str],
+    each: Callable[[Mapping[str, Array]], None],
 ) -> dict[str, Observed]:
-    return observe(form, names, feeds(), run, only_limits)
+    return observe(form, names, feeds(), run, only_limits, each)
 
 
 def prepared(model: ir.Model, plan: Plan) -> ir.Model:

@@ -9,7 +9,7 @@ network's outputs, measured in onnxruntime.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, NamedTuple
@@ -106,18 +106,15 @@ class Search:
         between = {value.name or "" for pair in self._pairs()[0] for value in pair.between}
         return {*self._outputs(), *(between - self.rectified(self.model).keys())}
 
-    def watched(self, feeds: Feeds, some: Collection[str] | None = None) -> dict[str, Array]:
-        """As ``run``; of the samples that judge, what is looked at twice is kept."""
-        if len(self._kept) >= JUDGES:
-            return self.run(feeds, some)
-        tensors = self.run(feeds, None if some is None else {*some, *self._names_kept})
-        self._kept.append({name: tensors[name] for name in self._names_kept})
-        return tensors
+    def look(self, tensors: Mapping[str, Array]) -> None:
+        """Of the samples that judge, keep what is looked at twice."""
+        if len(self._kept) < JUDGES:
+            self._kept.append({name: tensors[name] for name in self._names_kept})
 
     def _looked_at(self) -> list[dict[str, Array]]:
         """What was kept of the samples that judge; if observations came from disk, they are run now."""
         for feeds in () if self._kept else islice(self.feeds(), JUDGES):
-            self.watched(feeds, ())
+            self.look(self.run(feeds, self._names_kept))
         return self._kept
 
     def plain(self, observed: Mapping[str, Observed]) -> Candidate:

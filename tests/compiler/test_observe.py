@@ -1,4 +1,4 @@
-"""A stream of samples, of which the next is run while one is counted."""
+"""A stream of samples: two are in work at a time, and counted one after the other in their order."""
 
 from __future__ import annotations
 
@@ -9,35 +9,67 @@ import numpy as np
 import pytest
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.observe import Array, _ahead, count
+from ommatid.compiler.form import form_of
+from ommatid.compiler.model import import_model
+from ommatid.compiler.observe import Array, Feeds, observe, when_needed
+from tests import networks
+
+FORM = form_of(import_model(networks.convolution()))
 
 
-def test_the_next_is_made_while_one_is_used() -> None:
-    began = [threading.Event() for _ in range(3)]
+def samples(count: int) -> Iterator[Feeds]:
+    for number in range(count):
+        yield {"x": np.full(3, number, np.float32)}
 
-    def samples() -> Iterator[dict[str, Array]]:
-        for number, event in enumerate(began):
-            event.set()
-            yield {"x": np.full(1, number)}
 
-    values = []
-    for each in _ahead(samples()):
-        values.append(int(each["x"][0]))
-        following = values[-1] + 1
-        assert following == 3 or began[following].wait(10)
-    assert values == [0, 1, 2]
+def test_two_are_in_work_and_are_shown_in_order() -> None:
+    """The first is done only when the second was: the second began meanwhile, and waits to be shown. Never are there
+    three."""
+    second, shown, running = threading.Event(), [], []
+
+    def run(feeds: Feeds, some: object = None) -> dict[str, Array]:
+        number = int(feeds["x"][0])
+        running.append(number)
+        assert number < 2 or number - 2 in shown
+        if number == 1:
+            second.set()
+        assert number != 0 or second.wait(10)
+        return {"y": feeds["x"] * 2}
+
+    found = observe(FORM, ["x", "y"], samples(6), run, (), lambda tensors: shown.append(int(tensors["x"][0])))
+    assert shown == [*range(6)] and sorted(running) == shown
+    assert found["y"].count == 18 and found["y"].histogram.high == 10 and found["x"].histogram.high == 5
 
 
 def test_what_is_wrong_with_a_sample_is_said() -> None:
-    def samples() -> Iterator[dict[str, Array]]:
+    def wrong() -> Iterator[Feeds]:
         yield {"x": np.ones(3, np.float32)}
         raise CompileError("the second sample cannot be read")
 
     with pytest.raises(CompileError, match="the second sample"):
-        count(_ahead(samples()))
+        observe(FORM, ["x"], wrong(), lambda feeds, some=None: {})
 
 
 def test_an_infinite_tensor_ends_it() -> None:
     """Though there are always more samples."""
+    endless = iter(lambda: {"x": np.full(3, np.inf, np.float32)}, None)
     with pytest.raises(CompileError, match="'x' becomes infinite"):
-        count(_ahead(iter(lambda: {"x": np.full(3, np.inf, np.float32)}, None)))
+        observe(FORM, ["x"], endless, lambda feeds, some=None: {})
+
+
+def test_of_several_threads_one_makes_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def slow(form: object, names: object) -> object:
+        made.append(1)
+        threading.Event().wait(0.1)
+        return lambda feeds, some: dict(feeds)
+
+    monkeypatch.setattr("ommatid.compiler.observe.runner", slow)
+    run = when_needed(FORM, ["y"])
+    threads = [threading.Thread(target=run, args=({},)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
