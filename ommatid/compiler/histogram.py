@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 BINS = 8192
 #: Values that are counted at a time.
 BLOCK = 512
+#: Bins that zeros take turns in: a power of two.
+ZEROS = 8
 
 
 @dataclass(frozen=True)
@@ -80,18 +82,28 @@ class Histogram:
 
 @entry
 def _count(rows: Array, bins_a_unit: float, counts: Array, sums: Array, row_sums: Array) -> None:
-    """Add each value to its bin and to its row's sum; the last bin's upper limit lies in it."""
-    half = counts.size // 2
-    bins = np.empty(BLOCK, np.int32)
+    """Add each value to its bin and to its row's sum; ``bins_a_unit`` is a power of two, so that no product is rounded.
+
+    Zeros, of which a Relu makes many, take turns in bins of their own: an addition waits for the one before it to the
+    same bin.
+    """
+    size, half, unit = np.int32(counts.size), np.int32(counts.size // 2), np.float32(bins_a_unit)
+    bins = np.empty(BLOCK, np.uint32)  # unsigned, so that none counts from the end
+    some, totals = np.zeros(size + ZEROS, np.int64), np.zeros(size + ZEROS)
+    some[:size], totals[:size] = counts, sums
     for row in range(rows.shape[0]):
         total = 0.0
         for begin in range(0, rows.shape[1], BLOCK):
             block = rows[row, begin : begin + BLOCK]
             for i in range(block.size):  # apart, so that the machine does several at once
-                bins[i] = np.int32(np.floor(block[i] * bins_a_unit))
-            for i in range(block.size):
-                value, index = block[i], half + min(bins[i], half - 1)
-                counts[index] += 1
-                sums[index] += value
+                index = min(half + np.int32(np.floor(block[i] * unit)), size - np.int32(1))
+                zero = size + (np.int32(i) & np.int32(ZEROS - 1))
+                bins[i] = np.uint32(zero if block[i] == np.float32(0) else index)
+            for i in range(np.uint64(block.size)):
+                value, index = block[i], bins[i]
+                some[index] += 1
+                totals[index] += value
                 total += value
         row_sums[row] = total
+    counts[:], sums[:] = some[:size], totals[:size]
+    counts[half] += some[size:].sum()
