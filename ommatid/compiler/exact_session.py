@@ -51,9 +51,10 @@ def unsigned(form: Form) -> Form:
         codes = weights.get(name)
         if codes is None or codes.dtype != np.int8 or uses[name] > 1:
             continue
-        points = numpy_helper.to_array(tensors[node.input[2]]).view(np.uint8) ^ 0x80
+        zero = node.input[2]
+        points = weights[zero] if zero in weights else numpy_helper.to_array(tensors[zero])
         weights[name] = codes.view(np.uint8) ^ 0x80
         tensors[name].data_type = onnx.TensorProto.UINT8
         node.input[2] = f"{name}__zero"
-        proto.graph.initializer.append(numpy_helper.from_array(points, node.input[2]))
+        proto.graph.initializer.append(numpy_helper.from_array(points.view(np.uint8) ^ 0x80, node.input[2]))
     return Form(proto, weights)

@@ -77,23 +77,27 @@ def test_they_reach_a_session_in_memory() -> None:
         runner(form_of(model), ["y"])
 
 
-def rounded(activations: str) -> Form:
-    """A QDQ model of x [1, 64, 5, 5] -> Conv of large weights -> y [1, 80, 5, 5]."""
-    weights = {"w": np.random.default_rng(2).standard_normal((80, 64, 1, 1)).astype(np.float32)}
+def rounded(activations: str, channels: int = 80) -> Form:
+    """A QDQ model of x [1, 64, 5, 5] -> Conv of large weights -> y [1, channels, 5, 5]."""
+    weights = {"w": np.random.default_rng(2).standard_normal((channels, 64, 1, 1)).astype(np.float32)}
     node = helper.make_node("Conv", ["x", "w"], ["y"], "n")
-    model = ir.from_proto(networks.model([node], {"x": [1, 64, 5, 5]}, {"y": [1, 80, 5, 5]}, weights))
+    model = ir.from_proto(networks.model([node], {"x": [1, 64, 5, 5]}, {"y": [1, channels, 5, 5]}, weights))
     return to_qdq(model, {name: Choice(-3.0, 3.0, "minmax", 0) for name in "xy"}, Recipe(activations))
 
 
-def test_unsigned_weights_are_the_same_numbers() -> None:
-    form = rounded("uint8")
-    ((name, codes),) = form.weights.items()
+@pytest.mark.parametrize("channels", [80, 5000])
+def test_unsigned_weights_are_the_same_numbers(channels: int) -> None:
+    """Of so many channels the zero points are large, too."""
+    form = rounded("uint8", channels)
+    name, codes = next((n, w) for n, w in form.weights.items() if w.ndim == 4)
     made = unsigned(form)
     np.testing.assert_array_equal(made.weights[name] - np.int16(128), codes)
     assert codes.dtype == np.int8 and codes.min() < -100 and codes.max() > 100
-    zeros = {t.name: numpy_helper.to_array(t) for t in made.proto.graph.initializer if "zero" in t.name}
+    zeros = {t.name: t for t in made.proto.graph.initializer}
     (reader,) = [n for n in made.proto.graph.node if n.input[0] == name]
-    np.testing.assert_array_equal(zeros[reader.input[2]], np.full(80, 128, np.uint8))
+    np.testing.assert_array_equal(
+        numpy_helper.to_array(zeros[reader.input[2]]), np.full(channels, 128, np.uint8)
+    )
     x = np.random.default_rng(3).standard_normal((1, 64, 5, 5)).astype(np.float32)
     found = [computed(each, x) for each in (form, made)]
     np.testing.assert_array_equal(*found)

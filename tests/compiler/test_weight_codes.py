@@ -41,11 +41,11 @@ NETWORKS: dict[str, tuple[list[Any], dict[str, Array], list[int]]] = {
     "without bias": ([helper.make_node("Conv", ["x", "w"], ["y"], "n")], {"w": normal(8, 3, 1, 1)}, [1, 3, 6, 6]),
     "large": (
         [helper.make_node("Conv", ["x", "w", "b"], ["y"], "n")],
-        {"w": with_extremes(normal(1200, 3, 3, 3)), "b": normal(1200)}, [1, 3, 6, 6],
+        {"w": with_extremes(normal(4200, 3, 3, 3)), "b": normal(4200)}, [1, 3, 6, 6],
     ),
     "large, bias does not fit": (
         [helper.make_node("Conv", ["x", "w", "b"], ["y"], "n")],
-        {"w": normal(1200, 3, 3, 3) * 1e-6, "b": normal(1200) * 1e6}, [1, 3, 6, 6],
+        {"w": normal(4200, 3, 3, 3) * 1e-6, "b": normal(4200) * 1e6}, [1, 3, 6, 6],
     ),
     "depthwise": ([helper.make_node("Conv", ["x", "w"], ["y"], "n", group=3)], {"w": normal(3, 1, 3, 3)}, [1, 3, 6, 6]),
     "bias does not fit": (
