@@ -29,6 +29,7 @@ CONSTANTS: dict[str, Any] = {
     ("y = Gemm <transB=1> (x, wt)", X, "Gemm"),
     ("y = Gemm <alpha=0.5> (x, w)", X, "MatMul"),
     ("y = Gemm <alpha=0.5, beta=2.0, transB=1> (x, wt, b)", X, "MatMul Add"),
+    ("y = Gemm(x, z)", {**X, "z": [8, 5]}, "MatMul"),
     ("y = Gemm(x, w, row)", X, "MatMul Add"),
     ("y = Gemm(x, w, all)", X, "MatMul Add"),
     ("y = Gemm(x, w, one)", X, "MatMul Add"),

@@ -39,13 +39,16 @@ def products() -> ir.Model:
 def test_large_weights_that_are_read_stand_apart() -> None:
     """The model is afterwards as it was."""
     model = products()
+    model.ir_version = 10
     before = ir.to_proto(model).SerializeToString(deterministic=True)
     form = form_of(model)
-    assert [*form.weights] == ["w"]
+    assert [*form.weights] == ["w"] and form.proto.ir_version == 10
     assert len(form.proto.SerializeToString()) < 1.1 * WEIGHTS["unread"].nbytes
     np.testing.assert_array_equal(form.weights["w"], WEIGHTS["w"])
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
     assert constants(form.model()) == constants(model)
+    model.ir_version = 12
+    assert form_of(model).proto.ir_version == 10
     form.put_back(["w"])
     assert not form.weights and form.proto.SerializeToString(deterministic=True) == before
 
@@ -72,6 +75,9 @@ def test_they_reach_a_session_in_memory() -> None:
     result = runner(form_of(products()), ["y"])({"x": X})["y"]
     np.testing.assert_allclose(result, WEIGHTS["v"] @ (X @ WEIGHTS["w"]), rtol=1e-4)
     model = products()
+    turned = ir.tensor(np.asfortranarray(WEIGHTS["w"]), name="w")  # in memory by columns
+    model.graph.initializers["w"].const_value = turned
+    np.testing.assert_array_equal(runner(form_of(model), ["y"])({"x": X})["y"], result)
     next(iter(model.graph)).op_type = "Nothing"
     with pytest.raises(CompileError, match="cannot run the model"):
         runner(form_of(model), ["y"])
@@ -110,6 +116,18 @@ def computed(form: Form, x: Array) -> Array:
         proto.SerializeToString(), exact_options(proto), providers=["CPUExecutionProvider"]
     )
     return np.asarray(session.run(None, {"x": x})[0])
+
+
+def test_codes_of_several_readers_stay_as_they_are() -> None:
+    """Of two that read the same codes each has a zero point of its own."""
+    form = rounded("uint8")
+    name = next(n for n, w in form.weights.items() if w.ndim == 4)
+    reader = next(n for n in form.proto.graph.node if n.input[0] == name)
+    form.proto.graph.node.add().CopyFrom(reader)
+    form.proto.graph.node[-1].output[0] = "again"
+    made = unsigned(form)
+    assert made.weights[name].dtype == np.int8
+    assert [n.input[2] for n in made.proto.graph.node if n.input[0] == name] == [reader.input[2]] * 2
 
 
 def test_with_activations_of_int8_weights_stay_as_they_are() -> None:

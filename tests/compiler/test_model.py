@@ -281,6 +281,15 @@ def test_shapes_that_do_not_fit(shapes: dict[str, tuple[int, ...]], message: str
 # --- values ------------------------------------------------------------------------------------------------------
 
 
+def test_weights_whose_sum_is_infinite_are_numbers() -> None:
+    made = networks.convolution()
+    bias = np.array([3e38, 3e38] + [0] * 6, np.float32)
+    made.graph.initializer[1].CopyFrom(numpy_helper.from_array(bias, "b"))
+    held = import_model(made).graph.initializers["b"].const_value
+    assert held is not None
+    np.testing.assert_array_equal(held.numpy(), bias)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_weights_that_are_no_numbers(value: float) -> None:
     made = networks.convolution()

@@ -57,6 +57,12 @@ def test_an_infinite_tensor_ends_it() -> None:
         observe(FORM, ["x"], endless, lambda feeds, some=None: {})
 
 
+def test_the_last_sample_is_looked_at() -> None:
+    last = iter([*samples(3), {"x": np.full(3, np.inf, np.float32)}])
+    with pytest.raises(CompileError, match="'x' becomes infinite"):
+        observe(FORM, ["x"], last, lambda feeds, some=None: {})
+
+
 def test_of_several_threads_one_makes_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 

@@ -105,6 +105,12 @@ def test_entropy_of_a_normal_distribution_with_a_far_outlier() -> None:
     assert whole == pytest.approx((-3, 5), rel=0.1)
 
 
+def test_entropy_clamps_few_of_few_values() -> None:
+    values = NORMAL[:300]
+    low, high = METHODS["entropy"](distribution(values), None)
+    assert ((values < low) | (values > high)).mean() <= 0.01
+
+
 def test_an_outlier_is_left_out_where_that_lowers_the_error() -> None:
     """Values of one size, and one in two million five times as large: keeping it costs more than losing it."""
     values = np.append(np.tile(np.float32([-1, -0.3, 0.4, 1]), 500_000), np.float32(5))

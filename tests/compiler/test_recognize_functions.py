@@ -12,7 +12,7 @@ X = {"x": [2, 3, 5]}
 NUMBERS = {
     "half": 0.5, "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "zero": 0.0, "six": 6.0, "sixth": [1 / 6],
     "root_two": math.sqrt(2), "root_half": math.sqrt(0.5), "k": math.sqrt(2 / math.pi), "cubic": 0.044715,
-    "cube_of": 3.0, "square_of": 2.0, "wide": [[[[1.0]]]],
+    "cube_of": 3.0, "square_of": 2.0, "wide": [[[[1.0]]]], "several": [1 / 6] * 5,
 }  # fmt: skip
 SWISH = "s = Sigmoid(x)\ny = Mul(x, s)"
 SOFTPLUS = "e = Exp(x)\na = Add(e, one)\nl = Log(a)"
@@ -65,6 +65,7 @@ def test_approximation_is_kept_apart() -> None:
     (RELU6.replace("six", "four") + "p = Mul(x, c)\ny = Mul(p, sixth)", "y", "hard_swish", "4 is not 6"),
     (RELU6 + "p = Mul(a, c)\ny = Mul(p, sixth)", "y", "hard_swish", "'x' is not x, which is 'n_a' (Add)"),
     (RELU6.replace("three", "wide") + "p = Mul(x, c)\ny = Mul(p, sixth)", "y", "hard_swish", "1 is not 3"),
+    (RELU6 + "p = Mul(x, c)\ny = Mul(p, several)", "y", "hard_swish", "'several' is no number"),
     ("h = HardSigmoid(x)\ny = Mul(x, h)", "y", "hard_swish", "alpha and beta are 0.2 and 0.5"),
     (GELU.replace("one", "two") + "p = Mul(x, a)\ny = Mul(p, half)", "y", "gelu", "2 is not 1"),
     (GELU.replace("root_two", "two") + "p = Mul(x, a)\ny = Mul(p, half)", "y", "gelu", "0.5 is not 0.707107"),
