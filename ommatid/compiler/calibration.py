@@ -184,7 +184,7 @@ def _checked(feeds: Feeds, specs: Mapping[str, tuple[tuple[int, ...], Any]], whe
                 f"{where}: a sample for {name!r} has shape {list(array.shape)}; the model wants {list(shape)}"
             )
         try:
-            checked[name] = array.astype(dtype, copy=False)
+            checked[name] = array.astype(dtype)  # a copy: who made it may use the array again for the next
         except (TypeError, ValueError):
             raise CompileError(
                 f"{where}: a sample for {name!r} has type {array.dtype}; the model wants {np.dtype(dtype)}"

@@ -128,9 +128,10 @@ def _apply(
     nodes = list(model.graph)
     known = {None, *nodes}  # what is written here gets its shape behind this round
     for node in nodes:
-        own = node.domain in ("", "ai.onnx")
-        for row in [row for row in stage if own and node.op_type in row.operators]:
-            if node.graph is None or any(v is not None and v.producer() not in known for v in node.inputs):
+        for row in stage if node.domain in ("", "ai.onnx") else ():
+            if node.op_type not in row.operators or node.graph is None:
+                continue
+            if any(v is not None and v.producer() not in known for v in node.inputs):
                 continue
             try:
                 act = row.plan(model, node)

@@ -82,7 +82,8 @@ class Histogram:
 
 @entry
 def _count(rows: Array, bins_a_unit: float, counts: Array, sums: Array, row_sums: Array) -> None:
-    """Add each value to its bin and to its row's sum; ``bins_a_unit`` is a power of two, so that no product is rounded.
+    """Add each value to its bin and to its row's sum; ``bins_a_unit`` is a power of two, so that no product is rounded,
+    unless it is too small for float32.
 
     Zeros, of which a Relu makes many, take turns in bins of their own: an addition waits for the one before it to the
     same bin.

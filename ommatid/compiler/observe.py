@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.exact_session import exact_options, unsigned
-from ommatid.compiler.form import Form
+from ommatid.compiler.exact_session import exact_options
+from ommatid.compiler.form import Form, unsigned
 from ommatid.compiler.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
@@ -79,8 +79,8 @@ def observe(
     form: Form, names: Iterable[str], samples: Iterable[Feeds], run: Run | None = None,
     only_limits: Collection[str] = (), each: Callable[[Mapping[str, Array]], None] | None = None,
 ) -> dict[str, Observed]:  # fmt: skip
-    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of
-    ``only_limits`` these. ``each`` is shown all that is run, in the order of the samples.
+    """What is known of the tensors ``names`` after one pass over the samples, by ``run`` if there is one; of those in
+    ``only_limits`` their limits. ``each`` is shown the tensors of one sample after the other, in other threads.
 
     Two samples are in work at a time, since neither onnxruntime nor counting keeps all CPUs busy.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -53,7 +54,7 @@ def observed_once(
 def _key(form: Form, names: list[str], only_limits: Collection[str], samples: Iterable[Feeds]) -> str:
     digest = hashlib.sha256(f"{VERSION} {BINS} {sorted(names)} {sorted(only_limits)}".encode())
     digest.update(form.proto.SerializeToString(deterministic=True))
-    for arrays in (form.weights, *samples):
+    for arrays in itertools.chain([form.weights], samples):
         for name, array in sorted(arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -78,18 +78,18 @@ def plan_and_form(model: ir.Model, options: FrontOptions) -> tuple[Plan, Form | 
             yield sample
 
     look = observed_once if isinstance(data, str | Path) else _observe
-    whole, names = form_of(model), activations(model)
-    run = when_needed(whole, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
+    real, names = form_of(model), activations(model)
+    run = when_needed(real, dict.fromkeys([*names, *(output.name or "" for output in model.graph.outputs)]))
     method = "minmax" if data is None and options.method == "auto" else options.method
     search = Search(model, run, feeds, given, method, options.percentile)
-    observed = look(whole, names, feeds, run, search.rectified(model).keys(), search.look)
+    observed = look(real, names, feeds, run, search.rectified(model).keys(), search.look)
     found = search.best(observed) if data is not None else search.plain(observed)
     apart = stays_apart(found.model, found.observed, found.choices) if options.cpu else frozenset()
     without = {node.outputs[0].name for node in found.model.graph if node.name in apart}
     choices = {name: choice for name, choice in found.choices.items() if name not in without}
     findings = lint(found.model, found.observed if data is not None else {}, choices)
-    form = None if apart else search.forms.get(found)
-    return Plan(choices, found.gains, found.shifts, apart, _recipe(found, given), tuple(findings)), form
+    rounded = None if apart else search.forms.get(found)
+    return Plan(choices, found.gains, found.shifts, apart, _recipe(found, given), tuple(findings)), rounded
 
 
 def _observe(

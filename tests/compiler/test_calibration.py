@@ -80,6 +80,18 @@ def test_samples_in_memory_are_not_changed() -> None:
     assert list(given) == ["x", "more"] and given["x"].shape == (3, 8, 8) and given["x"].dtype == np.float64
 
 
+def test_an_array_may_be_used_again_for_the_next() -> None:
+    buffer = np.zeros((1, 3, 8, 8), np.float32)
+
+    def stream() -> Iterator[dict[str, Array]]:
+        for seed in range(3):
+            buffer[:] = sample(seed)
+            yield {"x": buffer}
+
+    for seed, feeds in enumerate(list(samples(ONE, stream(), None))):
+        np.testing.assert_array_equal(feeds["x"], sample(seed))
+
+
 def test_one_at_a_time() -> None:
     made = []
 

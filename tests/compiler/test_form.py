@@ -10,8 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from ommatid.compiler.errors import CompileError
-from ommatid.compiler.exact_session import exact_options, unsigned
-from ommatid.compiler.form import Form, form_of
+from ommatid.compiler.exact_session import exact_options
+from ommatid.compiler.form import Form, form_of, unsigned
 from ommatid.compiler.observe import runner
 from ommatid.compiler.qdq import to_qdq
 from ommatid.compiler.ranges import Choice
@@ -105,9 +105,10 @@ def test_unsigned_weights_are_the_same_numbers(channels: int) -> None:
         numpy_helper.to_array(zeros[reader.input[2]]), np.full(channels, 128, np.uint8)
     )
     x = np.random.default_rng(3).standard_normal((1, 64, 5, 5)).astype(np.float32)
-    found = [computed(each, x) for each in (form, made)]
-    np.testing.assert_array_equal(*found)
-    assert len(np.unique(found[0])) > 50
+    found = computed(form, x)
+    assert len(np.unique(found)) > 50
+    np.testing.assert_array_equal(computed(made, x), found)
+    np.testing.assert_array_equal(runner(form, ["y"], optimize=True)({"x": x})["y"], found)
 
 
 def computed(form: Form, x: Array) -> Array:
@@ -116,6 +117,26 @@ def computed(form: Form, x: Array) -> Array:
         proto.SerializeToString(), exact_options(proto), providers=["CPUExecutionProvider"]
     )
     return np.asarray(session.run(None, {"x": x})[0])
+
+
+def test_zero_points_move_with_the_codes() -> None:
+    form = rounded("uint8")
+    zero = next(t for t in form.proto.graph.initializer if t.name == "w_zero_point")
+    zero.CopyFrom(numpy_helper.from_array(np.arange(-40, 40, dtype=np.int8), "w_zero_point"))
+    x = np.random.default_rng(3).standard_normal((1, 64, 5, 5)).astype(np.float32)
+    np.testing.assert_array_equal(computed(unsigned(form), x), computed(form, x))
+    next(n for n in form.proto.graph.node if n.input[0] == "w_quantized").input.pop()
+    form.proto.graph.initializer.remove(zero)
+    assert (
+        unsigned(form).weights["w_quantized"].dtype == np.int8
+    )  # the type would be that of codes without a point
+
+
+def test_codes_that_are_shown_stay_as_they_are() -> None:
+    form = rounded("uint8")
+    output = networks.helper.make_tensor_value_info("w_quantized", onnx.TensorProto.INT8, [80, 64, 1, 1])
+    form.proto.graph.output.append(output)
+    assert unsigned(form).weights["w_quantized"].dtype == np.int8
 
 
 def test_codes_of_several_readers_stay_as_they_are() -> None:

@@ -25,7 +25,9 @@ def samples(count: int) -> Iterator[Feeds]:
 def test_two_are_in_work_and_are_shown_in_order() -> None:
     """The first is done only when the second was: the second began meanwhile, and waits to be shown. Never are there
     three."""
-    second, shown, running = threading.Event(), [], []
+    second = threading.Event()
+    shown: list[int] = []
+    running: list[int] = []
 
     def run(feeds: Feeds, some: object = None) -> dict[str, Array]:
         number = int(feeds["x"][0])
@@ -36,7 +38,12 @@ def test_two_are_in_work_and_are_shown_in_order() -> None:
         assert number != 0 or second.wait(10)
         return {"y": feeds["x"] * 2}
 
-    found = observe(FORM, ["x", "y"], samples(6), run, (), lambda tensors: shown.append(int(tensors["x"][0])))
+    def drawn() -> Iterator[Feeds]:
+        for number, feeds in enumerate(samples(6)):
+            assert number - len(shown) <= 2
+            yield feeds
+
+    found = observe(FORM, ["x", "y"], drawn(), run, (), lambda tensors: shown.append(int(tensors["x"][0])))
     assert shown == [*range(6)] and sorted(running) == shown
     assert found["y"].count == 18 and found["y"].histogram.high == 10 and found["x"].histogram.high == 5
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,22 @@ def test_miss_by_large_weights(runs: list[int]) -> None:
             model=networks.model([node], {"x": [1, 3, 8, 8]}, {"y": [1, 2000]}, {"w": weights}), names=("y",)
         )
     assert len(runs) == 2
+
+
+def test_samples_are_not_kept(runs: list[int]) -> None:
+    """There are as many as two at a time that run, the one that is made, and one that is let go."""
+    alive: list[weakref.ref[Any]] = []
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for seed in range(8):
+            made = networks.inputs(seed)
+            alive.append(weakref.ref(made["x"]))
+            yield made
+            del made
+            assert sum(ref() is not None for ref in alive) <= 4
+
+    observed_once(form_of(ir.from_proto(networks.convolution())), NAMES, samples)
+    assert len(alive) == 16  # once for the key, once to be run
 
 
 def test_a_damaged_entry_is_made_again(runs: list[int]) -> None:
