@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,13 @@ class Form:
 
     proto: onnx.ModelProto
     weights: dict[str, Array]
+
+    def numbers(self) -> Callable[[str], Array]:
+        """A function that gives the constants of now by their names."""
+        tensors = {tensor.name: tensor for tensor in self.proto.graph.initializer}
+        return lambda name: (
+            self.weights[name] if name in self.weights else onnx.numpy_helper.to_array(tensors[name])
+        )
 
     def add(self, name: str, array: Array) -> None:
         """Add a constant (any type and shape): apart, if it is large."""
@@ -71,15 +78,15 @@ def form_of(model: ir.Model) -> Form:
 
 
 def unsigned(form: Form) -> Form:
-    """The same numbers with large weights of int8, of one reader each, as uint8: onnxruntime, which makes these of them,
-    takes ten times as long.
+    """The same numbers with large weights of int8, of one reader each, as uint8: onnxruntime would make these of them,
+    element by element.
 
     All stays as it is where activations have int8, or a node holds a graph that may read weights.
     """
     nodes, outputs = form.proto.graph.node, [output.name for output in form.proto.graph.output]
     if has_int8(form.proto) or any(attribute.HasField("g") for node in nodes for attribute in node.attribute):
         return form
-    proto, weights = onnx.ModelProto(), dict(form.weights)
+    proto, weights, numbers = onnx.ModelProto(), dict(form.weights), form.numbers()
     proto.CopyFrom(form.proto)
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     uses = Counter([*(name for node in nodes for name in node.input), *outputs])
@@ -90,12 +97,11 @@ def unsigned(form: Form) -> Form:
         codes = weights.get(name)
         if codes is None or codes.dtype != np.int8 or uses[name] > 1 or not zero:
             continue
-        points = weights[zero] if zero in weights else onnx.numpy_helper.to_array(tensors[zero])
         weights[name] = codes.view(np.uint8) ^ 0x80
         tensors[name].data_type = onnx.TensorProto.UINT8
         node.input[2] = f"{name}__zero"
         proto.graph.initializer.append(
-            onnx.numpy_helper.from_array(points.view(np.uint8) ^ 0x80, node.input[2])
+            onnx.numpy_helper.from_array(numbers(zero).view(np.uint8) ^ 0x80, node.input[2])
         )
     read = {name for node in proto.graph.node for name in node.input}
     return Form(proto, {name: array for name, array in weights.items() if name in read})

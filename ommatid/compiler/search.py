@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
-from onnx import numpy_helper
 
 from ommatid.compiler.correct import correct_bias, helps, shift, window
 from ommatid.compiler.equalize import Array, Pair, equalize, gains, is_fixed, pairs
@@ -254,9 +253,7 @@ def _step(form: Form, name: str) -> float:
     maker = next(node for node in form.proto.graph.node if name in node.output)
     if maker.op_type != "DequantizeLinear":
         return 1e-30
-    return float(
-        next(numpy_helper.to_array(i) for i in form.proto.graph.initializer if i.name == maker.input[1])
-    )
+    return float(form.numbers()(maker.input[1]))
 
 
 def _read(conv: ir.Node) -> str:

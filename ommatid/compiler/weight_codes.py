@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ommatid.compiler.form import Form
 from ommatid.compiler.ranges import Choice
@@ -35,10 +35,7 @@ def round_weights(
     """
     graph = form.proto.graph
     constants = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT}
-
-    def numbers(name: str) -> Array:
-        return form.weights[name] if name in form.weights else numpy_helper.to_array(constants[name])
-
+    numbers = form.numbers()
     uses = Counter([*(name for node in graph.node for name in node.input), *(o.name for o in graph.output)])
     made: dict[str, onnx.NodeProto] = {}
     for node in graph.node:

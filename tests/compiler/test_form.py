@@ -127,9 +127,7 @@ def test_zero_points_move_with_the_codes() -> None:
     np.testing.assert_array_equal(computed(unsigned(form), x), computed(form, x))
     next(n for n in form.proto.graph.node if n.input[0] == "w_quantized").input.pop()
     form.proto.graph.initializer.remove(zero)
-    assert (
-        unsigned(form).weights["w_quantized"].dtype == np.int8
-    )  # the type would be that of codes without a point
+    assert unsigned(form).weights["w_quantized"].dtype == np.int8
 
 
 def test_codes_that_are_shown_stay_as_they_are() -> None:
@@ -137,6 +135,13 @@ def test_codes_that_are_shown_stay_as_they_are() -> None:
     output = networks.helper.make_tensor_value_info("w_quantized", onnx.TensorProto.INT8, [80, 64, 1, 1])
     form.proto.graph.output.append(output)
     assert unsigned(form).weights["w_quantized"].dtype == np.int8
+
+
+def test_codes_that_a_graph_in_a_node_may_read_stay_as_they_are() -> None:
+    form = rounded("uint8")
+    inner = networks.helper.make_graph([], "inner", [], [])
+    form.proto.graph.node.append(networks.helper.make_node("If", ["c"], ["z"], then_branch=inner))
+    assert unsigned(form) is form
 
 
 def test_codes_of_several_readers_stay_as_they_are() -> None:

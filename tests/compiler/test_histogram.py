@@ -78,3 +78,11 @@ def test_memory_does_not_grow_with_the_stream() -> None:
 
     peak(1)  # what is imported or made once
     assert peak(300) < 1.1 * peak(10)
+
+
+def test_what_float32_rounds_up_to_the_reach_lies_in_the_last_bin() -> None:
+    values = np.full((1, 1), 1 - 1e-12)
+    h = Histogram()
+    h.hold(0.0, values.item())
+    h.add(values)
+    assert h.reach == 1 and h.counts[-1] == h.counts.sum() == 1
