@@ -237,3 +237,12 @@ def test_an_attribute_that_the_operator_does_not_have_is_an_error() -> None:
     made.graph.node[0].attribute[0].name = "scale"
     with pytest.raises(CompileError, match="Unrecognized attribute: scale"):
         canonicalize(import_model(made))
+
+
+def test_operators_of_other_domains_stay_as_they_are() -> None:
+    """Whatever their name says."""
+    model = networks.model([node("Sum", "x x", "y", domain="custom")], {"x": X}, {"y": X})
+    model.opset_import.append(helper.make_opsetid("custom", 1))
+    assert [n.op_type for n in canonicalize(import_model(model)).graph] == ["Sum"]
+    model.graph.node[0].domain = ""
+    assert [n.op_type for n in canonicalize(import_model(model)).graph] == ["Add"]
